@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A checked walk of a descriptor chain (virtio 1.3 §2.7.5).
+//!
+//! A chain is served whole or not at all: whatever is wrong with it is a [`ChainFault`], never a
+//! silently shorter chain. What could be read before the fault stays in the [`Buffers`], so that
+//! a device whose requests end with a status byte can answer the driver where that byte is sound:
+//!
+//! * a fault of *structure* (loop, bad link, bad indirect table, order) ends the walk; the last
+//!   writable byte before it is where the answer goes;
+//! * a fault of *address* (a buffer outside of guest memory) does not: the links are sound, and
+//!   if the last writable buffer is too, the answer goes there.
+
+use std::rc::Rc;
+
+use thiserror::Error;
+use virtio_bindings::bindings::virtio_ring::{
+    VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
+};
+
+use crate::memory::{Buffers, Memory};
+
+/// One descriptor, as read once from guest memory.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Descriptor {
+    /// Guest-physical address.
+    pub addr: u64,
+    /// Length in bytes.
+    pub len_bytes: u32,
+    /// NEXT, WRITE and INDIRECT.
+    pub flags: u16,
+    /// The descriptor that follows, with NEXT.
+    pub next: u16,
+}
+
+/// Bytes of a descriptor in guest memory.
+pub const DESCRIPTOR_BYTES: u32 = 16;
+
+#[expect(clippy::cast_possible_truncation, reason = "the bindings give 16-bit flags as u32")]
+mod flag {
+    pub(super) const NEXT: u16 = super::VRING_DESC_F_NEXT as u16;
+    pub(super) const WRITE: u16 = super::VRING_DESC_F_WRITE as u16;
+    pub(super) const INDIRECT: u16 = super::VRING_DESC_F_INDIRECT as u16;
+}
+
+/// Longest indirect table. Linux fills tables longer than a short queue, so the queue size is no
+/// bound; 1024 is what the largest usual queue gives and what the kernel takes in one iovec.
+pub const MAX_INDIRECT: u32 = 1024;
+
+/// virtio 1.3 §2.7.5: a chain is at most 2^32 bytes long.
+const MAX_CHAIN_BYTES: u64 = 1 << 32;
+
+/// What is wrong with a chain.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
+pub enum ChainFault {
+    /// More descriptors than a chain may have: a loop, or too long.
+    #[error("chain of more than {limit} descriptors")]
+    TooLong {
+        /// The limit.
+        limit: u32,
+    },
+    /// A link out of the table.
+    #[error("descriptor {index}: next {next} outside of a table of {size}")]
+    Next {
+        /// The descriptor.
+        index: u16,
+        /// Its link.
+        next: u16,
+        /// Entries of the table.
+        size: u32,
+    },
+    /// More than 4 GiB.
+    #[error("chain of {bytes} bytes")]
+    TooManyBytes {
+        /// Bytes up to the fault.
+        bytes: u64,
+    },
+    /// A device-readable descriptor behind a device-writable one.
+    #[error("descriptor {index} is device-readable behind a device-writable one")]
+    Order {
+        /// The descriptor.
+        index: u16,
+    },
+    /// Flags that do not exist.
+    #[error("descriptor {index}: unknown flags {flags:#x}")]
+    Flags {
+        /// The descriptor.
+        index: u16,
+        /// Its flags.
+        flags: u16,
+    },
+    /// INDIRECT without the feature, with NEXT, or inside of an indirect table.
+    #[error("descriptor {index}: indirect where it may not be")]
+    Indirect {
+        /// The descriptor.
+        index: u16,
+    },
+    /// An indirect table whose length is no multiple of 16, zero, or too long.
+    #[error("indirect table of {len_bytes} bytes")]
+    IndirectLength {
+        /// Its length.
+        len_bytes: u32,
+    },
+    /// An indirect table outside of guest memory.
+    #[error("indirect table at {guest:#x} is not guest memory")]
+    IndirectAddress {
+        /// Its address.
+        guest: u64,
+    },
+    /// A buffer outside of guest memory.
+    #[error("buffer {guest:#x}+{len_bytes:#x} is not guest memory")]
+    Address {
+        /// Its address.
+        guest: u64,
+        /// Its length.
+        len_bytes: u32,
+    },
+}
+
+/// A table of descriptors that can be read one at a time.
+pub(crate) trait Table {
+    /// Entries in the table.
+    fn size(&self) -> u32;
+    /// Entry `index`, which is below [`size`](Table::size); `None` when it is not guest memory.
+    fn get(&self, index: u16) -> Option<Descriptor>;
+}
+
+/// The state of one walk.
+pub(crate) struct Walk<'a> {
+    pub(crate) memory: &'a Rc<Memory>,
+    pub(crate) hint: &'a mut usize,
+    pub(crate) out: &'a mut Buffers,
+    /// Whether INDIRECT_DESC was acknowledged.
+    pub(crate) indirect: bool,
+}
+
+/// What the walk has seen so far.
+#[derive(Default)]
+struct Seen {
+    bytes: u64,
+    writable: bool,
+    /// The first buffer outside of guest memory.
+    hole: Option<ChainFault>,
+    /// Whether the last writable buffer was such a one: then there is no place for an answer.
+    tail_lost: bool,
+}
+
+impl Walk<'_> {
+    /// Walks the chain that starts at `head` of `table` into `out`.
+    #[inline]
+    pub(crate) fn run(&mut self, table: &impl Table, head: u16) -> Result<(), ChainFault> {
+        self.out.begin(self.memory);
+        let mut seen = Seen::default();
+        let result = match self.links(table, head, self.indirect, &mut seen) {
+            Ok(None) => Ok(()),
+            Ok(Some((index, indirect))) => self.indirect_table(index, &indirect, &mut seen),
+            Err(fault) => Err(fault),
+        };
+        if seen.tail_lost {
+            self.out.release();
+        }
+        result?;
+        seen.hole.map_or(Ok(()), Err)
+    }
+
+    /// Follows the links of one table; stops at an indirect descriptor and returns it.
+    #[inline]
+    fn links(
+        &mut self,
+        table: &impl Table,
+        head: u16,
+        indirect: bool,
+        seen: &mut Seen,
+    ) -> Result<Option<(u16, Descriptor)>, ChainFault> {
+        let size = table.size();
+        let mut index = head;
+        for _ in 0..size {
+            let Some(descriptor) = table.get(index) else {
+                return Err(ChainFault::IndirectAddress { guest: u64::from(index) });
+            };
+            let flags = descriptor.flags;
+            if flags & !(flag::NEXT | flag::WRITE) != 0 {
+                special_flags(index, flags, indirect)?;
+                return Ok(Some((index, descriptor)));
+            }
+            self.add(index, &descriptor, seen)?;
+            if flags & flag::NEXT == 0 {
+                return Ok(None);
+            }
+            if u32::from(descriptor.next) >= size {
+                return Err(ChainFault::Next { index, next: descriptor.next, size });
+            }
+            index = descriptor.next;
+        }
+        Err(ChainFault::TooLong { limit: size })
+    }
+
+    #[inline]
+    fn add(&mut self, index: u16, d: &Descriptor, seen: &mut Seen) -> Result<(), ChainFault> {
+        let writable = d.flags & flag::WRITE != 0;
+        if seen.writable && !writable {
+            return Err(ChainFault::Order { index });
+        }
+        seen.writable = writable;
+        // At most 32768 times 2^32: no overflow.
+        seen.bytes = seen.bytes.wrapping_add(u64::from(d.len_bytes));
+        if seen.bytes > MAX_CHAIN_BYTES {
+            return Err(ChainFault::TooManyBytes { bytes: seen.bytes });
+        }
+        let sound = self.out.push(d.addr, d.len_bytes, writable, self.hint);
+        if !sound {
+            let fault = ChainFault::Address { guest: d.addr, len_bytes: d.len_bytes };
+            seen.hole.get_or_insert(fault);
+        }
+        if writable && d.len_bytes != 0 {
+            seen.tail_lost = !sound;
+        }
+        Ok(())
+    }
+
+    fn indirect_table(
+        &mut self,
+        index: u16,
+        descriptor: &Descriptor,
+        seen: &mut Seen,
+    ) -> Result<(), ChainFault> {
+        if descriptor.flags & flag::NEXT != 0 {
+            return Err(ChainFault::Indirect { index });
+        }
+        let len_bytes = descriptor.len_bytes;
+        let entries = len_bytes / DESCRIPTOR_BYTES;
+        if entries == 0 || !len_bytes.is_multiple_of(DESCRIPTOR_BYTES) || entries > MAX_INDIRECT {
+            return Err(ChainFault::IndirectLength { len_bytes });
+        }
+        let table = crate::ring::IndirectTable::new(
+            self.memory,
+            descriptor.addr,
+            entries,
+            self.hint,
+        )
+        .ok_or(ChainFault::IndirectAddress { guest: descriptor.addr })?;
+        // A nested table is refused by `special_flags`: the last argument allows none.
+        self.links(&table, 0, false, seen).map(|_none| ())
+    }
+}
+
+/// Flags beyond NEXT and WRITE: INDIRECT passes where it is allowed, all else is a fault.
+fn special_flags(index: u16, flags: u16, indirect: bool) -> Result<(), ChainFault> {
+    if flags & !(flag::NEXT | flag::WRITE | flag::INDIRECT) != 0 {
+        return Err(ChainFault::Flags { index, flags });
+    }
+    if indirect { Ok(()) } else { Err(ChainFault::Indirect { index }) }
+}

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Errors by culprit.
+//!
+//! Who broke the rules decides what happens, so the type of an error is its policy:
+//!
+//! | type | culprit | action |
+//! |---|---|---|
+//! | [`FrontEndError`] | the peer on the socket | that connection is closed, the next one is accepted |
+//! | [`RingError`] | the guest's driver, in the ring itself | that vring stops, its error eventfd is signalled |
+//! | [`ChainFault`](crate::chain::ChainFault) | the guest's driver, in one chain | the request is answered with an error |
+//! | [`HostError`] | a resource of ours | reported; at start-up the process exits |
+
+use std::io;
+
+use thiserror::Error;
+
+/// The front-end broke the vhost-user protocol. The connection is closed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum FrontEndError {
+    /// A vring index beyond the queues offered.
+    #[error("vring index {index} of {count} offered")]
+    VringIndex {
+        /// The index asked for.
+        index: u64,
+        /// The number of queues offered.
+        count: usize,
+    },
+    /// A queue size that is zero, no power of two, or above the limit.
+    #[error("vring {index}: size {size} is not a power of two up to {max}")]
+    VringSize {
+        /// The vring.
+        index: u32,
+        /// The size asked for.
+        size: u32,
+        /// The largest size accepted.
+        max: u32,
+    },
+    /// A part of a vring that is misaligned, or not within one memory region.
+    #[error("vring {index}: {part} at {address:#x} is misaligned or outside of guest memory")]
+    VringAddress {
+        /// The vring.
+        index: u32,
+        /// Which of the three parts.
+        part: RingPart,
+        /// The front-end's address of it.
+        address: u64,
+    },
+    /// The parts of a vring overlap.
+    #[error("vring {index}: descriptor table and rings overlap")]
+    VringOverlap {
+        /// The vring.
+        index: u32,
+    },
+    /// A message that needs a stopped vring came for a started one.
+    #[error("vring {index}: {message} while the ring is started")]
+    VringStarted {
+        /// The vring.
+        index: u32,
+        /// The message.
+        message: &'static str,
+    },
+    /// A file descriptor that is not an eventfd where one is needed.
+    #[error("vring {index}: the {what} descriptor is not an eventfd")]
+    NotAnEventFd {
+        /// The vring.
+        index: u32,
+        /// kick, call or err.
+        what: &'static str,
+    },
+    /// An index that does not fit its field.
+    #[error("vring {index}: base {base:#x} does not fit 16 bits")]
+    VringBase {
+        /// The vring.
+        index: u32,
+        /// The base.
+        base: u32,
+    },
+    /// Feature bits that were not offered.
+    #[error("feature bits {bits:#x} were not offered")]
+    UnofferedFeatures {
+        /// The excess bits.
+        bits: u64,
+    },
+    /// The driver is a legacy one and this device does not serve it.
+    #[error("the driver did not acknowledge VERSION_1")]
+    LegacyDriver,
+    /// SET_OWNER came twice.
+    #[error("SET_OWNER on a session that has an owner")]
+    OwnedAlready,
+    /// A memory region that cannot be accepted.
+    #[error("memory region {guest_address:#x}+{size_bytes:#x}: {reason}")]
+    MemoryRegion {
+        /// Guest address of the region.
+        guest_address: u64,
+        /// Its size.
+        size_bytes: u64,
+        /// What is wrong with it.
+        reason: RegionFault,
+    },
+    /// More memory regions than slots.
+    #[error("more than {max} memory regions")]
+    TooManyRegions {
+        /// The number of slots.
+        max: usize,
+    },
+    /// REM_MEM_REG names no region there is.
+    #[error("no memory region {guest_address:#x}+{size_bytes:#x} to remove")]
+    UnknownRegion {
+        /// Guest address of the region.
+        guest_address: u64,
+        /// Its size.
+        size_bytes: u64,
+    },
+    /// A header whose version, flags or size are not those of the protocol.
+    #[error("message {request}: flags {flags:#x}, size {size_bytes}")]
+    Header {
+        /// Request number.
+        request: u32,
+        /// Flags.
+        flags: u32,
+        /// Size of the body.
+        size_bytes: u32,
+    },
+    /// A body the message cannot have.
+    #[error("message {request}: bad payload {value:#x}")]
+    Payload {
+        /// Request number.
+        request: u32,
+        /// The offending value.
+        value: u64,
+    },
+    /// The device has no use for the message.
+    #[error("{message} is not supported by this device")]
+    Unsupported {
+        /// The message.
+        message: &'static str,
+    },
+    /// A write to the config space that no driver may make.
+    #[error("config space: write of {size_bytes} bytes at {offset} refused")]
+    ConfigWrite {
+        /// Offset of the write.
+        offset: u32,
+        /// Its length.
+        size_bytes: usize,
+    },
+    /// The file behind guest memory was truncated below its mapping.
+    #[error("the file behind guest memory was truncated")]
+    MemoryTruncated,
+}
+
+/// The three parts of a split virtqueue.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RingPart {
+    /// The descriptor table.
+    DescriptorTable,
+    /// The available ring.
+    AvailableRing,
+    /// The used ring.
+    UsedRing,
+}
+
+impl std::fmt::Display for RingPart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::DescriptorTable => "descriptor table",
+            Self::AvailableRing => "available ring",
+            Self::UsedRing => "used ring",
+        })
+    }
+}
+
+/// Why a memory region is refused.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
+pub enum RegionFault {
+    /// Zero bytes, or not a multiple of the page size.
+    #[error("its size or offset is not a multiple of {page_bytes} bytes")]
+    Unaligned {
+        /// Page size of this machine.
+        page_bytes: u64,
+    },
+    /// An address range that runs past the end of the address space.
+    #[error("its addresses overflow")]
+    Overflow,
+    /// The file is too short for the region.
+    #[error("it ends past the end of its file of {file_bytes} bytes")]
+    BeyondFile {
+        /// Length of the file.
+        file_bytes: u64,
+    },
+    /// Not a regular file (memfd, tmpfs, hugetlbfs or disk).
+    #[error("its descriptor is not a regular file")]
+    NotAFile,
+    /// The kernel would not map it, for example because it is read-only.
+    #[error("it cannot be mapped (errno {errno})")]
+    Map {
+        /// What the kernel said.
+        errno: i32,
+    },
+    /// It overlaps another region by guest address.
+    #[error("it overlaps another region in guest addresses")]
+    GuestOverlap,
+    /// It overlaps another region by front-end address.
+    #[error("it overlaps another region in front-end addresses")]
+    FrontEndOverlap,
+}
+
+/// The driver broke the ring itself. The vring stops; others go on.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
+pub enum RingError {
+    /// More available entries than the ring has.
+    #[error("available index {avail_idx} is {distance} ahead of {next_avail}, the ring has {size}")]
+    AvailableIndex {
+        /// The index the driver published.
+        avail_idx: u16,
+        /// Where we are.
+        next_avail: u16,
+        /// The distance.
+        distance: u16,
+        /// The size of the queue.
+        size: u16,
+    },
+    /// A head outside of the descriptor table.
+    #[error("available entry names descriptor {head} of {size}")]
+    Head {
+        /// The head.
+        head: u16,
+        /// The size of the queue.
+        size: u16,
+    },
+    /// A head that the device still holds.
+    #[error("descriptor {head} is in flight already")]
+    HeadInFlight {
+        /// The head.
+        head: u16,
+    },
+    /// The memory the ring lives in was taken away.
+    #[error("the ring's memory was removed")]
+    MemoryRemoved,
+}
+
+/// A resource of the host failed.
+#[derive(Debug, Error)]
+#[error("{what}")]
+pub struct HostError {
+    /// What was tried.
+    pub what: &'static str,
+    /// What the kernel said.
+    #[source]
+    pub source: io::Error,
+}
+
+impl HostError {
+    /// A mapper for `map_err` that says what was tried.
+    pub fn of<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
+        move |source| Self { what, source: source.into() }
+    }
+}

@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a data thread waits on, and the I/O it has started.
+//!
+//! An [`IoQueue`] belongs to one data thread. It starts I/O on the device's files, watches
+//! eventfds (kicks, the mailbox) and tells what has happened. Two engines do the same work:
+//!
+//! * [`Uring`]: one io_uring; a batch of requests is one system call, which is also the one that
+//!   sleeps;
+//! * epoll and a pool of blocking threads, where io_uring is forbidden or `--aio=threads` is asked
+//!   for.
+//!
+//! Work that no engine can do without blocking (ioctls, bounce buffers) goes to the same pool.
+//!
+//! Watches are edge-triggered and never read the eventfd: every write to it is seen by everyone
+//! who watches it, so that two vrings may share one, and a watch costs nothing per event.
+
+mod epoll;
+mod pool;
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use libc::iovec;
+
+use crate::sys::IoVecs;
+use crate::sys::uring::{Completion, MAX_IN_FLIGHT, Uring};
+use epoll::EpollLoop;
+use pool::Pool;
+
+/// How I/O is done.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Engine {
+    /// io_uring, or threads where the kernel has none for us.
+    #[default]
+    Uring,
+    /// Blocking threads.
+    Threads,
+}
+
+/// A file of the device, as registered with [`IoQueue::new`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FileId(u32);
+
+impl FileId {
+    /// The `index`-th of the files given to [`IoQueue::new`].
+    #[must_use]
+    pub fn new(index: u32) -> Self {
+        Self(index)
+    }
+}
+
+/// A job for a blocking thread; returns bytes done or a negative errno.
+pub type Job = Box<dyn FnOnce() -> i32 + Send>;
+
+/// Something that has happened.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Event {
+    /// I/O started with this token is done: bytes, or a negative errno.
+    Done { token: u64, result: i32 },
+    /// A watched eventfd was written to.
+    Signalled(WatchId),
+}
+
+/// A watched eventfd.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct WatchId(usize);
+
+/// Marks the tokens of watches; those of I/O are below.
+const WATCH_TOKEN: u64 = 1 << 63;
+/// The completion of a cancellation; nothing to do.
+const CANCEL_TOKEN: u64 = u64::MAX;
+
+#[derive(Debug)]
+struct Watch {
+    /// Kept open until the engine has let go of it.
+    fd: OwnedFd,
+    /// False once cancelled.
+    wanted: bool,
+}
+
+#[derive(Debug)]
+enum Driver {
+    Uring(Uring),
+    Epoll(EpollLoop),
+}
+
+/// I/O and events of one data thread.
+#[derive(Debug)]
+pub struct IoQueue {
+    driver: Driver,
+    files: Vec<Arc<OwnedFd>>,
+    watches: Vec<Option<Watch>>,
+    pool: Pool,
+    pool_watch: WatchId,
+    in_flight: usize,
+    completions: Vec<Completion>,
+}
+
+impl IoQueue {
+    /// A queue for `files`, made on the thread that will use it.
+    ///
+    /// # Errors
+    /// When neither engine can be set up.
+    pub fn new(engine: Engine, files: Vec<Arc<OwnedFd>>) -> io::Result<Self> {
+        let driver = Self::driver(engine, &files)?;
+        let pool = Pool::new()?;
+        let mut queue = Self {
+            driver,
+            files,
+            watches: Vec::new(),
+            pool,
+            pool_watch: WatchId(0),
+            in_flight: 0,
+            completions: Vec::with_capacity(MAX_IN_FLIGHT),
+        };
+        queue.pool_watch = queue.watch(queue.pool.fd()?)?;
+        Ok(queue)
+    }
+
+    fn driver(engine: Engine, files: &[Arc<OwnedFd>]) -> io::Result<Driver> {
+        if engine == Engine::Uring {
+            let fds: Vec<_> = files.iter().map(|fd| fd.as_raw_fd()).collect();
+            let ring = Uring::new().and_then(|ring| {
+                if !fds.is_empty() {
+                    ring.register_files(&fds)?;
+                }
+                Ok(ring)
+            });
+            match ring {
+                Ok(ring) => return Ok(Driver::Uring(ring)),
+                Err(e) => log::info!("no io_uring here ({e}): blocking threads do the I/O"),
+            }
+        }
+        EpollLoop::new().map(Driver::Epoll)
+    }
+
+    /// Starts a read at `offset_bytes` of `file` into `to`, which must stay until it is done.
+    pub(crate) fn read(
+        &mut self,
+        file: FileId,
+        to: &[iovec],
+        offset_bytes: u64,
+        token: u64,
+    ) -> io::Result<()> {
+        let to = IoVecs::new(to);
+        self.in_flight += 1;
+        match &mut self.driver {
+            Driver::Uring(ring) => ring.read(file.0, to, offset_bytes, token),
+            Driver::Epoll(_) => {
+                let offset = offset(offset_bytes)?;
+                self.on_file(file, token, move |fd| crate::sys::read_vectored(fd, to, offset))
+            }
+        }
+    }
+
+    /// Starts a write of `from` at `offset_bytes` of `file`; with `dsync` it is done when the
+    /// data is on stable storage.
+    pub(crate) fn write(
+        &mut self,
+        file: FileId,
+        from: &[iovec],
+        offset_bytes: u64,
+        dsync: bool,
+        token: u64,
+    ) -> io::Result<()> {
+        let from = IoVecs::new(from);
+        let flags = if dsync { libc::RWF_DSYNC } else { 0 };
+        self.in_flight += 1;
+        match &mut self.driver {
+            Driver::Uring(ring) => ring.write(file.0, from, offset_bytes, flags, token),
+            Driver::Epoll(_) => {
+                let offset = offset(offset_bytes)?;
+                self.on_file(file, token, move |fd| {
+                    crate::sys::write_vectored(fd, from, offset, flags)
+                })
+            }
+        }
+    }
+
+    /// Starts an fdatasync of `file`.
+    pub(crate) fn fdatasync(&mut self, file: FileId, token: u64) -> io::Result<()> {
+        self.in_flight += 1;
+        match &mut self.driver {
+            Driver::Uring(ring) => ring.fdatasync(file.0, token),
+            Driver::Epoll(_) => {
+                self.on_file(file, token, |fd| errno_result(rustix::fs::fdatasync(fd)))
+            }
+        }
+    }
+
+    /// Starts an `fallocate(2)` with `mode`.
+    pub(crate) fn fallocate(
+        &mut self,
+        file: FileId,
+        mode: rustix::fs::FallocateFlags,
+        offset_bytes: u64,
+        len_bytes: u64,
+        token: u64,
+    ) -> io::Result<()> {
+        self.in_flight += 1;
+        match &mut self.driver {
+            Driver::Uring(ring) => {
+                let mode = i32::try_from(mode.bits()).unwrap_or(0);
+                ring.fallocate(file.0, mode, offset_bytes, len_bytes, token)
+            }
+            Driver::Epoll(_) => self.on_file(file, token, move |fd| {
+                errno_result(rustix::fs::fallocate(fd, mode, offset_bytes, len_bytes))
+            }),
+        }
+    }
+
+    /// Runs `job` on a blocking thread.
+    pub(crate) fn run(&mut self, job: Job, token: u64) -> io::Result<()> {
+        self.in_flight += 1;
+        self.pool.run(job, token)
+    }
+
+    /// A descriptor of the file `file`, for a job.
+    #[must_use]
+    pub fn file(&self, file: FileId) -> Option<Arc<OwnedFd>> {
+        self.files.get(usize::try_from(file.0).ok()?).map(Arc::clone)
+    }
+
+    /// Whether there is room for `more` I/Os beside those started.
+    #[must_use]
+    #[inline]
+    pub fn has_room(&self, more: usize) -> bool {
+        self.in_flight + more <= MAX_IN_FLIGHT
+    }
+
+    /// Reports each write to `fd` from now on.
+    pub(crate) fn watch(&mut self, fd: OwnedFd) -> io::Result<WatchId> {
+        let index = match self.watches.iter().position(Option::is_none) {
+            Some(index) => index,
+            None => {
+                self.watches.push(None);
+                self.watches.len() - 1
+            }
+        };
+        self.arm(index, fd.as_fd())?;
+        if let Some(slot) = self.watches.get_mut(index) {
+            *slot = Some(Watch { fd, wanted: true });
+        }
+        Ok(WatchId(index))
+    }
+
+    /// Reports writes to it no longer.
+    pub(crate) fn unwatch(&mut self, id: WatchId) -> io::Result<()> {
+        let Some(slot) = self.watches.get_mut(id.0) else { return Ok(()) };
+        let Some(watch) = slot else { return Ok(()) };
+        match &mut self.driver {
+            Driver::Uring(ring) => {
+                // Freed when the poll itself completes, see `watch_event`.
+                watch.wanted = false;
+                ring.cancel(WATCH_TOKEN | id.0 as u64, CANCEL_TOKEN)
+            }
+            Driver::Epoll(poll) => {
+                poll.remove(watch.fd.as_fd())?;
+                *slot = None;
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether [`turn`](Self::turn) has something to report at once.
+    #[inline]
+    pub(crate) fn is_ready(&mut self) -> bool {
+        match &mut self.driver {
+            Driver::Uring(ring) => ring.has_completions(),
+            Driver::Epoll(_) => self.pool.has_done(),
+        }
+    }
+
+    /// Submits what was started and appends what has happened to `events`. With `wait`, sleeps
+    /// until there is something.
+    pub(crate) fn turn(&mut self, wait: bool, events: &mut Vec<Event>) -> io::Result<()> {
+        let mut completions = std::mem::take(&mut self.completions);
+        match &mut self.driver {
+            Driver::Uring(ring) => {
+                if wait || ring.queued() > 0 || ring.has_completions() {
+                    ring.enter(wait)?;
+                    ring.reap(&mut completions);
+                }
+            }
+            Driver::Epoll(poll) => {
+                poll.wait(wait, |token| {
+                    completions.push(Completion { token, result: 0, more: true });
+                })?;
+                self.collect_pool(events);
+            }
+        }
+        for completion in completions.drain(..) {
+            self.completed(completion, events)?;
+        }
+        self.completions = completions;
+        Ok(())
+    }
+
+    fn completed(&mut self, done: Completion, events: &mut Vec<Event>) -> io::Result<()> {
+        if done.token == CANCEL_TOKEN {
+            return Ok(());
+        }
+        if done.token & WATCH_TOKEN == 0 {
+            self.in_flight = self.in_flight.saturating_sub(1);
+            events.push(Event::Done { token: done.token, result: done.result });
+            return Ok(());
+        }
+        let index = usize::try_from(done.token & !WATCH_TOKEN).unwrap_or(usize::MAX);
+        self.watch_event(index, done.more, events)
+    }
+
+    fn watch_event(&mut self, index: usize, more: bool, events: &mut Vec<Event>) -> io::Result<()> {
+        let Some(slot) = self.watches.get_mut(index) else { return Ok(()) };
+        let Some(watch) = slot else { return Ok(()) };
+        if !watch.wanted {
+            if !more {
+                *slot = None;
+            }
+            return Ok(());
+        }
+        if !more {
+            // The kernel ended the multishot, as it may at any time.
+            let fd = watch.fd.as_raw_fd();
+            log::trace!("watch {index} of descriptor {fd} armed again");
+            if let Driver::Uring(ring) = &mut self.driver {
+                ring.watch(watch.fd.as_fd(), WATCH_TOKEN | index as u64)?;
+            }
+        }
+        if index == self.pool_watch.0 {
+            self.collect_pool(events);
+        } else {
+            events.push(Event::Signalled(WatchId(index)));
+        }
+        Ok(())
+    }
+
+    fn collect_pool(&mut self, events: &mut Vec<Event>) {
+        let in_flight = &mut self.in_flight;
+        self.pool.collect(|token, result| {
+            *in_flight = in_flight.saturating_sub(1);
+            events.push(Event::Done { token, result });
+        });
+    }
+
+    fn arm(&mut self, index: usize, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let token = WATCH_TOKEN | index as u64;
+        match &mut self.driver {
+            Driver::Uring(ring) => ring.watch(fd, token),
+            Driver::Epoll(poll) => poll.add(fd, token),
+        }
+    }
+
+    fn on_file(
+        &mut self,
+        file: FileId,
+        token: u64,
+        work: impl FnOnce(BorrowedFd<'_>) -> i32 + Send + 'static,
+    ) -> io::Result<()> {
+        let fd = self.file(file).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
+        self.pool.run(Box::new(move || work(fd.as_fd())), token)
+    }
+}
+
+fn offset(offset_bytes: u64) -> io::Result<i64> {
+    i64::try_from(offset_bytes).map_err(|_e| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// The result of a call without a count, in the form the engines use.
+#[must_use]
+pub fn errno_result(result: rustix::io::Result<()>) -> i32 {
+    result.map_or_else(|e| -e.raw_os_error(), |()| 0)
+}
+
+#[cfg(test)]
+mod tests;

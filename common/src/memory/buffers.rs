@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The buffers of one request, translated to host addresses.
+//!
+//! A [`Buffers`] is made once per descriptor head and used again for every request that comes
+//! with that head, so that serving a request allocates nothing. It holds the memory snapshot its
+//! pointers were translated with: as long as it has pointers, they are valid.
+//!
+//! virtio 1.3 §2.7.4: all device-readable bytes come before all device-writable ones. Each of the
+//! two is one stream of bytes; a device takes its header off the front of the first and its
+//! status byte off the end of the second, and what is left is the payload, as iovecs that go to
+//! the kernel as they are.
+
+use std::rc::Rc;
+
+use libc::iovec;
+
+use super::Memory;
+
+/// iovecs kept from request to request. A chain of more gives its memory back, so that a guest
+/// cannot make every head of a queue hold the largest table there is.
+const KEPT_IOVECS: usize = 256;
+
+/// The device-readable and device-writable bytes of one request.
+#[derive(Debug)]
+pub struct Buffers {
+    memory: Option<Rc<Memory>>,
+    /// Readable ones first.
+    iovecs: Vec<iovec>,
+    /// Index of the first readable iovec not yet consumed.
+    readable_start: usize,
+    /// Index of the first writable iovec; the readable ones end here.
+    split: usize,
+    /// Index of the first writable iovec not yet consumed.
+    writable_start: usize,
+    readable_bytes: u64,
+    writable_bytes: u64,
+    /// The last byte of the chain, once taken off the writable stream.
+    tail: *mut u8,
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Self {
+            memory: None,
+            iovecs: Vec::new(),
+            readable_start: 0,
+            split: 0,
+            writable_start: 0,
+            readable_bytes: 0,
+            writable_bytes: 0,
+            tail: std::ptr::null_mut(),
+        }
+    }
+}
+
+impl Buffers {
+    /// Forgets the last request and starts one whose buffers lie in `memory`.
+    #[inline]
+    pub(crate) fn begin(&mut self, memory: &Rc<Memory>) {
+        self.iovecs.clear();
+        self.memory = Some(Rc::clone(memory));
+        self.readable_start = 0;
+        self.split = 0;
+        self.writable_start = 0;
+        self.readable_bytes = 0;
+        self.writable_bytes = 0;
+        self.tail = std::ptr::null_mut();
+    }
+
+    /// Lets go of guest memory; there are no pointers afterwards.
+    #[inline]
+    pub(crate) fn release(&mut self) {
+        self.iovecs.clear();
+        if self.iovecs.capacity() > KEPT_IOVECS {
+            self.iovecs = Vec::new();
+        }
+        self.memory = None;
+        self.readable_bytes = 0;
+        self.writable_bytes = 0;
+        self.tail = std::ptr::null_mut();
+    }
+
+    /// Adds one descriptor. Readable ones must come before writable ones; the caller checks it.
+    ///
+    /// Returns false, with the buffer left out, when it is not all guest memory.
+    #[inline]
+    pub(crate) fn push(
+        &mut self,
+        guest: u64,
+        len_bytes: u32,
+        writable: bool,
+        hint: &mut usize,
+    ) -> bool {
+        if len_bytes == 0 {
+            return true;
+        }
+        let Some(memory) = &self.memory else { return false };
+        let want = u64::from(len_bytes);
+        match memory.guest_run(guest, want, hint) {
+            Some(run) if run.len_bytes as u64 == want => {
+                let iov = iovec { iov_base: run.start.cast(), iov_len: run.len_bytes };
+                self.append(iov, writable);
+                true
+            }
+            Some(_) => self.push_straddling(guest, want, writable, hint),
+            None => false,
+        }
+    }
+
+    /// Bytes the driver has for the device, less those taken.
+    #[must_use]
+    #[inline]
+    pub fn readable_bytes(&self) -> u64 {
+        self.readable_bytes
+    }
+
+    /// Bytes the device may write, less those taken.
+    #[must_use]
+    #[inline]
+    pub fn writable_bytes(&self) -> u64 {
+        self.writable_bytes
+    }
+
+    /// The readable payload left, for the kernel to read from.
+    #[must_use]
+    #[inline]
+    pub fn readable(&self) -> &[iovec] {
+        self.iovecs.get(self.readable_start..self.split).unwrap_or_default()
+    }
+
+    /// The writable payload left, for the kernel to write to.
+    #[must_use]
+    #[inline]
+    pub fn writable(&self) -> &[iovec] {
+        self.iovecs.get(self.writable_start..).unwrap_or_default()
+    }
+
+    /// Takes `N` bytes off the front of the readable stream; none when there are fewer.
+    ///
+    /// The bytes are copied once: what the driver writes there later does not matter.
+    #[inline]
+    pub fn take_header<const N: usize>(&mut self) -> Option<[u8; N]> {
+        if self.readable_bytes < N as u64 {
+            return None;
+        }
+        let mut header = [0; N];
+        copy_out(self.readable(), 0, &mut header);
+        self.consume_readable(N);
+        Some(header)
+    }
+
+    /// Takes the last byte off the writable stream, for a later [`put_tail`](Self::put_tail).
+    #[inline]
+    pub fn take_tail(&mut self) -> bool {
+        if self.writable_bytes == 0 {
+            return false;
+        }
+        let Some(last) = self.iovecs.last_mut() else { return false };
+        last.iov_len -= 1;
+        self.tail = last.iov_base.cast::<u8>().wrapping_add(last.iov_len);
+        if last.iov_len == 0 {
+            self.iovecs.pop();
+        }
+        self.writable_bytes -= 1;
+        true
+    }
+
+    /// Writes the byte that [`take_tail`](Self::take_tail) took; without one nothing happens.
+    #[inline]
+    pub fn put_tail(&mut self, value: u8) {
+        if self.tail.is_null() {
+            return;
+        }
+        // SAFETY: a non-null tail points into a buffer that `push` found in the snapshot that
+        // `self.memory` still holds; `release` and `begin` reset the two together.
+        #[expect(unsafe_code, reason = "a store to guest memory")]
+        unsafe {
+            self.tail.write_volatile(value);
+        }
+    }
+
+    /// Copies from `offset` of the readable stream; returns how many bytes there were.
+    pub fn read_at(&self, offset: usize, to: &mut [u8]) -> usize {
+        copy_out(self.readable(), offset, to)
+    }
+
+    /// Copies to `offset` of the writable stream; returns how many bytes fitted.
+    pub fn write_at(&mut self, offset: usize, from: &[u8]) -> usize {
+        copy_in(self.writable(), offset, from)
+    }
+
+    /// Fills `len_bytes` from `offset` of the writable stream with zeroes.
+    pub fn zero_at(&mut self, offset: usize, len_bytes: usize) {
+        let zeroes = [0; 512];
+        let mut done = 0;
+        while done < len_bytes {
+            let step = (len_bytes - done).min(zeroes.len());
+            let wrote = self.write_at(offset + done, zeroes.get(..step).unwrap_or_default());
+            if wrote == 0 {
+                break;
+            }
+            done += wrote;
+        }
+    }
+
+    /// Drops `bytes` from the front of the readable stream.
+    #[inline]
+    pub fn consume_readable(&mut self, bytes: usize) {
+        let taken = consume(&mut self.iovecs, &mut self.readable_start, self.split, bytes);
+        self.readable_bytes -= taken as u64;
+    }
+
+    /// Drops `bytes` from the front of the writable stream.
+    #[inline]
+    pub fn consume_writable(&mut self, bytes: usize) {
+        let end = self.iovecs.len();
+        let taken = consume(&mut self.iovecs, &mut self.writable_start, end, bytes);
+        self.writable_bytes -= taken as u64;
+    }
+
+    #[inline]
+    fn append(&mut self, iov: iovec, writable: bool) {
+        let len_bytes = iov.iov_len as u64;
+        if writable {
+            self.writable_bytes += len_bytes;
+        } else {
+            self.readable_bytes += len_bytes;
+        }
+        // Buffers that touch become one iovec: fewer segments for the kernel to walk.
+        let joins = self.iovecs.len() > self.split || !writable;
+        if joins
+            && let Some(last) = self.iovecs.last_mut()
+            && last.iov_base.wrapping_byte_add(last.iov_len) == iov.iov_base
+        {
+            last.iov_len += iov.iov_len;
+            return;
+        }
+        self.iovecs.push(iov);
+        if !writable {
+            self.split = self.iovecs.len();
+            self.writable_start = self.split;
+        }
+    }
+
+    #[cold]
+    fn push_straddling(
+        &mut self,
+        mut guest: u64,
+        mut left: u64,
+        writable: bool,
+        hint: &mut usize,
+    ) -> bool {
+        if self.memory.as_deref().is_none_or(|memory| !covers(memory, guest, left, hint)) {
+            return false;
+        }
+        while left > 0 {
+            let run = self.memory.as_deref().and_then(|m| m.guest_run(guest, left, hint));
+            let Some(run) = run else { return false };
+            self.append(iovec { iov_base: run.start.cast(), iov_len: run.len_bytes }, writable);
+            guest = guest.wrapping_add(run.len_bytes as u64);
+            left -= run.len_bytes as u64;
+        }
+        true
+    }
+}
+
+/// Whether every byte of the range is guest memory.
+fn covers(memory: &Memory, mut guest: u64, mut left: u64, hint: &mut usize) -> bool {
+    while left > 0 {
+        let Some(run) = memory.guest_run(guest, left, hint) else { return false };
+        left -= run.len_bytes as u64;
+        guest = match guest.checked_add(run.len_bytes as u64) {
+            Some(next) => next,
+            None => return left == 0,
+        };
+    }
+    true
+}
+
+#[inline]
+fn consume(iovecs: &mut [iovec], start: &mut usize, end: usize, bytes: usize) -> usize {
+    let mut left = bytes;
+    while left > 0 && *start < end {
+        let Some(iov) = iovecs.get_mut(*start) else { break };
+        let step = left.min(iov.iov_len);
+        iov.iov_base = iov.iov_base.wrapping_byte_add(step);
+        iov.iov_len -= step;
+        left -= step;
+        if iov.iov_len == 0 {
+            *start += 1;
+        }
+    }
+    bytes - left
+}
+
+fn copy_out(iovecs: &[iovec], offset: usize, to: &mut [u8]) -> usize {
+    each_piece(iovecs, offset, to.len(), |guest, at, len| {
+        let Some(part) = to.get_mut(at..at + len) else { return };
+        // SAFETY: `guest` and `len` are a piece of an iovec that `Buffers::push` made from a run
+        // of the snapshot still held; `part` has exactly `len` bytes and is ours alone.
+        #[expect(unsafe_code, reason = "a copy out of guest memory")]
+        unsafe {
+            std::ptr::copy_nonoverlapping(guest, part.as_mut_ptr(), len);
+        }
+    })
+}
+
+fn copy_in(iovecs: &[iovec], offset: usize, from: &[u8]) -> usize {
+    each_piece(iovecs, offset, from.len(), |guest, at, len| {
+        let Some(part) = from.get(at..at + len) else { return };
+        // SAFETY: as in `copy_out`, with the direction turned round.
+        #[expect(unsafe_code, reason = "a copy into guest memory")]
+        unsafe {
+            std::ptr::copy_nonoverlapping(part.as_ptr(), guest, len);
+        }
+    })
+}
+
+/// Calls `each` with the pieces of `len_bytes` from `offset` of the stream; returns their sum.
+#[inline]
+fn each_piece(
+    iovecs: &[iovec],
+    mut offset: usize,
+    len_bytes: usize,
+    mut each: impl FnMut(*mut u8, usize, usize),
+) -> usize {
+    let mut done = 0;
+    for iov in iovecs {
+        if done == len_bytes {
+            break;
+        }
+        if offset >= iov.iov_len {
+            offset -= iov.iov_len;
+            continue;
+        }
+        let step = (iov.iov_len - offset).min(len_bytes - done);
+        each(iov.iov_base.cast::<u8>().wrapping_add(offset), done, step);
+        done += step;
+        offset = 0;
+    }
+    done
+}

@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Guest memory: the only place that maps it.
+//!
+//! A region arrives with a file descriptor and numbers that an untrusted front-end chose. It is
+//! checked against its file, against overflow and against the other regions *before* it is
+//! mapped. The control thread builds an immutable [`Memory`] snapshot for every change of the
+//! table; data threads hold the snapshot they use, and every request in flight holds the one its
+//! buffers were translated with, so a mapping goes away only after the last request that could
+//! touch it.
+//!
+//! A front-end can still truncate the file under us. What then happens is in [`sigbus`].
+
+mod buffers;
+pub mod sigbus;
+
+pub use buffers::Buffers;
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use rustix::fs::{FileType, fstat};
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+
+use crate::error::{FrontEndError, RegionFault};
+
+/// Memory slots offered to the front-end. 509 is what the other back-ends of the field offer, and
+/// QEMU uses the smallest number among all the back-ends of a guest.
+pub const MAX_SLOTS: usize = 509;
+
+/// What a front-end says of one region (vhost-user.rst "Memory region description").
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RegionSpec {
+    /// Guest-physical address.
+    pub guest_address: u64,
+    /// Length in bytes.
+    pub size_bytes: u64,
+    /// The front-end's own address of the region, in which vring addresses are given.
+    pub user_address: u64,
+    /// Where the region starts in its file.
+    pub file_offset_bytes: u64,
+}
+
+/// One mapped region.
+#[derive(Debug)]
+pub struct Region {
+    spec: RegionSpec,
+    host: *mut u8,
+    /// Before `mapping`: the range must leave the table of the SIGBUS handler before it is
+    /// unmapped and another mapping can take its place.
+    guard: sigbus::Guard,
+    mapping: Arc<GuestRegionMmap<()>>,
+}
+
+// SAFETY: `host` points into a shared mapping that `mapping` keeps alive; it is only read and
+// written through volatile, atomic or kernel accesses, for which no thread is special.
+#[expect(unsafe_code, reason = "a raw pointer is not Send by itself")]
+unsafe impl Send for Region {}
+// SAFETY: as above.
+#[expect(unsafe_code, reason = "a raw pointer is not Sync by itself")]
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// Checks `spec` against `file` and maps it.
+    ///
+    /// # Errors
+    /// [`FrontEndError::MemoryRegion`] with the reason.
+    pub fn map(spec: RegionSpec, file: File) -> Result<Arc<Self>, FrontEndError> {
+        Self::try_map(spec, file).map(Arc::new).map_err(|reason| refuse(&spec, reason))
+    }
+
+    fn try_map(spec: RegionSpec, file: File) -> Result<Self, RegionFault> {
+        spec.check()?;
+        let stat = fstat(&file).map_err(|e| RegionFault::Map { errno: e.raw_os_error() })?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(RegionFault::NotAFile);
+        }
+        let file_bytes = u64::try_from(stat.st_size).unwrap_or(0);
+        if spec.file_offset_bytes.checked_add(spec.size_bytes).is_none_or(|end| end > file_bytes) {
+            return Err(RegionFault::BeyondFile { file_bytes });
+        }
+        let size = usize::try_from(spec.size_bytes).map_err(|_e| RegionFault::Overflow)?;
+        log::trace!("mapping {spec:x?} from descriptor {}", file.as_raw_fd());
+        let region: MmapRegion<()> = MmapRegionBuilder::new(size)
+            .with_file_offset(FileOffset::new(file, spec.file_offset_bytes))
+            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+            .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
+            .build()
+            .map_err(|e| RegionFault::Map { errno: mmap_errno(&e) })?;
+        let host = region.as_ptr();
+        let guard = sigbus::Guard::new(host.addr(), size);
+        let mapping = GuestRegionMmap::new(region, GuestAddress(spec.guest_address))
+            .ok_or(RegionFault::Overflow)?;
+        Ok(Self { spec, host, mapping: Arc::new(mapping), guard })
+    }
+
+    /// What the front-end said of it.
+    #[must_use]
+    pub fn spec(&self) -> &RegionSpec {
+        &self.spec
+    }
+
+    /// Whether an access has found the file truncated.
+    #[must_use]
+    pub fn is_torn(&self) -> bool {
+        self.guard.is_torn()
+    }
+}
+
+impl RegionSpec {
+    fn check(&self) -> Result<(), RegionFault> {
+        let page_bytes = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
+        let unaligned = |value: u64| !value.is_multiple_of(page_bytes);
+        if self.size_bytes == 0 || unaligned(self.size_bytes) || unaligned(self.file_offset_bytes) {
+            return Err(RegionFault::Unaligned { page_bytes });
+        }
+        let starts = [self.guest_address, self.user_address, self.file_offset_bytes];
+        if starts.iter().any(|start| start.checked_add(self.size_bytes).is_none()) {
+            return Err(RegionFault::Overflow);
+        }
+        Ok(())
+    }
+}
+
+fn refuse(spec: &RegionSpec, reason: RegionFault) -> FrontEndError {
+    FrontEndError::MemoryRegion {
+        guest_address: spec.guest_address,
+        size_bytes: spec.size_bytes,
+        reason,
+    }
+}
+
+fn mmap_errno(error: &vm_memory::mmap::MmapRegionError) -> i32 {
+    match error {
+        vm_memory::mmap::MmapRegionError::Mmap(e) => e.raw_os_error().unwrap_or(libc::EINVAL),
+        _ => libc::EINVAL,
+    }
+}
+
+/// An immutable snapshot of the memory table, sorted by guest address.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    regions: Vec<Arc<Region>>,
+}
+
+/// A run of guest memory that is contiguous in our address space.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    pub(crate) start: *mut u8,
+    pub(crate) len_bytes: usize,
+}
+
+impl Memory {
+    /// A table of `regions`, in any order.
+    ///
+    /// # Errors
+    /// When two of them overlap by guest or by front-end address, or there are too many.
+    pub fn new(mut regions: Vec<Arc<Region>>) -> Result<Self, FrontEndError> {
+        if regions.len() > MAX_SLOTS {
+            return Err(FrontEndError::TooManyRegions { max: MAX_SLOTS });
+        }
+        check_overlap(&mut regions, |spec| spec.user_address, RegionFault::FrontEndOverlap)?;
+        check_overlap(&mut regions, |spec| spec.guest_address, RegionFault::GuestOverlap)?;
+        Ok(Self { regions })
+    }
+
+    /// This table and one region more.
+    ///
+    /// # Errors
+    /// As [`Memory::new`].
+    pub fn with(&self, region: Arc<Region>) -> Result<Self, FrontEndError> {
+        let mut regions = self.regions.clone();
+        regions.push(region);
+        Self::new(regions)
+    }
+
+    /// This table without the region that `spec` names (vhost-user.rst "REM_MEM_REG": matched by
+    /// guest address, front-end address and size).
+    ///
+    /// # Errors
+    /// When there is no such region.
+    pub fn without(&self, spec: &RegionSpec) -> Result<Self, FrontEndError> {
+        let key = |s: &RegionSpec| (s.guest_address, s.user_address, s.size_bytes);
+        let position = self.regions.iter().position(|region| key(&region.spec) == key(spec));
+        let Some(position) = position else {
+            return Err(FrontEndError::UnknownRegion {
+                guest_address: spec.guest_address,
+                size_bytes: spec.size_bytes,
+            });
+        };
+        let mut regions = self.regions.clone();
+        regions.remove(position);
+        Ok(Self { regions })
+    }
+
+    /// The same table as a `vm-memory` object, for devices that want one.
+    #[must_use]
+    pub fn to_guest_memory(&self) -> GuestMemoryMmap<()> {
+        let regions = self.regions.iter().map(|region| Arc::clone(&region.mapping)).collect();
+        // An empty table is refused by the crate; it has its own constructor.
+        GuestMemoryMmap::from_arc_regions(regions).unwrap_or_else(|_e| GuestMemoryMmap::new())
+    }
+
+    /// The regions, sorted by guest address.
+    #[must_use]
+    pub fn regions(&self) -> &[Arc<Region>] {
+        &self.regions
+    }
+
+    /// Whether a file behind any region was found truncated.
+    #[must_use]
+    pub fn is_torn(&self) -> bool {
+        self.regions.iter().any(|region| region.is_torn())
+    }
+
+    /// The host address and guest address of `len_bytes` at the front-end's address `user`, which
+    /// must lie within one region.
+    #[must_use]
+    pub(crate) fn user_run(&self, user: u64, len_bytes: u64) -> Option<(*mut u8, u64)> {
+        self.regions.iter().find_map(|region| {
+            let offset = region.contains(user, region.spec.user_address, len_bytes)?;
+            let guest = region.spec.guest_address.checked_add(offset)?;
+            Some((region.at(offset), guest))
+        })
+    }
+
+    /// The longest run, of at most `len_bytes`, that starts at the guest address `guest`.
+    ///
+    /// `hint` is the region that was hit last; most requests stay within one region, so that the
+    /// search is the exception.
+    #[inline]
+    pub(crate) fn guest_run(&self, guest: u64, len_bytes: u64, hint: &mut usize) -> Option<Run> {
+        if let Some(region) = self.regions.get(*hint)
+            && let Some(run) = region.run(guest, len_bytes)
+        {
+            return Some(run);
+        }
+        let after = self.regions.partition_point(|region| region.spec.guest_address <= guest);
+        let index = after.checked_sub(1)?;
+        let run = self.regions.get(index)?.run(guest, len_bytes)?;
+        *hint = index;
+        Some(run)
+    }
+}
+
+impl Region {
+    /// The offset of `address` when `len_bytes` from there lie in the region that starts at `base`.
+    fn contains(&self, address: u64, base: u64, len_bytes: u64) -> Option<u64> {
+        let offset = address.checked_sub(base)?;
+        (offset.checked_add(len_bytes)? <= self.spec.size_bytes).then_some(offset)
+    }
+
+    #[inline]
+    fn run(&self, guest: u64, len_bytes: u64) -> Option<Run> {
+        let offset = guest.wrapping_sub(self.spec.guest_address);
+        if offset >= self.spec.size_bytes {
+            return None;
+        }
+        let len_bytes = usize::try_from(len_bytes.min(self.spec.size_bytes - offset)).ok()?;
+        Some(Run { start: self.at(offset), len_bytes })
+    }
+
+    #[inline]
+    fn at(&self, offset: u64) -> *mut u8 {
+        self.host.wrapping_add(usize::try_from(offset).unwrap_or(0))
+    }
+}
+
+fn check_overlap(
+    regions: &mut [Arc<Region>],
+    base: fn(&RegionSpec) -> u64,
+    fault: RegionFault,
+) -> Result<(), FrontEndError> {
+    regions.sort_by_key(|region| base(&region.spec));
+    for pair in regions.windows(2) {
+        let [low, high] = pair else { continue };
+        // `RegionSpec::check` has ruled out the overflow.
+        if base(&low.spec).saturating_add(low.spec.size_bytes) > base(&high.spec) {
+            return Err(refuse(&high.spec, fault));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+
+    fn memfd(bytes: u64) -> File {
+        let fd = memfd_create("test", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&fd, bytes).unwrap();
+        File::from(fd)
+    }
+
+    fn spec(guest_address: u64, size_bytes: u64, user_address: u64) -> RegionSpec {
+        RegionSpec { guest_address, size_bytes, user_address, file_offset_bytes: 0 }
+    }
+
+    fn fault(result: Result<Arc<Region>, FrontEndError>) -> RegionFault {
+        match result {
+            Err(FrontEndError::MemoryRegion { reason, .. }) => reason,
+            other => panic!("not a region fault: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn map_beyond_the_file_is_refused() {
+        let got = fault(Region::map(spec(0, 1 << 40, 0), memfd(4096)));
+        assert_eq!(got, RegionFault::BeyondFile { file_bytes: 4096 });
+    }
+
+    #[test]
+    fn map_of_unaligned_or_empty_is_refused() {
+        for (size, offset) in [(0, 0), (100, 0), (4096, 100)] {
+            let spec = RegionSpec { file_offset_bytes: offset, ..spec(0, size, 0) };
+            let got = fault(Region::map(spec, memfd(8192)));
+            assert_eq!(got, RegionFault::Unaligned { page_bytes: 4096 });
+        }
+    }
+
+    #[test]
+    fn map_with_overflowing_addresses_is_refused() {
+        let top = u64::MAX - 4095;
+        assert_eq!(fault(Region::map(spec(top, 8192, 0), memfd(8192))), RegionFault::Overflow);
+        assert_eq!(fault(Region::map(spec(0, 8192, top), memfd(8192))), RegionFault::Overflow);
+    }
+
+    #[test]
+    fn map_of_dev_null_is_refused() {
+        let null = File::options().read(true).write(true).open("/dev/null").unwrap();
+        assert_eq!(fault(Region::map(spec(0, 4096, 0), null)), RegionFault::NotAFile);
+    }
+
+    #[test]
+    fn table_is_sorted_and_translates_across_the_hint() {
+        let low = Region::map(spec(0x1000, 0x1000, 0x9000), memfd(4096)).unwrap();
+        let high = Region::map(spec(0x5000, 0x2000, 0x20000), memfd(8192)).unwrap();
+        let memory = Memory::new(vec![Arc::clone(&high), Arc::clone(&low)]).unwrap();
+        let mut hint = 0;
+        assert_eq!(memory.guest_run(0x1800, 0x1000, &mut hint).unwrap().len_bytes, 0x800);
+        assert_eq!(memory.guest_run(0x5000, 0x10, &mut hint).unwrap().start, high.host);
+        assert_eq!(hint, 1);
+        assert_eq!(memory.guest_run(0x1fff, 1, &mut hint).unwrap().len_bytes, 1);
+        assert!(memory.guest_run(0x2000, 1, &mut hint).is_none());
+        assert!(memory.guest_run(0xfff, 1, &mut hint).is_none());
+        assert_eq!(memory.user_run(0x20010, 0x20), Some((high.host.wrapping_add(0x10), 0x5010)));
+        assert_eq!(memory.user_run(0x21ff0, 0x20), None);
+    }
+
+    #[test]
+    fn table_with_overlap_is_refused() {
+        let a = Region::map(spec(0x1000, 0x2000, 0x9000), memfd(8192)).unwrap();
+        let guest = Region::map(spec(0x2000, 0x1000, 0x20000), memfd(4096)).unwrap();
+        let user = Region::map(spec(0x8000, 0x1000, 0xa000), memfd(4096)).unwrap();
+        assert!(matches!(
+            Memory::new(vec![Arc::clone(&a), guest]),
+            Err(FrontEndError::MemoryRegion { reason: RegionFault::GuestOverlap, .. })
+        ));
+        assert!(matches!(
+            Memory::new(vec![a, user]),
+            Err(FrontEndError::MemoryRegion { reason: RegionFault::FrontEndOverlap, .. })
+        ));
+    }
+
+    #[test]
+    fn remove_names_the_region_exactly() {
+        let a = Region::map(spec(0x1000, 0x1000, 0x9000), memfd(4096)).unwrap();
+        let memory = Memory::new(vec![a]).unwrap();
+        assert!(memory.without(&spec(0x1000, 0x2000, 0x9000)).is_err());
+        assert_eq!(memory.without(&spec(0x1000, 0x1000, 0x9000)).unwrap().regions().len(), 0);
+    }
+}

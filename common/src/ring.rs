@@ -1,0 +1,510 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The split virtqueue (virtio 1.3 §2.7) on cached host pointers.
+//!
+//! The three parts of a ring are found in guest memory once, when the ring starts or the memory
+//! table changes; from then on every access is a plain load or store. The data thread that owns
+//! the ring takes a batch, serves it, publishes all used elements with one store of the used
+//! index and asks once whether the driver wants to be called.
+//!
+//! Everything the driver can write is read once into a local copy and checked there. A bad chain
+//! is the chain's trouble ([`crate::chain`]); only an index that cannot be (a jump of the
+//! available index, a head outside of the table) is a [`RingError`], after which the ring's owner
+//! stops it.
+//!
+//! # Kicks and calls
+//! While the owner works it wants no kicks: with EVENT_IDX it leaves `avail_event` behind, without
+//! it sets NO_NOTIFY. Before it sleeps it asks for them again and looks once more
+//! ([`Ring::allow_kicks`]). Calls follow `used_event` or NO_INTERRUPT (virtio 1.3 §2.7.7, §2.7.10).
+
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU16, Ordering, fence};
+
+use virtio_bindings::bindings::virtio_ring::{VRING_AVAIL_F_NO_INTERRUPT, VRING_USED_F_NO_NOTIFY};
+
+use crate::chain::{ChainFault, DESCRIPTOR_BYTES, Descriptor, Table, Walk};
+use crate::error::{FrontEndError, RingError, RingPart};
+use crate::memory::{Buffers, Memory};
+
+/// What a worker needs of a virtqueue; a packed ring would be a second implementation.
+pub trait Ring {
+    /// Takes the next available chain and returns its head.
+    ///
+    /// # Errors
+    /// When the driver broke the ring; nothing more can be taken from it.
+    fn next(&mut self) -> Result<Option<u16>, RingError>;
+
+    /// Reads the chain at `head`, which [`next`](Ring::next) returned, into `out`.
+    ///
+    /// # Errors
+    /// [`ChainFault`]; `out` then holds what was sound before the fault.
+    fn chain(
+        &mut self,
+        head: u16,
+        memory: &Rc<Memory>,
+        out: &mut Buffers,
+    ) -> Result<(), ChainFault>;
+
+    /// Adds a used element; the driver does not see it before [`publish`](Ring::publish).
+    fn push_used(&mut self, head: u16, len_bytes: u32);
+
+    /// Makes the used elements visible; returns whether the driver wants a call for them.
+    fn publish(&mut self) -> bool;
+
+    /// Asks the driver for no kicks.
+    fn suppress_kicks(&mut self);
+
+    /// Asks the driver for kicks; returns whether chains came in the meantime.
+    fn allow_kicks(&mut self) -> bool;
+
+    /// Whether the driver has published chains not taken yet.
+    fn has_available(&self) -> bool;
+
+    /// The position for GET_VRING_BASE: the next available entry.
+    fn position(&self) -> u16;
+}
+
+/// Addresses of a ring in the front-end's address space, and its size.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct RingAddresses {
+    /// Entries; a power of two.
+    pub size: u16,
+    /// Descriptor table.
+    pub descriptor: u64,
+    /// Available ring.
+    pub available: u64,
+    /// Used ring.
+    pub used: u64,
+}
+
+/// What the driver acknowledged that changes the ring.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct RingFeatures {
+    /// INDIRECT_DESC.
+    pub indirect: bool,
+    /// EVENT_IDX.
+    pub event_idx: bool,
+}
+
+/// Guest-physical addresses of a ring that passed [`RingAddresses::check`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct GuestRing {
+    /// Descriptor table.
+    pub descriptor: u64,
+    /// Available ring.
+    pub available: u64,
+    /// Used ring.
+    pub used: u64,
+}
+
+/// Host pointers of a ring.
+#[derive(Clone, Copy, Debug)]
+struct Parts {
+    descriptor: *mut u8,
+    available: *mut u8,
+    used: *mut u8,
+}
+
+impl RingAddresses {
+    /// Checks extent, alignment and overlap; a front-end learns of a bad ring here, not from a
+    /// request that never comes back.
+    ///
+    /// # Errors
+    /// [`FrontEndError`] that names the part.
+    pub fn check(&self, index: u32, memory: &Memory) -> Result<GuestRing, FrontEndError> {
+        self.resolve(memory).map(|(_parts, guest)| guest).map_err(|e| e.of(index))
+    }
+
+    fn extents(&self) -> [(RingPart, u64, u64, u64); 3] {
+        let size = u64::from(self.size);
+        let table_bytes = size * u64::from(DESCRIPTOR_BYTES);
+        // flags, idx, ring, used_event; flags, idx, ring of (id, len), avail_event.
+        [
+            (RingPart::DescriptorTable, self.descriptor, table_bytes, 16),
+            (RingPart::AvailableRing, self.available, 6 + 2 * size, 2),
+            (RingPart::UsedRing, self.used, 6 + 8 * size, 4),
+        ]
+    }
+
+    fn resolve(&self, memory: &Memory) -> Result<(Parts, GuestRing), Misplaced> {
+        let mut found = [(std::ptr::null_mut(), 0); 3];
+        let extents = self.extents();
+        for (slot, (part, address, bytes, align)) in found.iter_mut().zip(extents) {
+            let run = memory.user_run(address, bytes).filter(|(host, guest)| {
+                guest.is_multiple_of(align) && (host.addr() as u64).is_multiple_of(align)
+            });
+            *slot = run.ok_or(Misplaced::Part(part, address))?;
+        }
+        for (i, (_, a, a_bytes, _)) in extents.iter().enumerate() {
+            for (_, b, b_bytes, _) in extents.iter().skip(i + 1) {
+                // `user_run` has ruled out the overflow.
+                if a.wrapping_add(*a_bytes) > *b && b.wrapping_add(*b_bytes) > *a {
+                    return Err(Misplaced::Overlap);
+                }
+            }
+        }
+        let [(descriptor, d), (available, a), (used, u)] = found;
+        let guest = GuestRing { descriptor: d, available: a, used: u };
+        Ok((Parts { descriptor, available, used }, guest))
+    }
+}
+
+/// A part of a ring that is not where it can be.
+enum Misplaced {
+    Part(RingPart, u64),
+    Overlap,
+}
+
+impl Misplaced {
+    fn of(self, index: u32) -> FrontEndError {
+        match self {
+            Self::Part(part, address) => FrontEndError::VringAddress { index, part, address },
+            Self::Overlap => FrontEndError::VringOverlap { index },
+        }
+    }
+}
+
+/// A split virtqueue, device side.
+#[derive(Debug)]
+pub struct SplitRing {
+    parts: Parts,
+    /// Keeps the mapping that `parts` point into.
+    memory: Rc<Memory>,
+    addresses: RingAddresses,
+    features: RingFeatures,
+    next_avail: u16,
+    /// The driver's index as last read.
+    avail_idx: u16,
+    next_used: u16,
+    /// Where `next_used` was at the last publish.
+    published: u16,
+    /// Whether kicks are asked for at present.
+    kicks_allowed: bool,
+    hint: usize,
+}
+
+impl SplitRing {
+    /// Builds the ring at `addresses`, with `next_avail` from SET_VRING_BASE.
+    ///
+    /// The used index is the one in guest memory: it is what the driver has seen, whoever served
+    /// the ring before.
+    ///
+    /// # Errors
+    /// When the addresses do not pass [`RingAddresses::check`].
+    pub fn new(
+        index: u32,
+        memory: &Rc<Memory>,
+        addresses: RingAddresses,
+        features: RingFeatures,
+        next_avail: u16,
+    ) -> Result<Self, FrontEndError> {
+        let (parts, _guest) = addresses.resolve(memory).map_err(|e| e.of(index))?;
+        let mut ring = Self {
+            parts,
+            memory: Rc::clone(memory),
+            addresses,
+            features,
+            next_avail,
+            avail_idx: next_avail,
+            next_used: 0,
+            published: 0,
+            kicks_allowed: true,
+            hint: 0,
+        };
+        ring.next_used = ring.u16_at(ring.parts.used, 2).load(Ordering::Acquire);
+        ring.published = ring.next_used;
+        Ok(ring)
+    }
+
+    /// Finds the ring again in a new memory table, or at new addresses. Positions are kept.
+    ///
+    /// # Errors
+    /// [`RingError::MemoryRemoved`] when it is not all there; the ring stays where it was.
+    pub fn relocate(
+        &mut self,
+        memory: &Rc<Memory>,
+        addresses: RingAddresses,
+    ) -> Result<(), RingError> {
+        let Ok((parts, _guest)) = addresses.resolve(memory) else {
+            return Err(RingError::MemoryRemoved);
+        };
+        self.parts = parts;
+        self.addresses = addresses;
+        self.memory = Rc::clone(memory);
+        self.hint = 0;
+        Ok(())
+    }
+
+    /// Where the ring is.
+    #[must_use]
+    pub fn addresses(&self) -> RingAddresses {
+        self.addresses
+    }
+
+    /// The memory the ring lives in.
+    #[must_use]
+    pub fn memory(&self) -> &Rc<Memory> {
+        &self.memory
+    }
+
+    /// Whether used elements wait for [`Ring::publish`].
+    #[must_use]
+    #[inline]
+    pub fn has_unpublished(&self) -> bool {
+        self.published != self.next_used
+    }
+
+    #[inline]
+    fn mask(&self) -> u16 {
+        self.addresses.size - 1
+    }
+
+    /// The `index`-th 16-bit field of a ring at `base`, in bytes `offset`.
+    #[inline]
+    fn u16_at(&self, base: *mut u8, offset: usize) -> &AtomicU16 {
+        // SAFETY: `resolve` has checked that `base` is at least 2-aligned and that the extent of
+        // its part is mapped; all offsets used are even and within that extent. `self.memory`
+        // keeps the mapping while `self` lives.
+        #[expect(unsafe_code, reason = "a shared field in guest memory")]
+        unsafe {
+            AtomicU16::from_ptr(base.wrapping_add(offset).cast())
+        }
+    }
+
+    #[inline]
+    fn avail_idx_now(&self) -> u16 {
+        self.u16_at(self.parts.available, 2).load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn used_event(&self) -> u16 {
+        let offset = 4 + 2 * usize::from(self.addresses.size);
+        self.u16_at(self.parts.available, offset).load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn set_avail_event(&self, value: u16) {
+        let offset = 4 + 8 * usize::from(self.addresses.size);
+        self.u16_at(self.parts.used, offset).store(value, Ordering::Relaxed);
+    }
+
+    fn set_used_flags(&self, value: u32) {
+        let value = u16::try_from(value).unwrap_or(0);
+        self.u16_at(self.parts.used, 0).store(value, Ordering::Relaxed);
+    }
+}
+
+impl Ring for SplitRing {
+    #[inline]
+    fn next(&mut self) -> Result<Option<u16>, RingError> {
+        if self.next_avail == self.avail_idx {
+            let avail_idx = self.avail_idx_now();
+            let distance = avail_idx.wrapping_sub(self.next_avail);
+            if distance == 0 {
+                return Ok(None);
+            }
+            let size = self.addresses.size;
+            if distance > size {
+                let next_avail = self.next_avail;
+                return Err(RingError::AvailableIndex { avail_idx, next_avail, distance, size });
+            }
+            self.avail_idx = avail_idx;
+        }
+        let slot = 4 + 2 * usize::from(self.next_avail & self.mask());
+        let head = self.u16_at(self.parts.available, slot).load(Ordering::Relaxed);
+        if head >= self.addresses.size {
+            return Err(RingError::Head { head, size: self.addresses.size });
+        }
+        self.next_avail = self.next_avail.wrapping_add(1);
+        Ok(Some(head))
+    }
+
+    #[inline]
+    fn chain(
+        &mut self,
+        head: u16,
+        memory: &Rc<Memory>,
+        out: &mut Buffers,
+    ) -> Result<(), ChainFault> {
+        let table = DirectTable { ring: self.parts, size: self.addresses.size };
+        let mut hint = self.hint;
+        let mut walk = Walk { memory, hint: &mut hint, out, indirect: self.features.indirect };
+        let result = walk.run(&table, head);
+        self.hint = hint;
+        result
+    }
+
+    #[inline]
+    fn push_used(&mut self, head: u16, len_bytes: u32) {
+        let slot = 4 + 8 * usize::from(self.next_used & self.mask());
+        let element = self.parts.used.wrapping_add(slot).cast::<u32>();
+        // SAFETY: the slot is within the used ring, which `resolve` found mapped and 4-aligned.
+        #[expect(unsafe_code, reason = "a store to the used ring")]
+        unsafe {
+            element.write_volatile(u32::from(head));
+        }
+        // SAFETY: as above, the second half of the element.
+        #[expect(unsafe_code, reason = "a store to the used ring")]
+        unsafe {
+            element.wrapping_add(1).write_volatile(len_bytes);
+        }
+        self.next_used = self.next_used.wrapping_add(1);
+    }
+
+    #[inline]
+    fn publish(&mut self) -> bool {
+        let old = self.published;
+        let new = self.next_used;
+        if old == new {
+            return false;
+        }
+        self.u16_at(self.parts.used, 2).store(new, Ordering::Release);
+        self.published = new;
+        // The driver writes its wish, then reads the index; we write the index, then read the
+        // wish. Without a full fence both could miss the other's store.
+        fence(Ordering::SeqCst);
+        if self.features.event_idx {
+            let event = self.used_event();
+            new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+        } else {
+            let flags = self.u16_at(self.parts.available, 0).load(Ordering::Relaxed);
+            u32::from(flags) & VRING_AVAIL_F_NO_INTERRUPT == 0
+        }
+    }
+
+    #[inline]
+    fn suppress_kicks(&mut self) {
+        if !self.kicks_allowed {
+            return;
+        }
+        self.kicks_allowed = false;
+        // With EVENT_IDX the old `avail_event` stays behind, which is the same.
+        if !self.features.event_idx {
+            self.set_used_flags(VRING_USED_F_NO_NOTIFY);
+        }
+    }
+
+    fn allow_kicks(&mut self) -> bool {
+        self.kicks_allowed = true;
+        if self.features.event_idx {
+            self.set_avail_event(self.next_avail);
+        } else {
+            self.set_used_flags(0);
+        }
+        // As in `publish`: our wish must be visible before we look for the last time.
+        fence(Ordering::SeqCst);
+        self.has_available()
+    }
+
+    #[inline]
+    fn has_available(&self) -> bool {
+        self.next_avail != self.avail_idx || self.avail_idx_now() != self.next_avail
+    }
+
+    fn position(&self) -> u16 {
+        self.next_avail
+    }
+}
+
+/// The descriptor table of a ring.
+struct DirectTable {
+    ring: Parts,
+    size: u16,
+}
+
+impl Table for DirectTable {
+    #[inline]
+    fn size(&self) -> u32 {
+        u32::from(self.size)
+    }
+
+    #[inline]
+    fn get(&self, index: u16) -> Option<Descriptor> {
+        let at = self.ring.descriptor.wrapping_add(usize::from(index) * 16);
+        Some(load_descriptor(at))
+    }
+}
+
+/// Reads one descriptor that lies in one piece at an 8-aligned address.
+#[inline]
+fn load_descriptor(at: *mut u8) -> Descriptor {
+    let words = at.cast::<u64>();
+    // SAFETY: callers pass an 8-aligned address with 16 mapped bytes: an entry of a table that
+    // `resolve` or `IndirectTable::new` checked.
+    #[expect(unsafe_code, reason = "a load from guest memory")]
+    let addr = unsafe { words.read_volatile() };
+    // SAFETY: as above, the second half.
+    #[expect(unsafe_code, reason = "a load from guest memory")]
+    let rest = unsafe { words.wrapping_add(1).read_volatile() };
+    Descriptor::from_words(addr, rest)
+}
+
+impl Descriptor {
+    /// The descriptor whose two little-endian halves are `addr` and `rest`.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "takes the fields apart")]
+    fn from_words(addr: u64, rest: u64) -> Self {
+        let rest = u64::from_le(rest);
+        Self {
+            addr: u64::from_le(addr),
+            len_bytes: rest as u32,
+            flags: (rest >> 32) as u16,
+            next: (rest >> 48) as u16,
+        }
+    }
+}
+
+/// An indirect table somewhere in guest memory (virtio 1.3 §2.7.5.3): it need not be aligned, and
+/// may cross from one region to the next.
+pub(crate) struct IndirectTable<'a> {
+    memory: &'a Memory,
+    guest: u64,
+    entries: u32,
+    /// The whole table in one piece and 8-aligned, as drivers place it.
+    whole: Option<*mut u8>,
+}
+
+impl<'a> IndirectTable<'a> {
+    pub(crate) fn new(
+        memory: &'a Memory,
+        guest: u64,
+        entries: u32,
+        hint: &mut usize,
+    ) -> Option<Self> {
+        let bytes = u64::from(entries) * u64::from(DESCRIPTOR_BYTES);
+        let run = memory.guest_run(guest, bytes, hint)?;
+        let one_piece = run.len_bytes as u64 == bytes && run.start.addr().is_multiple_of(8);
+        Some(Self { memory, guest, entries, whole: one_piece.then_some(run.start) })
+    }
+
+    /// Puts an entry together byte by byte.
+    #[cold]
+    fn gather(&self, index: u16) -> Option<Descriptor> {
+        let start = self.guest.checked_add(u64::from(index) * u64::from(DESCRIPTOR_BYTES))?;
+        let mut bytes = [0; 16];
+        let mut hint = 0;
+        for (offset, byte) in (0_u64..).zip(&mut bytes) {
+            let run = self.memory.guest_run(start.checked_add(offset)?, 1, &mut hint)?;
+            // SAFETY: `guest_run` returned one mapped byte.
+            #[expect(unsafe_code, reason = "a load from guest memory")]
+            let value = unsafe { run.start.read_volatile() };
+            *byte = value;
+        }
+        let (addr, rest) = bytes.split_first_chunk::<8>()?;
+        let rest = rest.first_chunk::<8>()?;
+        Some(Descriptor::from_words(u64::from_ne_bytes(*addr), u64::from_ne_bytes(*rest)))
+    }
+}
+
+impl Table for IndirectTable<'_> {
+    fn size(&self) -> u32 {
+        self.entries
+    }
+
+    #[inline]
+    fn get(&self, index: u16) -> Option<Descriptor> {
+        match self.whole {
+            Some(table) => Some(load_descriptor(table.wrapping_add(usize::from(index) * 16))),
+            None => self.gather(index),
+        }
+    }
+}

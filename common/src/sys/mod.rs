@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The system calls that have no safe wrapper: io_uring, positioned vector I/O on guest memory,
+//! signal handlers and the page that repairs a SIGBUS.
+
+#![expect(unsafe_code, reason = "this module is where the raw system calls are")]
+
+pub(crate) mod signal;
+pub(crate) mod uring;
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use libc::{c_int, c_void, iovec};
+
+/// A table of iovecs on its way to another thread or to the kernel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IoVecs {
+    base: *const iovec,
+    count: u32,
+}
+
+// SAFETY: the table and the guest memory it names are kept by the request that the I/O belongs to,
+// which is not released before the I/O is done (see `worker::RequestCx`); nobody writes the table
+// meanwhile.
+unsafe impl Send for IoVecs {}
+
+/// The kernel takes no more segments at once (IOV_MAX); the rest is a short transfer, continued.
+const MAX_SEGMENTS: usize = 1024;
+
+impl IoVecs {
+    pub(crate) fn new(iovecs: &[iovec]) -> Self {
+        let count = u32::try_from(iovecs.len().min(MAX_SEGMENTS)).unwrap_or(0);
+        Self { base: iovecs.as_ptr(), count }
+    }
+
+    fn count_c(self) -> c_int {
+        c_int::try_from(self.count).unwrap_or(c_int::MAX)
+    }
+}
+
+/// Turns the return value of a system call into bytes done or a negative errno, as io_uring does.
+fn outcome(result: isize) -> i32 {
+    if result < 0 {
+        return -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+    }
+    // One call moves at most 0x7ffff000 bytes.
+    i32::try_from(result).unwrap_or(i32::MAX)
+}
+
+/// `preadv(2)`; bytes read or a negative errno.
+pub(crate) fn read_vectored(fd: BorrowedFd<'_>, to: IoVecs, offset: i64) -> i32 {
+    // SAFETY: see `IoVecs`: the table and its buffers outlive the call. The kernel checks every
+    // address and answers EFAULT for one that is gone.
+    let result = unsafe { libc::preadv(fd.as_raw_fd(), to.base, to.count_c(), offset) };
+    outcome(result)
+}
+
+/// `pwritev2(2)`; bytes written or a negative errno.
+pub(crate) fn write_vectored(fd: BorrowedFd<'_>, from: IoVecs, offset: i64, flags: c_int) -> i32 {
+    // SAFETY: as in `read_vectored`.
+    let result = unsafe {
+        libc::pwritev2(fd.as_raw_fd(), from.base, from.count_c(), offset, flags)
+    };
+    outcome(result)
+}
+
+/// A new epoll instance, whose bare descriptor from the `epoll` crate gets an owner.
+pub(crate) fn epoll_instance() -> io::Result<OwnedFd> {
+    let fd = epoll::create(true)?;
+    // SAFETY: the descriptor was just made and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Puts an anonymous page of zeroes at the page that holds `address`. Async-signal-safe.
+pub(crate) fn patch_page(address: usize) -> bool {
+    const PAGE_BYTES: usize = 4096;
+    let page = std::ptr::with_exposed_provenance_mut::<c_void>(address & !(PAGE_BYTES - 1));
+    // SAFETY: `sigbus` has found the address within a mapping of guest memory, whose content a
+    // fault just told us is gone; replacing that one page takes nothing from anyone.
+    let mapped = unsafe {
+        libc::mmap(
+            page,
+            PAGE_BYTES,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
+            -1,
+            0,
+        )
+    };
+    mapped == page
+}
