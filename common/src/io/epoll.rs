@@ -41,6 +41,16 @@ impl EpollLoop {
         epoll::ctl(self.epoll.as_raw_fd(), ControlOptions::EPOLL_CTL_DEL, fd.as_raw_fd(), event)
     }
 
+    /// Sleeps until there is an event, which stays, or for `pause`.
+    pub(crate) fn wait_for(&self, pause: std::time::Duration) -> io::Result<()> {
+        let mut event = [Event { events: 0, data: 0 }];
+        let timeout_ms = i32::try_from(pause.as_millis()).unwrap_or(i32::MAX);
+        match epoll::wait(self.epoll.as_raw_fd(), timeout_ms, &mut event) {
+            Err(e) if e.kind() != io::ErrorKind::Interrupted => Err(e),
+            _ => Ok(()),
+        }
+    }
+
     /// Calls `each` with the token of each event. With `block`, sleeps until there is one.
     pub(crate) fn wait(&self, block: bool, mut each: impl FnMut(u64)) -> io::Result<()> {
         let mut events = [Event { events: 0, data: 0 }; BATCH];

@@ -25,7 +25,7 @@ use libc::iovec;
 
 use crate::sys::IoVecs;
 use crate::sys::uring::{Completion, MAX_IN_FLIGHT, Uring};
-use epoll::EpollLoop;
+pub(crate) use epoll::EpollLoop;
 use pool::Pool;
 
 /// How I/O is done.
@@ -144,14 +144,14 @@ impl IoQueue {
         token: u64,
     ) -> io::Result<()> {
         let to = IoVecs::new(to);
-        self.in_flight += 1;
-        match &mut self.driver {
+        let started = match &mut self.driver {
             Driver::Uring(ring) => ring.read(file.0, to, offset_bytes, token),
             Driver::Epoll(_) => {
                 let offset = offset(offset_bytes)?;
                 self.on_file(file, token, move |fd| crate::sys::read_vectored(fd, to, offset))
             }
-        }
+        };
+        self.count(started)
     }
 
     /// Starts a write of `from` at `offset_bytes` of `file`; with `dsync` it is done when the
@@ -166,8 +166,7 @@ impl IoQueue {
     ) -> io::Result<()> {
         let from = IoVecs::new(from);
         let flags = if dsync { libc::RWF_DSYNC } else { 0 };
-        self.in_flight += 1;
-        match &mut self.driver {
+        let started = match &mut self.driver {
             Driver::Uring(ring) => ring.write(file.0, from, offset_bytes, flags, token),
             Driver::Epoll(_) => {
                 let offset = offset(offset_bytes)?;
@@ -175,18 +174,19 @@ impl IoQueue {
                     crate::sys::write_vectored(fd, from, offset, flags)
                 })
             }
-        }
+        };
+        self.count(started)
     }
 
     /// Starts an fdatasync of `file`.
     pub(crate) fn fdatasync(&mut self, file: FileId, token: u64) -> io::Result<()> {
-        self.in_flight += 1;
-        match &mut self.driver {
+        let started = match &mut self.driver {
             Driver::Uring(ring) => ring.fdatasync(file.0, token),
             Driver::Epoll(_) => {
                 self.on_file(file, token, |fd| errno_result(rustix::fs::fdatasync(fd)))
             }
-        }
+        };
+        self.count(started)
     }
 
     /// Starts an `fallocate(2)` with `mode`.
@@ -198,8 +198,7 @@ impl IoQueue {
         len_bytes: u64,
         token: u64,
     ) -> io::Result<()> {
-        self.in_flight += 1;
-        match &mut self.driver {
+        let started = match &mut self.driver {
             Driver::Uring(ring) => {
                 let mode = i32::try_from(mode.bits()).unwrap_or(0);
                 ring.fallocate(file.0, mode, offset_bytes, len_bytes, token)
@@ -207,13 +206,20 @@ impl IoQueue {
             Driver::Epoll(_) => self.on_file(file, token, move |fd| {
                 errno_result(rustix::fs::fallocate(fd, mode, offset_bytes, len_bytes))
             }),
-        }
+        };
+        self.count(started)
     }
 
     /// Runs `job` on a blocking thread.
     pub(crate) fn run(&mut self, job: Job, token: u64) -> io::Result<()> {
-        self.in_flight += 1;
-        self.pool.run(job, token)
+        let started = self.pool.run(job, token);
+        self.count(started)
+    }
+
+    #[inline]
+    fn count(&mut self, started: io::Result<()>) -> io::Result<()> {
+        self.in_flight += usize::from(started.is_ok());
+        started
     }
 
     /// A descriptor of the file `file`, for a job.

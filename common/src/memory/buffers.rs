@@ -218,6 +218,23 @@ impl Buffers {
         self.writable_bytes -= taken as u64;
     }
 
+    /// The readable payload left, for a blocking thread.
+    #[must_use]
+    pub fn readable_payload(&self) -> Option<Payload> {
+        self.payload(self.readable())
+    }
+
+    /// The writable payload left, for a blocking thread.
+    #[must_use]
+    pub fn writable_payload(&self) -> Option<Payload> {
+        self.payload(self.writable())
+    }
+
+    fn payload(&self, iovecs: &[iovec]) -> Option<Payload> {
+        let memory = self.memory.as_deref()?.clone();
+        Some(Payload { _memory: memory, iovecs: iovecs.to_vec() })
+    }
+
     #[inline]
     fn append(&mut self, iov: iovec, writable: bool) {
         let len_bytes = iov.iov_len as u64;
@@ -261,6 +278,30 @@ impl Buffers {
             left -= run.len_bytes as u64;
         }
         true
+    }
+}
+
+/// The payload of a request, for a blocking thread: it keeps the memory by itself.
+#[derive(Debug)]
+pub struct Payload {
+    /// Keeps the mappings that the iovecs point into.
+    _memory: Memory,
+    iovecs: Vec<iovec>,
+}
+
+// SAFETY: the pointers lead into shared guest memory, for which no thread is special.
+#[expect(unsafe_code, reason = "an iovec is not Send by itself")]
+unsafe impl Send for Payload {}
+
+impl Payload {
+    /// Copies from `offset` of the payload; returns how many bytes there were.
+    pub fn read_at(&self, offset: usize, to: &mut [u8]) -> usize {
+        copy_out(&self.iovecs, offset, to)
+    }
+
+    /// Copies to `offset` of the payload; returns how many bytes fitted.
+    pub fn write_at(&self, offset: usize, from: &[u8]) -> usize {
+        copy_in(&self.iovecs, offset, from)
     }
 }
 

@@ -13,7 +13,7 @@
 mod buffers;
 pub mod sigbus;
 
-pub use buffers::Buffers;
+pub use buffers::{Buffers, Payload};
 
 use std::fs::File;
 use std::os::fd::AsRawFd;

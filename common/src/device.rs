@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a device is to Ringside.
+//!
+//! The control side of a device is `vhost-user-backend`'s own trait, so a device written for
+//! rust-vmm brings its features, its configuration space and its state along; [`Device`] adds what
+//! that trait lacks. Two of its methods have another meaning here:
+//!
+//! * `handle_event` is not called for vrings, which Ringside's data threads serve; it is called on
+//!   the control thread with [`EVENT_RELOAD`] when the host asks for a look at the backing;
+//! * `queues_per_thread` and `exit_event` are not used: threads are made for started vrings.
+//!
+//! The data side is a [`DeviceWorker`]: made on each data thread, owned by it, so that it needs no
+//! lock. It gets a checked chain and answers it, at once or when the I/O it started is done.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use vhost_user_backend::{VhostUserBackend, VringMutex};
+
+use crate::backchannel::BackChannel;
+use crate::chain::ChainFault;
+use crate::error::FrontEndError;
+use crate::io::Engine;
+use crate::stats::DeviceStats;
+use crate::worker::RequestCx;
+
+/// The event of `handle_event` that asks for a look at the backing (SIGHUP).
+pub const EVENT_RELOAD: u16 = u16::MAX;
+
+/// The control side of a device.
+pub trait Device: VhostUserBackend<Bitmap = (), Vring = VringMutex> + 'static {
+    /// The data side.
+    type Worker: DeviceWorker;
+
+    /// Makes the data side of one data thread; called on that thread.
+    fn worker(&self) -> Self::Worker;
+
+    /// The files that requests do I/O on; a [`FileId`](crate::io::FileId) is an index into them.
+    fn files(&self) -> Vec<Arc<OwnedFd>>;
+
+    /// How I/O on them is to be done.
+    fn engine(&self) -> Engine;
+
+    /// The counters of the device.
+    fn stats(&self) -> &Arc<DeviceStats>;
+
+    /// The way to tell the front-end that the configuration space has changed.
+    fn back_channel(&self) -> &BackChannel;
+
+    /// Whether a driver without VERSION_1 is served.
+    fn serves_legacy_drivers(&self) -> bool {
+        false
+    }
+
+    /// A front-end has left, or asked for a reset: what it had set is void.
+    fn session_ended(&self) {}
+
+    /// Makes everything acknowledged so far stable; called before the process ends.
+    ///
+    /// # Errors
+    /// What the host said.
+    fn flush(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    /// SEND_RARP (vhost-user.rst): announce the guest at `mac` after a migration.
+    ///
+    /// # Errors
+    /// [`FrontEndError::Unsupported`] where the device is not a network.
+    fn send_rarp(&self, _mac: [u8; 6]) -> Result<(), FrontEndError> {
+        Err(FrontEndError::Unsupported { message: "SEND_RARP" })
+    }
+
+    /// NET_SET_MTU (vhost-user.rst).
+    ///
+    /// # Errors
+    /// [`FrontEndError::Unsupported`] where the device is not a network.
+    fn set_mtu(&self, _mtu: u64) -> Result<(), FrontEndError> {
+        Err(FrontEndError::Unsupported { message: "NET_SET_MTU" })
+    }
+
+    /// SET_STATUS (vhost-user.rst): the driver's device status.
+    ///
+    /// # Errors
+    /// [`FrontEndError::Unsupported`] where the device does not care.
+    fn set_status(&self, _status: u64) -> Result<(), FrontEndError> {
+        Err(FrontEndError::Unsupported { message: "SET_STATUS" })
+    }
+
+    /// GET_STATUS (vhost-user.rst).
+    ///
+    /// # Errors
+    /// [`FrontEndError::Unsupported`] where the device does not care.
+    fn status(&self) -> Result<u64, FrontEndError> {
+        Err(FrontEndError::Unsupported { message: "GET_STATUS" })
+    }
+}
+
+/// The data side of a device, on one data thread.
+pub trait DeviceWorker {
+    /// What the device keeps for one started vring.
+    type Queue;
+
+    /// A vring of `size` entries has started.
+    fn start_queue(&mut self, index: u16, size: u16) -> Self::Queue;
+
+    /// A chain was taken from the vring. It must be answered, now or later, with
+    /// [`RequestCx::complete`], whatever is wrong with it.
+    fn request(
+        &mut self,
+        queue: &mut Self::Queue,
+        cx: &mut RequestCx<'_>,
+        head: u16,
+        chain: Result<(), ChainFault>,
+    );
+
+    /// I/O that was started for `head` is done: bytes, or a negative errno.
+    fn io_done(
+        &mut self,
+        queue: &mut Self::Queue,
+        cx: &mut RequestCx<'_>,
+        head: u16,
+        tag: u16,
+        result: i32,
+    );
+}

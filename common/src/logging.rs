@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Logging: to standard error, with a level that can change at run time, and limited where a
+//! guest or a front-end could flood it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use log::LevelFilter;
+use rustix::time::{ClockId, clock_gettime};
+use thiserror::Error;
+
+/// Why logging could not be set up.
+#[derive(Debug, Error)]
+#[error("logging is already set up")]
+pub struct LoggingError(#[from] log::SetLoggerError);
+
+/// Starts logging to standard error with timestamps, at `level` unless `RUST_LOG` says otherwise.
+///
+/// Without `RUST_LOG` the logger itself lets everything pass and the global maximum decides, so
+/// that the management method `log-level` can raise it as well as lower it. With `RUST_LOG` it
+/// can be lowered, and raised again up to what `RUST_LOG` allows.
+///
+/// # Errors
+///
+/// [`LoggingError`] when a logger is already set.
+pub fn init_logging(level: LevelFilter) -> Result<(), LoggingError> {
+    let directives = std::env::var_os("RUST_LOG").is_some_and(|value| !value.is_empty());
+    let mut builder = env_logger::Builder::new();
+    builder.format_timestamp_millis();
+    if directives {
+        builder.parse_default_env().try_init()?;
+    } else {
+        builder.filter_level(LevelFilter::Trace).try_init()?;
+        log::set_max_level(level);
+    }
+    Ok(())
+}
+
+/// One line per second for one cause, for what a guest or a front-end can provoke at will.
+///
+/// ```
+/// use ringside_common::logging::LogLimiter;
+/// static LIMITER: LogLimiter = LogLimiter::new();
+/// if let Some(suppressed) = LIMITER.allow() {
+///     log::debug!("malformed chain ({suppressed} more suppressed)");
+/// }
+/// ```
+#[derive(Debug, Default)]
+pub struct LogLimiter {
+    /// Milliseconds of the last line in the upper 40 bits (35 years of uptime), lines suppressed
+    /// since then in the lower 24. Zero: no line yet.
+    state: AtomicU64,
+}
+
+/// Width of the number of suppressed lines.
+const SUPPRESSED_BITS: u32 = 24;
+/// The largest number of suppressed lines that can be told.
+const SUPPRESSED_MAX: u64 = (1 << SUPPRESSED_BITS) - 1;
+/// At most one line in this time.
+const INTERVAL_MS: u64 = 1000;
+
+impl LogLimiter {
+    /// Makes a limiter; meant for a `static`.
+    pub const fn new() -> Self {
+        Self {
+            state: AtomicU64::new(0),
+        }
+    }
+
+    /// `Some(n)` if a line may be written now, `n` having been suppressed since the last one.
+    #[inline]
+    pub fn allow(&self) -> Option<u64> {
+        self.allow_at(monotonic_ms())
+    }
+
+    fn allow_at(&self, now_ms: u64) -> Option<u64> {
+        let now_ms = now_ms.max(1);
+        let mut state = self.state.load(Ordering::Relaxed);
+        loop {
+            let (last_ms, suppressed) = (state >> SUPPRESSED_BITS, state & SUPPRESSED_MAX);
+            let allowed = state == 0 || now_ms.saturating_sub(last_ms) >= INTERVAL_MS;
+            let next = match allowed {
+                true => now_ms << SUPPRESSED_BITS,
+                false if suppressed == SUPPRESSED_MAX => return None,
+                false => state.wrapping_add(1),
+            };
+            match self.state.compare_exchange_weak(
+                state,
+                next,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return allowed.then_some(suppressed),
+                Err(changed) => state = changed,
+            }
+        }
+    }
+}
+
+/// The coarse clock is read without a system call and is exact to a few milliseconds.
+fn monotonic_ms() -> u64 {
+    let now = clock_gettime(ClockId::MonotonicCoarse);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    let ms = u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000;
+    seconds.wrapping_mul(1000).wrapping_add(ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limiter_allows_the_first_line_even_right_after_boot() {
+        assert_eq!(LogLimiter::new().allow_at(0), Some(0));
+        assert_eq!(LogLimiter::new().allow(), Some(0));
+    }
+
+    #[test]
+    fn limiter_allows_one_line_per_second_and_tells_the_rest() {
+        let limiter = LogLimiter::new();
+        assert_eq!(limiter.allow_at(5_000), Some(0));
+        for ms in 5_000..5_999 {
+            assert_eq!(limiter.allow_at(ms), None);
+        }
+        assert_eq!(limiter.allow_at(6_000), Some(999));
+        assert_eq!(limiter.allow_at(6_999), None);
+        assert_eq!(limiter.allow_at(7_500), Some(1));
+        assert_eq!(limiter.allow_at(10_000), Some(0));
+    }
+
+    #[test]
+    fn limiter_with_full_count_saturates() {
+        let limiter = LogLimiter::new();
+        limiter.state.store(
+            (5_000 << SUPPRESSED_BITS) | (SUPPRESSED_MAX - 1),
+            Ordering::Relaxed,
+        );
+        assert_eq!(limiter.allow_at(5_001), None);
+        assert_eq!(limiter.allow_at(5_002), None);
+        assert_eq!(limiter.allow_at(6_000), Some(SUPPRESSED_MAX));
+    }
+
+    #[test]
+    fn limiter_from_many_threads_loses_no_line() {
+        let limiter = LogLimiter::new();
+        let told: u64 = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let now = |i: u64| 1 + i / 4;
+                        (0..10_000)
+                            .filter_map(|i| limiter.allow_at(now(i)))
+                            .map(|n| n + 1)
+                            .sum()
+                    })
+                })
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or(0))
+                .sum()
+        });
+        let rest = limiter.allow_at(100_000).unwrap();
+        assert_eq!(told + rest, 40_000);
+    }
+}

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! One front-end connection.
+//!
+//! [`Session`] is what the messages change: features, the memory table, the vrings. It implements
+//! the request-handler trait of the `vhost` crate, which reads and answers the messages;
+//! [`connection`] feeds that with what has arrived and takes out what the crate cannot carry.
+//!
+//! A vring is *started* from its kick descriptor to GET_VRING_BASE, and *enabled* by
+//! SET_VRING_ENABLE (vhost-user.rst "Ring states"). Both are kept apart: a driver's ring can be
+//! started and disabled, and a front-end may enable one long before it starts. A started vring is
+//! owned by a data thread; whatever changes it is told to that thread and acknowledged.
+//!
+//! Any error that a message ends in closes the connection.
+
+pub(crate) mod connection;
+mod handler;
+mod record;
+
+use std::sync::Arc;
+
+use vhost_user_backend::VringT as _;
+use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::bindings::virtio_ring::{
+    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
+};
+use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+
+use crate::device::Device;
+use crate::error::{FrontEndError, HostError};
+use crate::memory::Memory;
+use crate::ring::RingFeatures;
+use crate::worker::{Command, Reply, VringStart, WorkerOptions, Workers};
+use record::VringRecord;
+
+/// VHOST_USER_F_PROTOCOL_FEATURES.
+const PROTOCOL_FEATURES: u64 = 1 << 30;
+
+/// What came of a message.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionError {
+    /// The front-end's fault.
+    #[error(transparent)]
+    FrontEnd(#[from] FrontEndError),
+    /// Ours.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The device refused.
+    #[error("the device refused: {0}")]
+    Device(std::io::Error),
+}
+
+/// The state of one connection.
+#[derive(Debug)]
+pub(crate) struct Session<D: Device> {
+    device: Arc<D>,
+    workers: Workers<D>,
+    vrings: Vec<VringRecord>,
+    memory: Arc<Memory>,
+    /// The same memory as the `vhost-user-backend` crate sees it.
+    guest_memory: GuestMemoryAtomic<GuestMemoryMmap<()>>,
+    owned: bool,
+    /// None before the first SET_FEATURES.
+    features: Option<u64>,
+    protocol_features: u64,
+}
+
+impl<D: Device> Session<D> {
+    pub(crate) fn new(device: Arc<D>, options: WorkerOptions) -> Result<Self, HostError> {
+        let guest_memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
+        let max_size = u16::try_from(device.max_queue_size()).unwrap_or(1 << 15);
+        let vrings = (0..device.num_queues())
+            .map(|_| VringRecord::new(guest_memory.clone(), max_size))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            workers: Workers::new(Arc::clone(&device), options),
+            device,
+            vrings,
+            memory: Arc::default(),
+            guest_memory,
+            owned: false,
+            features: None,
+            protocol_features: 0,
+        })
+    }
+
+    /// Stops taking requests and completes those in flight; or goes on.
+    pub(crate) fn pause(&mut self, paused: bool) -> Result<(), HostError> {
+        self.workers.pause(paused)
+    }
+
+    /// Whether a data thread found the memory's file truncated.
+    pub(crate) fn memory_is_torn(&self) -> bool {
+        self.memory.is_torn()
+    }
+
+    /// Completes what is in flight and lets go of everything the front-end gave.
+    pub(crate) fn end(&mut self) {
+        self.workers.shut_down();
+        self.device.back_channel().set(None);
+        self.device.session_ended();
+    }
+
+    fn offered_features(&self) -> u64 {
+        self.device.features() | PROTOCOL_FEATURES
+    }
+
+    fn set_features(&mut self, features: u64) -> Result<(), SessionError> {
+        let excess = features & !self.offered_features();
+        if excess != 0 {
+            return Err(FrontEndError::UnofferedFeatures { bits: excess }.into());
+        }
+        let modern = features & (1 << VIRTIO_F_VERSION_1) != 0;
+        if !modern && !self.device.serves_legacy_drivers() {
+            return Err(FrontEndError::LegacyDriver.into());
+        }
+        self.features = Some(features);
+        self.device.acked_features(features);
+        let event_idx = self.ring_features().event_idx;
+        self.device.set_event_idx(event_idx);
+        for vring in &self.vrings {
+            vring.state.set_queue_event_idx(event_idx);
+        }
+        if features & PROTOCOL_FEATURES == 0 {
+            // vhost-user.rst "Ring states": without the bit rings are enabled from the start.
+            for index in 0..self.vrings.len() {
+                self.enable(index as u64, true)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn ring_features(&self) -> RingFeatures {
+        let has = |bit: u32| self.features.unwrap_or(0) & (1 << bit) != 0;
+        RingFeatures {
+            indirect: has(VIRTIO_RING_F_INDIRECT_DESC),
+            event_idx: has(VIRTIO_RING_F_EVENT_IDX),
+        }
+    }
+
+    /// Goes over to a new memory table, everywhere.
+    fn install_memory(&mut self, memory: Memory) -> Result<(), SessionError> {
+        let memory = Arc::new(memory);
+        self.workers.set_memory(&memory)?;
+        if let Ok(guard) = self.guest_memory.lock() {
+            guard.replace(memory.to_guest_memory());
+        }
+        self.memory = memory;
+        self.device.update_memory(self.guest_memory.clone()).map_err(SessionError::Device)
+    }
+
+    fn vring(&mut self, index: u64) -> Result<&mut VringRecord, FrontEndError> {
+        let count = self.vrings.len();
+        usize::try_from(index)
+            .ok()
+            .and_then(|at| self.vrings.get_mut(at))
+            .ok_or(FrontEndError::VringIndex { index, count })
+    }
+
+    fn enable(&mut self, index: u64, enabled: bool) -> Result<(), SessionError> {
+        let vring = self.vring(index)?;
+        vring.state.set_enabled(enabled);
+        let index = narrow(index);
+        self.tell(index, Command::Enable { index, enabled })
+    }
+
+    fn start(&mut self, index: u32) -> Result<(), SessionError> {
+        let features = self.ring_features();
+        let memory = Arc::clone(&self.memory);
+        let queue = u16::try_from(index).unwrap_or(u16::MAX);
+        let stats = self.device.stats().queue(queue);
+        let vring = self.vring(u64::from(index))?;
+        let guest = vring.addresses.check(index, &memory)?;
+        vring.note_place(guest);
+        let start = VringStart {
+            index: queue,
+            addresses: vring.addresses,
+            features,
+            next_avail: vring.state.queue_next_avail(),
+            enabled: vring.state.get_ref().is_enabled(),
+            kick: vring.kick.take(),
+            call: record::duplicate(vring.call.as_ref())?,
+            err: record::duplicate(vring.err.as_ref())?,
+            memory,
+            stats,
+        };
+        vring.started = true;
+        vring.state.set_queue_ready(true);
+        let reply = self.workers.start(start)?;
+        accepted(reply)?;
+        log::info!("vring {index} started");
+        Ok(())
+    }
+
+    /// Stops a vring; the reply of GET_VRING_BASE.
+    fn stop(&mut self, index: u32) -> Result<u16, SessionError> {
+        let queue = u16::try_from(index).unwrap_or(u16::MAX);
+        let stopped = self.workers.stop(queue)?;
+        let vring = self.vring(u64::from(index))?;
+        if let Some(next_avail) = stopped {
+            vring.state.set_queue_next_avail(next_avail);
+            log::info!("vring {index} stopped at {next_avail}");
+        }
+        vring.started = false;
+        vring.kick = None;
+        vring.state.set_queue_ready(false);
+        Ok(vring.state.queue_next_avail())
+    }
+
+    /// Stops all vrings and disables them.
+    fn reset_rings(&mut self) -> Result<(), SessionError> {
+        for index in 0..u32::try_from(self.vrings.len()).unwrap_or(0) {
+            if self.vring(u64::from(index))?.started {
+                self.stop(index)?;
+            }
+            self.enable(u64::from(index), false)?;
+        }
+        Ok(())
+    }
+
+    fn tell(&self, index: u16, command: Command) -> Result<(), SessionError> {
+        accepted(self.workers.tell(index, command)?)
+    }
+}
+
+fn narrow(index: u64) -> u16 {
+    u16::try_from(index).unwrap_or(u16::MAX)
+}
+
+fn accepted(reply: Reply) -> Result<(), SessionError> {
+    match reply {
+        Reply::Done | Reply::Stopped { .. } => Ok(()),
+        Reply::Refused(error) => Err(error.into()),
+        Reply::Failed(source) => {
+            Err(HostError { what: "watching an eventfd", source }.into())
+        }
+    }
+}

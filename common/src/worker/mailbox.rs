@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Commands from the control thread to a data thread.
+//!
+//! The control thread answers the front-end only after the owner of the vring has acknowledged, so
+//! every command carries a way to reply.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::error::FrontEndError;
+use crate::memory::Memory;
+use crate::ring::{RingAddresses, RingFeatures};
+use crate::stats::QueueStats;
+
+/// Everything a vring starts with.
+#[derive(Debug)]
+pub(crate) struct VringStart {
+    pub(crate) index: u16,
+    pub(crate) addresses: RingAddresses,
+    pub(crate) features: RingFeatures,
+    pub(crate) next_avail: u16,
+    pub(crate) enabled: bool,
+    pub(crate) kick: Option<OwnedFd>,
+    pub(crate) call: Option<OwnedFd>,
+    pub(crate) err: Option<OwnedFd>,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) stats: Arc<QueueStats>,
+}
+
+/// What a data thread is asked to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Serve a vring.
+    Start(Box<VringStart>),
+    /// Complete what is in flight on a vring and let go of it.
+    Stop { index: u16 },
+    /// Enable or disable a vring.
+    Enable { index: u16, enabled: bool },
+    /// Watch another kick descriptor.
+    SetKick { index: u16, fd: Option<OwnedFd> },
+    /// Use another call descriptor.
+    SetCall { index: u16, fd: Option<OwnedFd> },
+    /// Use another error descriptor.
+    SetErr { index: u16, fd: Option<OwnedFd> },
+    /// The ring has moved.
+    SetAddresses { index: u16, addresses: RingAddresses },
+    /// The memory table has changed.
+    SetMemory(Arc<Memory>),
+    /// Take no more chains, and complete those in flight; or go on.
+    Pause(bool),
+    /// End. All vrings have been stopped.
+    Exit,
+}
+
+/// The answer of a data thread.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// Done.
+    Done,
+    /// A vring has stopped here: the next available entry.
+    Stopped { next_avail: u16 },
+    /// The front-end's values do not do.
+    Refused(FrontEndError),
+    /// The kernel refused.
+    Failed(io::Error),
+}
+
+/// A command and where its answer goes.
+pub(super) type Letter = (Command, SyncSender<Reply>);
+
+/// The way to a data thread.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    letters: Mutex<VecDeque<Letter>>,
+    /// Read in every turn of the data thread, without a lock.
+    has_letters: AtomicBool,
+    /// Wakes it when it sleeps.
+    signal: OwnedFd,
+}
+
+impl Mailbox {
+    pub(super) fn new() -> io::Result<Self> {
+        let signal = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { letters: Mutex::default(), has_letters: AtomicBool::new(false), signal })
+    }
+
+    pub(super) fn fd(&self) -> io::Result<OwnedFd> {
+        self.signal.try_clone()
+    }
+
+    pub(super) fn post(&self, letter: Letter) {
+        let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
+        letters.push_back(letter);
+        self.has_letters.store(true, Ordering::Release);
+        drop(letters);
+        // Full means that a wake-up is due already.
+        let _ = rustix::io::write(self.signal.as_fd(), &1_u64.to_ne_bytes());
+    }
+
+    #[inline]
+    pub(super) fn has_letters(&self) -> bool {
+        self.has_letters.load(Ordering::Acquire)
+    }
+
+    pub(super) fn take(&self) -> VecDeque<Letter> {
+        let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
+        self.has_letters.store(false, Ordering::Release);
+        std::mem::take(&mut *letters)
+    }
+}
