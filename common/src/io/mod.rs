@@ -36,6 +36,8 @@ pub enum Engine {
     Uring,
     /// Blocking threads.
     Threads,
+    /// On the data thread itself: for files that never block, such as anonymous memory.
+    Inline,
 }
 
 /// A file of the device, as registered with [`IoQueue::new`].
@@ -85,11 +87,23 @@ enum Driver {
     Epoll(EpollLoop),
 }
 
+/// How calls on files are made where io_uring does not make them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Calls {
+    /// On a blocking thread.
+    Handed,
+    /// At once.
+    Inline,
+}
+
 /// I/O and events of one data thread.
 #[derive(Debug)]
 pub struct IoQueue {
     driver: Driver,
+    calls: Calls,
     files: Vec<Arc<OwnedFd>>,
+    /// Results of calls made at once, until the next turn.
+    finished: Vec<(u64, i32)>,
     watches: Vec<Option<Watch>>,
     pool: Pool,
     pool_watch: WatchId,
@@ -107,7 +121,9 @@ impl IoQueue {
         let pool = Pool::new()?;
         let mut queue = Self {
             driver,
+            calls: if engine == Engine::Inline { Calls::Inline } else { Calls::Handed },
             files,
+            finished: Vec::with_capacity(MAX_IN_FLIGHT),
             watches: Vec::new(),
             pool,
             pool_watch: WatchId(0),
@@ -185,27 +201,6 @@ impl IoQueue {
             Driver::Epoll(_) => {
                 self.on_file(file, token, |fd| errno_result(rustix::fs::fdatasync(fd)))
             }
-        };
-        self.count(started)
-    }
-
-    /// Starts an `fallocate(2)` with `mode`.
-    pub(crate) fn fallocate(
-        &mut self,
-        file: FileId,
-        mode: rustix::fs::FallocateFlags,
-        offset_bytes: u64,
-        len_bytes: u64,
-        token: u64,
-    ) -> io::Result<()> {
-        let started = match &mut self.driver {
-            Driver::Uring(ring) => {
-                let mode = i32::try_from(mode.bits()).unwrap_or(0);
-                ring.fallocate(file.0, mode, offset_bytes, len_bytes, token)
-            }
-            Driver::Epoll(_) => self.on_file(file, token, move |fd| {
-                errno_result(rustix::fs::fallocate(fd, mode, offset_bytes, len_bytes))
-            }),
         };
         self.count(started)
     }
@@ -290,9 +285,18 @@ impl IoQueue {
                 }
             }
             Driver::Epoll(poll) => {
-                poll.wait(wait, |token| {
-                    completions.push(Completion { token, result: 0, more: true });
-                })?;
+                let (in_flight, finished) = (&mut self.in_flight, &mut self.finished);
+                let any = !finished.is_empty();
+                for (token, result) in finished.drain(..) {
+                    *in_flight = in_flight.saturating_sub(1);
+                    events.push(Event::Done { token, result });
+                }
+                // With results at hand there is no need to ask the kernel for more.
+                if !any {
+                    poll.wait(wait, |token| {
+                        completions.push(Completion { token, result: 0, more: true });
+                    })?;
+                }
                 self.collect_pool(events);
             }
         }
@@ -364,6 +368,10 @@ impl IoQueue {
         work: impl FnOnce(BorrowedFd<'_>) -> i32 + Send + 'static,
     ) -> io::Result<()> {
         let fd = self.file(file).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
+        if self.calls == Calls::Inline {
+            self.finished.push((token, work(fd.as_fd())));
+            return Ok(());
+        }
         self.pool.run(Box::new(move || work(fd.as_fd())), token)
     }
 }

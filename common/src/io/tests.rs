@@ -27,7 +27,7 @@ fn iov(buffer: &mut [u8]) -> iovec {
     iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() }
 }
 
-const ENGINES: [Engine; 2] = [Engine::Uring, Engine::Threads];
+const ENGINES: [Engine; 3] = [Engine::Uring, Engine::Threads, Engine::Inline];
 
 #[test]
 fn read_and_write_move_the_bytes() {

@@ -68,7 +68,6 @@ impl Uring {
             opcode::Write::CODE,
             opcode::Writev::CODE,
             opcode::Fsync::CODE,
-            opcode::Fallocate::CODE,
             opcode::PollAdd::CODE,
             opcode::AsyncCancel::CODE,
         ];
@@ -153,21 +152,6 @@ impl Uring {
     pub(crate) fn fdatasync(&mut self, file: u32, token: u64) -> io::Result<()> {
         let entry = opcode::Fsync::new(types::Fixed(file))
             .flags(types::FsyncFlags::DATASYNC)
-            .build();
-        self.push(entry.user_data(token))
-    }
-
-    pub(crate) fn fallocate(
-        &mut self,
-        file: u32,
-        mode: i32,
-        offset: u64,
-        len_bytes: u64,
-        token: u64,
-    ) -> io::Result<()> {
-        let entry = opcode::Fallocate::new(types::Fixed(file), len_bytes)
-            .offset(offset)
-            .mode(mode)
             .build();
         self.push(entry.user_data(token))
     }

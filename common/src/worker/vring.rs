@@ -222,24 +222,6 @@ impl RequestCx<'_> {
         self.start(head, tag, |io, _buffers, token| io.fdatasync(file, token))
     }
 
-    /// Starts an `fallocate(2)` with `mode`.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read).
-    pub fn fallocate(
-        &mut self,
-        head: u16,
-        tag: u16,
-        file: FileId,
-        mode: rustix::fs::FallocateFlags,
-        range_bytes: std::ops::Range<u64>,
-    ) -> std::io::Result<()> {
-        let len_bytes = range_bytes.end.saturating_sub(range_bytes.start);
-        self.start(head, tag, |io, _buffers, token| {
-            io.fallocate(file, mode, range_bytes.start, len_bytes, token)
-        })
-    }
-
     /// Runs `job` on a blocking thread.
     ///
     /// # Errors
