@@ -89,12 +89,12 @@ pub struct CommonArgs {
         default_value = "600",
         help_heading = "Connection"
     )]
-    #[arg(requires = "socket_path", value_parser = values::mode)]
+    #[arg(requires = "socket_path", conflicts_with_all = ["fd", "connect"], value_parser = values::mode)]
     pub socket_mode: u32,
 
     /// Group of the socket, by name or number
     #[arg(long, value_name = "GROUP", help_heading = "Connection")]
-    #[arg(requires = "socket_path", value_parser = values::group)]
+    #[arg(requires = "socket_path", conflicts_with_all = ["fd", "connect"], value_parser = values::group)]
     pub socket_group: Option<u32>,
 
     /// Most queues offered to the front-end

@@ -103,8 +103,16 @@ fn no_endpoint_is_an_error_but_not_for_print_capabilities() {
 #[test]
 fn socket_options_without_socket_path_are_refused() {
     for option in ["--socket-mode=660", "--socket-group=0"] {
-        let error = parse(&["--connect=a", option]).unwrap_err();
+        let error = parse(&[option]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::MissingRequiredArgument, "{option}");
+        for endpoint in ["--connect=a", "--fd=3"] {
+            let error = parse(&[endpoint, option]).unwrap_err();
+            assert_eq!(
+                error.kind(),
+                ErrorKind::ArgumentConflict,
+                "{endpoint} {option}"
+            );
+        }
     }
 }
 

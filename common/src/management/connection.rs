@@ -24,8 +24,9 @@ const READ_BYTES: usize = 16 << 10;
 /// Requests served before others have their turn.
 const TURN_REQUESTS: usize = 16;
 
-/// For a whole HTTP exchange, and for a control client to take its last reply.
-const EXCHANGE_TIME: Duration = Duration::from_secs(10);
+/// For a whole HTTP exchange, and for a control client to take its last reply. Shorter in tests,
+/// one of which waits for it.
+const EXCHANGE_TIME: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 });
 
 /// For a client to close after our last reply. Closing first while input is unread would reset the
 /// connection, and the client might lose the reply.

@@ -218,7 +218,7 @@ mod tests {
             r#"ringside_bytes_total{device="blk",queue="0",op="read"} 8192"#,
             r#"ringside_errors_total{device="blk",queue="0",op="read"} 1"#,
             "# TYPE ringside_request_latency_seconds histogram",
-            r#"ringside_request_latency_seconds_sum{device="blk",queue="0",op="read"} 4e-6"#,
+            r#"ringside_request_latency_seconds_sum{device="blk",queue="0",op="read"} 0.000004"#,
             r#"ringside_request_latency_seconds_count{device="blk",queue="0",op="read"} 2"#,
         ] {
             assert!(text.lines().any(|got| got == line), "{line}\n{text}");
@@ -241,6 +241,6 @@ mod tests {
         assert_eq!(counts.len(), 30);
         assert!(counts.is_sorted(), "{counts:?}");
         assert_eq!((counts[0], counts[28], counts[29]), (1, 3, 4));
-        assert!(text.contains(r#"le="+Inf"} 4"#));
+        assert!(text.contains(r#"{le="+Inf",device="blk",queue="0",op="write"} 4"#));
     }
 }
