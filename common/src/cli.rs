@@ -51,6 +51,8 @@ pub enum CliError {
 /// Options every back-end has.
 #[derive(Args, Clone, Debug)]
 #[group(id = "common")]
+// Else the text above would replace what the back-end says about itself.
+#[command(about = None, long_about = None)]
 pub struct CommonArgs {
     /// Listen for the front-end on this Unix socket
     ///
@@ -130,7 +132,7 @@ pub struct CommonArgs {
     #[arg(long, value_name = "PATH", help_heading = "Management")]
     pub control_socket: Option<PathBuf>,
 
-    /// Serve metrics for Prometheus on [ADDR:]PORT or on a Unix socket (a PATH with a slash)
+    /// Serve metrics for Prometheus on PORT, ADDR:PORT or a Unix socket (a PATH with a slash)
     ///
     /// A port alone means 127.0.0.1. Nothing is encrypted and nobody is asked who they are.
     #[arg(long, value_name = "ADDR|PATH", help_heading = "Management")]

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 
+/// A device for tests.
 #[derive(Debug, Parser)]
 #[command(name = "ringside-test", version)]
 struct Cli {
@@ -29,6 +30,10 @@ fn config(args: &[&str]) -> Result<CommonConfig, CliError> {
 #[test]
 fn definition_is_consistent() {
     Cli::command().debug_assert();
+    assert_eq!(
+        Cli::command().get_about().unwrap().to_string(),
+        "A device for tests"
+    );
 }
 
 #[test]

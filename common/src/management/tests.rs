@@ -323,23 +323,22 @@ fn idle_thread_never_wakes_up() {
     let on_start = move || sender.send(rustix::thread::gettid()).unwrap();
     let _management = sockets.spawn(services(), on_start).unwrap();
     let thread = receiver.recv().unwrap().as_raw_nonzero();
-    // A client that is silent after its request does not count as work either.
-    let mut client = Client::new(UnixStream::connect(&path).unwrap());
-    assert!(client.is_served());
+    // Clients that are silent, between requests or within one, and one that does not take its
+    // reply are no work either.
+    let connect = || Client::new(UnixStream::connect(&path).unwrap());
+    let (mut silent, half, deaf) = (connect(), connect(), connect());
+    half.send(b"{\"method\":");
+    deaf.send(b"{\"method\":\"big\"}\n");
+    assert!(silent.is_served());
 
-    let switches = || {
-        let status = std::fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
-            .map(|count| count.trim().parse::<u64>().unwrap())
-            .unwrap()
-    };
+    // Time on a CPU, time spent waiting for one, number of times it was given one.
+    let schedule =
+        || std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).unwrap();
     // Let the thread go back to sleep first.
-    thread::sleep(Duration::from_millis(300));
-    let before = switches();
+    thread::sleep(Duration::from_millis(500));
+    let before = schedule();
     thread::sleep(Duration::from_millis(1500));
-    assert_eq!(switches(), before);
+    assert_eq!(schedule(), before);
 }
 
 #[test]
