@@ -6,11 +6,13 @@ compile_error!("virtio is little-endian; this crate reads its fields as they are
 
 pub mod backchannel;
 pub mod chain;
+pub mod cli;
 pub mod daemon;
 pub mod device;
 pub mod error;
 pub mod io;
 pub mod logging;
+pub mod management;
 pub mod memory;
 pub mod ring;
 mod session;

@@ -200,7 +200,7 @@ impl InheritedSocket {
     }
 
     /// Tells a listening socket from a connected one. `number` is for error messages.
-    fn from_owned(socket: OwnedFd, number: i32) -> Result<Self, SocketError> {
+    pub(crate) fn from_owned(socket: OwnedFd, number: i32) -> Result<Self, SocketError> {
         let is_unix_stream = sockopt::socket_domain(&socket) == Ok(AddressFamily::UNIX)
             && sockopt::socket_type(&socket) == Ok(SocketType::STREAM);
         if !is_unix_stream {
@@ -244,7 +244,7 @@ fn lock_directory(path: &Path) -> Option<File> {
     let parent = path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());
-    let directory = File::open(parent.unwrap_or(Path::new("."))).ok()?;
+    let directory = File::open(parent.unwrap_or_else(|| Path::new("."))).ok()?;
     let deadline = Instant::now() + LOCK_WAIT;
     loop {
         match flock(&directory, FlockOperation::NonBlockingLockExclusive) {

@@ -184,6 +184,24 @@ fn i5_bind_at_once_has_one_winner() {
 }
 
 #[test]
+fn bind_waits_for_the_lock_of_its_directory_but_not_for_ever() {
+    let dir = TempDir::new().unwrap();
+    let lock = lock_directory(&dir.path().join("s")).unwrap();
+    let start = Instant::now();
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| BoundSocket::bind(&dir.path().join("s"), 0o600, None));
+        thread::sleep(LOCK_WAIT / 4);
+        assert!(
+            !dir.path().join("s").exists(),
+            "bound under the lock of another"
+        );
+        waiting.join().unwrap().unwrap();
+    });
+    assert!(start.elapsed() >= LOCK_WAIT);
+    drop(lock);
+}
+
+#[test]
 fn bind_on_too_long_path_is_an_error() {
     let path = PathBuf::from(format!("/tmp/{}", "x".repeat(200)));
     let error = BoundSocket::bind(&path, 0o600, None).unwrap_err();
@@ -203,7 +221,7 @@ fn drop_removes_the_file_only_if_it_is_still_ours() {
     drop(first);
     UnixStream::connect(&path).unwrap();
     drop(second);
-    assert!(fs::symlink_metadata(&path).is_err());
+    assert_eq!(lstat(&path).map(|_| ()), Err(Errno::NOENT));
 }
 
 #[test]

@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The command line every back-end shares, after QEMU's "Backend program conventions".
+//!
+//! [`CommonArgs`] is what the user wrote; a back-end flattens it into its own arguments.
+//! [`CommonArgs::into_config`] turns it into a [`CommonConfig`], checked and typed, or says what is
+//! wrong. The man page ([`man_page`]) comes from the same definition as `--help`.
+
+mod cpus;
+mod values;
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Arg, Args, Command, ValueEnum};
+use listenfd::ListenFd;
+use log::LevelFilter;
+use thiserror::Error;
+
+pub use self::cpus::{CpuList, CpuListError};
+pub use self::values::ValueError;
+use crate::management::{self, CtlError, MetricsAddress};
+use crate::socket::{InheritedSocket, SocketError};
+
+/// Why the command line cannot be followed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CliError {
+    /// Nothing says where the front-end is.
+    #[error(
+        "one of --socket-path, --fd and --connect is needed, or a socket passed by the service \
+         manager"
+    )]
+    NoEndpoint,
+    /// The service manager passed several sockets.
+    #[error("the service manager passed {count} sockets, expected 1")]
+    TooManyActivationSockets {
+        /// How many.
+        count: usize,
+    },
+    /// The service manager passed something we cannot use.
+    #[error("the service manager passed an unusable socket")]
+    ActivationSocket(#[source] io::Error),
+    /// The descriptor of `--fd` or of the service manager is no usable socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+}
+
+/// Options every back-end has.
+#[derive(Args, Clone, Debug)]
+#[group(id = "common")]
+// Else the text above would replace what the back-end says about itself.
+#[command(about = None, long_about = None)]
+pub struct CommonArgs {
+    /// Listen for the front-end on this Unix socket
+    ///
+    /// A socket file left over by a crash is replaced; anything else at the path is refused.
+    #[arg(
+        long,
+        value_name = "PATH",
+        group = "endpoint",
+        help_heading = "Connection"
+    )]
+    pub socket_path: Option<PathBuf>,
+
+    /// Use this inherited socket, either listening or already connected to the front-end
+    #[arg(
+        long,
+        value_name = "N",
+        group = "endpoint",
+        help_heading = "Connection"
+    )]
+    #[arg(value_parser = clap::value_parser!(i32).range(0..))]
+    pub fd: Option<i32>,
+
+    /// Connect to a front-end that listens on this Unix socket; retry until it is there
+    #[arg(
+        long,
+        value_name = "PATH",
+        group = "endpoint",
+        help_heading = "Connection"
+    )]
+    pub connect: Option<PathBuf>,
+
+    /// Permissions of the socket, in octal
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "600",
+        help_heading = "Connection"
+    )]
+    #[arg(requires = "socket_path", conflicts_with_all = ["fd", "connect"], value_parser = values::mode)]
+    pub socket_mode: u32,
+
+    /// Group of the socket, by name or number
+    #[arg(long, value_name = "GROUP", help_heading = "Connection")]
+    #[arg(requires = "socket_path", conflicts_with_all = ["fd", "connect"], value_parser = values::group)]
+    pub socket_group: Option<u32>,
+
+    /// Most queues offered to the front-end
+    #[arg(long, value_name = "N", default_value_t = 256, help_heading = "Queues")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub num_queues: u16,
+
+    /// Largest queue accepted, a power of two
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1024,
+        help_heading = "Queues"
+    )]
+    #[arg(value_parser = values::queue_size)]
+    pub queue_size: u16,
+
+    /// Most data threads; one per started queue up to this [default: number of CPUs]
+    #[arg(long, value_name = "N", help_heading = "Queues")]
+    #[arg(value_parser = values::threads)]
+    pub threads: Option<NonZeroUsize>,
+
+    /// CPUs for the data threads, in turn, like 0-3,5
+    #[arg(long, value_name = "LIST", help_heading = "Queues")]
+    pub cpus: Option<CpuList>,
+
+    /// Longest busy polling before a wait, in microseconds; it adapts below that, 0 is off
+    #[arg(long, value_name = "US", default_value_t = 50, help_heading = "Queues")]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub poll_us: u32,
+
+    /// Serve the management protocol (JSON lines) on this Unix socket
+    #[arg(long, value_name = "PATH", help_heading = "Management")]
+    pub control_socket: Option<PathBuf>,
+
+    /// Serve metrics for Prometheus on PORT, ADDR:PORT or a Unix socket (a PATH with a slash)
+    ///
+    /// A port alone means 127.0.0.1. Nothing is encrypted and nobody is asked who they are.
+    #[arg(long, value_name = "ADDR|PATH", help_heading = "Management")]
+    pub metrics: Option<MetricsAddress>,
+
+    /// The log level, below `RUST_LOG`.
+    #[arg(long, value_enum, value_name = "LEVEL", default_value_t = LogLevel::Info)]
+    #[arg(
+        help_heading = "Management",
+        help = "Log this and what is worse, unless RUST_LOG is set"
+    )]
+    pub log_level: LogLevel,
+
+    /// Print what this back-end can do as JSON, and exit
+    #[arg(long, exclusive = true)]
+    pub print_capabilities: bool,
+
+    /// Print the man page, and exit
+    #[arg(long, exclusive = true, hide = true)]
+    pub print_man: bool,
+}
+
+/// How much to log.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum LogLevel {
+    /// What makes the back-end useless.
+    Error,
+    /// What an operator should look at.
+    Warn,
+    /// Start, stop, and connections.
+    Info,
+    /// What a guest or a front-end did wrong.
+    Debug,
+    /// Every message.
+    Trace,
+}
+
+impl From<LogLevel> for LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::Error,
+            LogLevel::Warn => Self::Warn,
+            LogLevel::Info => Self::Info,
+            LogLevel::Debug => Self::Debug,
+            LogLevel::Trace => Self::Trace,
+        }
+    }
+}
+
+/// Where the front-end is met.
+#[derive(Debug)]
+pub enum Endpoint {
+    /// Bind and listen; see [`BoundSocket::bind`](crate::socket::BoundSocket::bind).
+    Listen {
+        /// The path of the socket.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+        /// Its group, if not ours.
+        group: Option<u32>,
+    },
+    /// Accept from a socket that was passed to us listening.
+    ListenFd(UnixListener),
+    /// Serve the one connection that was passed to us.
+    ConnectedFd(UnixStream),
+    /// Connect, and again when the connection ends.
+    Connect(PathBuf),
+}
+
+impl From<InheritedSocket> for Endpoint {
+    fn from(socket: InheritedSocket) -> Self {
+        match socket {
+            InheritedSocket::Listening(listener) => Self::ListenFd(listener),
+            InheritedSocket::Connected(stream) => Self::ConnectedFd(stream),
+        }
+    }
+}
+
+/// The checked form of [`CommonArgs`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct CommonConfig {
+    /// Where the front-end is met.
+    pub endpoint: Endpoint,
+    /// Queues offered, 1 to 256.
+    pub num_queues: u16,
+    /// Largest queue accepted, a power of two up to 32768.
+    pub queue_size: u16,
+    /// Most data threads.
+    pub threads: NonZeroUsize,
+    /// CPUs to pin data threads to, round-robin; empty: not pinned.
+    pub cpus: Vec<usize>,
+    /// Upper bound of adaptive polling; zero: off.
+    pub poll: Duration,
+    /// Where the management protocol is served.
+    pub control_socket: Option<PathBuf>,
+    /// Where metrics are served.
+    pub metrics: Option<MetricsAddress>,
+}
+
+impl CommonArgs {
+    /// Checks what the parser cannot, and takes over the socket of `--fd` or, when no endpoint is
+    /// given, the one the service manager passed.
+    ///
+    /// To be called once, at start, before other descriptors are opened.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`] if there is no endpoint or its socket is unusable.
+    pub fn into_config(self) -> Result<CommonConfig, CliError> {
+        self.into_config_with(&mut ListenFd::from_env())
+    }
+
+    fn into_config_with(self, activation: &mut ListenFd) -> Result<CommonConfig, CliError> {
+        let default_threads = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        Ok(CommonConfig {
+            num_queues: self.num_queues,
+            queue_size: self.queue_size,
+            threads: self.threads.unwrap_or_else(default_threads),
+            cpus: self
+                .cpus
+                .clone()
+                .map(CpuList::into_inner)
+                .unwrap_or_default(),
+            poll: Duration::from_micros(self.poll_us.into()),
+            control_socket: self.control_socket.clone(),
+            metrics: self.metrics.clone(),
+            endpoint: self.endpoint(activation)?,
+        })
+    }
+
+    fn endpoint(self, activation: &mut ListenFd) -> Result<Endpoint, CliError> {
+        if let Some(path) = self.socket_path {
+            return Ok(Endpoint::Listen {
+                path,
+                mode: self.socket_mode,
+                group: self.socket_group,
+            });
+        }
+        if let Some(path) = self.connect {
+            return Ok(Endpoint::Connect(path));
+        }
+        match self.fd {
+            Some(fd) => Ok(InheritedSocket::from_number(fd)?.into()),
+            None => activation_socket(activation),
+        }
+    }
+}
+
+/// Takes the one socket of systemd's socket activation.
+fn activation_socket(activation: &mut ListenFd) -> Result<Endpoint, CliError> {
+    /// `SD_LISTEN_FDS_START`, for error messages.
+    const FIRST_FD: i32 = 3;
+    match activation.len() {
+        0 => Err(CliError::NoEndpoint),
+        1 => {
+            let listener = activation
+                .take_unix_listener(0)
+                .map_err(CliError::ActivationSocket)?
+                .ok_or(CliError::NoEndpoint)?;
+            Ok(InheritedSocket::from_owned(listener.into(), FIRST_FD)?.into())
+        }
+        count => Err(CliError::TooManyActivationSockets { count }),
+    }
+}
+
+/// Sets the defaults of a device on its command, so that `--help` and the man page tell them.
+///
+/// `command` must contain [`CommonArgs`].
+#[must_use]
+pub fn with_defaults(command: Command, num_queues: u16, queue_size: u16) -> Command {
+    let default = |value: u16| move |arg: Arg| arg.default_value(value.to_string());
+    command
+        .mut_arg("num_queues", default(num_queues))
+        .mut_arg("queue_size", default(queue_size))
+}
+
+/// Arguments of the subcommand `ctl`.
+#[derive(Args, Clone, Debug)]
+pub struct CtlArgs {
+    /// The control socket of a running back-end
+    pub path: PathBuf,
+    /// The method to call; `help` lists them
+    pub method: String,
+    /// Parameters of the method
+    #[arg(value_name = "KEY=VALUE")]
+    pub params: Vec<String>,
+}
+
+impl CtlArgs {
+    /// Calls the method and returns its result as indented JSON.
+    ///
+    /// # Errors
+    ///
+    /// [`CtlError`] if the back-end cannot be reached or answers with an error.
+    pub fn run(&self) -> Result<String, CtlError> {
+        management::ctl(&self.path, &self.method, &self.params)
+    }
+}
+
+/// The man page of `command`, in roff.
+///
+/// # Errors
+///
+/// Never in practice: it is written to memory.
+pub fn man_page(command: Command) -> io::Result<Vec<u8>> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command).render(&mut page)?;
+    Ok(page)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The loop of the management thread.
+//!
+//! What keeps one client from holding up others, or us:
+//! - everything is non-blocking and a client has turns of a bounded length;
+//! - each door has room for [`MAX_CLIENTS`]; one more, and the client that has been quiet the
+//!   longest is closed. The doors do not share this room, so a flood of HTTP connections cannot
+//!   close a control client;
+//! - a line, a request head and what is buffered for a client are bounded;
+//! - an HTTP exchange has a deadline. While no such client is there, nothing wakes the thread.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::mem;
+use std::net::TcpListener;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use epoll::{ControlOptions, Event, Events};
+use log::{debug, warn};
+
+use super::connection::{Connection, Next, Stream};
+use super::protocol::Services;
+use crate::logging::LogLimiter;
+use crate::socket::BoundSocket;
+
+/// Clients served at once on each door.
+pub(super) const MAX_CLIENTS: usize = 32;
+
+/// Accepted at once, before clients and the stop request have their turn.
+const ACCEPT_BATCH: usize = 32;
+
+/// How long no connection is accepted after we ran out of file descriptors or memory. The
+/// listener stays readable, so without a pause the loop would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+const STOP_TOKEN: u64 = 0;
+const CONTROL_TOKEN: u64 = 1;
+const METRICS_TOKEN: u64 = 2;
+/// Tokens of clients count up from here and are never used twice: an event of a client that was
+/// just closed cannot be taken for one of its successor.
+const FIRST_CLIENT_TOKEN: u64 = 16;
+
+/// The two things that are served.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Door {
+    Control,
+    Metrics,
+}
+
+/// A listening socket of either kind.
+#[derive(Debug)]
+pub(super) enum Listener {
+    Unix(BoundSocket),
+    Tcp(TcpListener),
+}
+
+impl Listener {
+    pub(super) fn set_nonblocking(&self) -> io::Result<()> {
+        match self {
+            Self::Unix(socket) => socket.listener().set_nonblocking(true),
+            Self::Tcp(listener) => listener.set_nonblocking(true),
+        }
+    }
+
+    fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Unix(socket) => {
+                let (stream, _) = socket.listener().accept()?;
+                stream.set_nonblocking(true)?;
+                Ok(Stream::Unix(stream))
+            }
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok(Stream::Tcp(stream))
+            }
+        }
+    }
+}
+
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Self::Unix(socket) => socket.listener().as_raw_fd(),
+            Self::Tcp(listener) => listener.as_raw_fd(),
+        }
+    }
+}
+
+/// One door and its state.
+#[derive(Debug)]
+struct Entrance {
+    door: Door,
+    listener: Listener,
+    token: u64,
+    /// Set while accepting is paused.
+    paused_until: Option<Instant>,
+}
+
+/// An epoll instance. The `epoll` crate gives bare numbers; the one here closes itself.
+#[derive(Debug)]
+struct Poller(OwnedFd);
+
+impl Poller {
+    fn new() -> io::Result<Self> {
+        Ok(Self(rustix::event::epoll::create(
+            rustix::event::epoll::CreateFlags::CLOEXEC,
+        )?))
+    }
+
+    fn control(
+        &self,
+        operation: ControlOptions,
+        target: &impl AsRawFd,
+        events: Events,
+        token: u64,
+    ) -> io::Result<()> {
+        let event = Event::new(events, token);
+        epoll::ctl(self.0.as_raw_fd(), operation, target.as_raw_fd(), event)
+    }
+
+    fn add(&self, target: &impl AsRawFd, events: Events, token: u64) -> io::Result<()> {
+        self.control(ControlOptions::EPOLL_CTL_ADD, target, events, token)
+    }
+
+    fn modify(&self, target: &impl AsRawFd, events: Events, token: u64) -> io::Result<()> {
+        self.control(ControlOptions::EPOLL_CTL_MOD, target, events, token)
+    }
+
+    fn wait(&self, timeout_ms: i32, events: &mut [Event]) -> io::Result<usize> {
+        match epoll::wait(self.0.as_raw_fd(), timeout_ms, events) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(0),
+            result => result,
+        }
+    }
+}
+
+/// Everything the management thread owns.
+#[derive(Debug)]
+pub(super) struct Server {
+    poller: Poller,
+    /// Readable when the thread is to end; kept open here for as long as the thread waits on it.
+    _stop: Arc<OwnedFd>,
+    services: Services,
+    entrances: Vec<Entrance>,
+    clients: BTreeMap<u64, Connection>,
+    /// Clients that have requests left and wait for their next turn.
+    again: Vec<u64>,
+    next_token: u64,
+    /// Counts turns; the clock by which clients are compared.
+    count: u64,
+}
+
+impl Server {
+    pub(super) fn new(
+        listeners: Vec<(Door, Listener)>,
+        services: Services,
+        stop: Arc<OwnedFd>,
+    ) -> io::Result<Self> {
+        let poller = Poller::new()?;
+        poller.add(&stop, Events::EPOLLIN, STOP_TOKEN)?;
+        let mut entrances = Vec::new();
+        for (door, listener) in listeners {
+            let token = match door {
+                Door::Control => CONTROL_TOKEN,
+                Door::Metrics => METRICS_TOKEN,
+            };
+            listener.set_nonblocking()?;
+            poller.add(&listener, Events::EPOLLIN, token)?;
+            entrances.push(Entrance {
+                door,
+                listener,
+                token,
+                paused_until: None,
+            });
+        }
+        Ok(Self {
+            poller,
+            _stop: stop,
+            services,
+            entrances,
+            clients: BTreeMap::new(),
+            again: Vec::new(),
+            next_token: FIRST_CLIENT_TOKEN,
+            count: 0,
+        })
+    }
+
+    /// Serves until the stop event is signalled.
+    pub(super) fn run(mut self) -> io::Result<()> {
+        // Room for every descriptor there can be, so that none has to wait for a second call.
+        let mut events = [Event::new(Events::empty(), 0); 2 * MAX_CLIENTS + 3];
+        loop {
+            let ready = self
+                .poller
+                .wait(self.timeout_ms(Instant::now()), &mut events)?;
+            let now = Instant::now();
+            let again = mem::take(&mut self.again);
+            for event in events.iter().take(ready) {
+                // Copied: the struct is packed, its fields cannot be borrowed.
+                let token = event.data;
+                match token {
+                    STOP_TOKEN => return Ok(()),
+                    CONTROL_TOKEN | METRICS_TOKEN => self.accept(token, now)?,
+                    client if again.contains(&client) => (),
+                    client => self.advance(client, now)?,
+                }
+            }
+            for client in again {
+                self.advance(client, now)?;
+            }
+            self.expire(now)?;
+        }
+    }
+
+    /// Zero while a client has requests left, else up to the next deadline, else for ever.
+    fn timeout_ms(&self, now: Instant) -> i32 {
+        if !self.again.is_empty() {
+            return 0;
+        }
+        let deadlines = self.clients.values().filter_map(|client| client.deadline);
+        let pauses = self
+            .entrances
+            .iter()
+            .filter_map(|entrance| entrance.paused_until);
+        let Some(next) = deadlines.chain(pauses).min() else {
+            return -1;
+        };
+        // One more, lest the wait end just before the deadline and then spin up to it.
+        let ms = next
+            .saturating_duration_since(now)
+            .as_millis()
+            .saturating_add(1);
+        i32::try_from(ms).unwrap_or(i32::MAX)
+    }
+
+    fn accept(&mut self, token: u64, now: Instant) -> io::Result<()> {
+        static LIMITER: LogLimiter = LogLimiter::new();
+        for _ in 0..ACCEPT_BATCH {
+            let Some(entrance) = self.entrances.iter_mut().find(|one| one.token == token) else {
+                return Ok(());
+            };
+            let door = entrance.door;
+            match entrance.listener.accept() {
+                Ok(stream) => self.admit(stream, door, now)?,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if is_of_one_connection(&error) => (),
+                Err(error) => {
+                    entrance.paused_until = Some(now + ACCEPT_PAUSE);
+                    self.poller
+                        .modify(&entrance.listener, Events::empty(), token)?;
+                    if let Some(suppressed) = LIMITER.allow() {
+                        warn!("management: cannot accept: {error} ({suppressed} more)");
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn admit(&mut self, stream: Stream, door: Door, now: Instant) -> io::Result<()> {
+        let same_door = || {
+            self.clients
+                .iter()
+                .filter(|(_, client)| client.door == door)
+        };
+        if same_door().count() >= MAX_CLIENTS {
+            let quietest = same_door().min_by_key(|(_, client)| client.last_active);
+            if let Some((token, _)) = quietest.map(|(token, client)| (*token, client)) {
+                debug!("management: too many clients, closing the quietest");
+                self.clients.remove(&token);
+            }
+        }
+        let token = self.next_token;
+        self.next_token += 1;
+        self.count += 1;
+        let client = Connection::new(stream, door, now, self.count);
+        self.poller.add(&client, client.interest, token)?;
+        self.clients.insert(token, client);
+        Ok(())
+    }
+
+    /// Gives a client its turn and does what it wants next.
+    fn advance(&mut self, token: u64, now: Instant) -> io::Result<()> {
+        let Some(client) = self.clients.get_mut(&token) else {
+            return Ok(());
+        };
+        self.count += 1;
+        let interest = match client.advance(&self.services, now, self.count) {
+            Next::Close => {
+                self.clients.remove(&token);
+                return Ok(());
+            }
+            Next::Again => {
+                self.again.push(token);
+                // It will have its turn without an event; one in between would be one too many.
+                Events::empty()
+            }
+            Next::Wait(events) => events,
+        };
+        if client.interest != interest {
+            client.interest = interest;
+            self.poller.modify(client, interest, token)?;
+        }
+        Ok(())
+    }
+
+    fn expire(&mut self, now: Instant) -> io::Result<()> {
+        self.clients
+            .retain(|_, client| client.deadline.is_none_or(|deadline| deadline > now));
+        for entrance in &mut self.entrances {
+            if entrance.paused_until.is_some_and(|until| until <= now) {
+                entrance.paused_until = None;
+                self.poller
+                    .modify(&entrance.listener, Events::EPOLLIN, entrance.token)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether `accept` failed for the connection at hand only; see accept(2), "Error handling".
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Interrupted
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::ConnectionReset
+            | ErrorKind::TimedOut
+            | ErrorKind::NetworkDown
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+    )
+}
