@@ -252,11 +252,12 @@ mod tests {
     fn read_of_any_range_inside_gives_exactly_that_range() {
         let config_space = config_space();
         let all = config_space.read(0, 256).unwrap();
-        for offset in 0..=260_u32 {
-            for size in 0..=260_u32 {
+        for offset in 0..=260_u16 {
+            for size in 0..=260_u16 {
                 let expected = (size > 0 && offset + size <= 256)
-                    .then(|| all[offset as usize..(offset + size) as usize].to_vec());
-                assert_eq!(config_space.read(offset, size), expected, "{offset} {size}");
+                    .then(|| all[offset.into()..(offset + size).into()].to_vec());
+                let read = config_space.read(offset.into(), size.into());
+                assert_eq!(read, expected, "{offset} {size}");
             }
         }
     }

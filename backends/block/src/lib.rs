@@ -2,4 +2,7 @@
 //! A vhost-user block device back-end.
 
 pub mod config_space;
+pub mod image;
 pub mod request;
+pub mod slow_path;
+mod sys;

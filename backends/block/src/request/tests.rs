@@ -271,9 +271,49 @@ fn e8_discard_and_write_zeroes_payloads() {
     );
 }
 
+fn check_segments(kind: SegmentKind, rows: &[(&str, [u8; 16], Result<Segment, Status>)]) {
+    for (what, bytes, expected) in rows {
+        assert_eq!(Segment::parse(bytes, kind, &limits()), *expected, "{what}");
+    }
+}
+
 #[test]
-fn e8_segments() {
-    use SegmentKind::{Discard, WriteZeroes};
+fn e8_discard_segments() {
+    let good = |sector, num_sectors| {
+        Ok(Segment {
+            sector,
+            num_sectors,
+            unmap: false,
+        })
+    };
+    let (no, unsupp) = (Err(Status::IoErr), Err(Status::Unsupp));
+    let end = CAPACITY_SECTORS;
+    check_segments(
+        SegmentKind::Discard,
+        &[
+            ("middle", segment(8, 8, 0), good(8, 8)),
+            ("longest", segment(0, 1024, 0), good(0, 1024)),
+            ("up to the end", segment(end - 1, 1, 0), good(end - 1, 1)),
+            ("too long", segment(0, 1025, 0), no),
+            ("longest on the wire", segment(0, u32::MAX, 0), no),
+            ("empty", segment(0, 0, 0), no),
+            ("across the end", segment(end - 1, 2, 0), no),
+            ("at the end", segment(end, 1, 0), no),
+            ("overflow", segment(u64::MAX, 1, 0), no),
+            ("byte overflow", segment(u64::MAX / 512, 1, 0), no),
+            ("unmap", segment(0, 1, 1), unsupp),
+            ("unknown flag", segment(0, 1, 2), unsupp),
+            (
+                "unknown flag and no sector",
+                segment(0, 0, 0x8000_0000),
+                unsupp,
+            ),
+        ],
+    );
+}
+
+#[test]
+fn e8_write_zeroes_segments() {
     let good = |sector, num_sectors, unmap| {
         Ok(Segment {
             sector,
@@ -281,62 +321,18 @@ fn e8_segments() {
             unmap,
         })
     };
-    let (no, unsupp) = (Err(Status::IoErr), Err(Status::Unsupp));
-    let end = CAPACITY_SECTORS;
-    let rows = [
-        ("discard", Discard, segment(8, 8, 0), good(8, 8, false)),
-        (
-            "longest",
-            Discard,
-            segment(0, 1024, 0),
-            good(0, 1024, false),
-        ),
-        (
-            "up to the end",
-            Discard,
-            segment(end - 1, 1, 0),
-            good(end - 1, 1, false),
-        ),
-        ("too long", Discard, segment(0, 1025, 0), no),
-        ("longest on the wire", Discard, segment(0, u32::MAX, 0), no),
-        ("empty", Discard, segment(0, 0, 0), no),
-        ("across the end", Discard, segment(end - 1, 2, 0), no),
-        ("at the end", Discard, segment(end, 1, 0), no),
-        ("overflow", Discard, segment(u64::MAX, 1, 0), no),
-        ("byte overflow", Discard, segment(u64::MAX / 512, 1, 0), no),
-        ("discard with unmap", Discard, segment(0, 1, 1), unsupp),
-        ("unknown flag", Discard, segment(0, 1, 2), unsupp),
-        (
-            "unknown flag and no sector",
-            Discard,
-            segment(0, 0, 0x8000_0000),
-            unsupp,
-        ),
-        (
-            "zeroes",
-            WriteZeroes,
-            segment(1, 512, 0),
-            good(1, 512, false),
-        ),
-        (
-            "zeroes with unmap",
-            WriteZeroes,
-            segment(1, 1, 1),
-            good(1, 1, true),
-        ),
-        ("zeroes too long", WriteZeroes, segment(0, 513, 1), no),
-        ("zeroes empty", WriteZeroes, segment(0, 0, 1), no),
-        ("zeroes past the end", WriteZeroes, segment(end, 1, 1), no),
-        (
-            "zeroes, unknown flag",
-            WriteZeroes,
-            segment(0, 1, 3),
-            unsupp,
-        ),
-    ];
-    for (what, kind, bytes, expected) in rows {
-        assert_eq!(Segment::parse(&bytes, kind, &limits()), expected, "{what}");
-    }
+    let no = Err(Status::IoErr);
+    check_segments(
+        SegmentKind::WriteZeroes,
+        &[
+            ("longest", segment(1, 512, 0), good(1, 512, false)),
+            ("unmap", segment(1, 1, 1), good(1, 1, true)),
+            ("too long", segment(0, 513, 1), no),
+            ("empty", segment(0, 0, 1), no),
+            ("past the end", segment(CAPACITY_SECTORS, 1, 1), no),
+            ("unknown flag", segment(0, 1, 3), Err(Status::Unsupp)),
+        ],
+    );
 }
 
 #[test]
