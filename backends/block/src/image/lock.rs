@@ -7,6 +7,9 @@
 //! others. All locks are shared ones, so taking them always succeeds; the conflict shows when each
 //! user, having taken its own, asks whether anyone else locked the opposite byte. Two that start
 //! together may so refuse each other, but never both pass.
+//!
+//! As QEMU 10.0 has it, a guest's disk denies "write" (byte 201), the tools and the exports of
+//! qemu-storage-daemon deny nothing, and a node nobody uses holds no lock at all.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;

@@ -488,9 +488,23 @@ impl Drop for QemuIo {
     }
 }
 
+fn check_in_use(options: &ImageOptions) {
+    let error = Image::open(options).unwrap_err();
+    let is_expected = matches!(
+        error,
+        ImageError::InUse {
+            permission: "write",
+            ..
+        }
+    );
+    assert!(is_expected, "{error}");
+}
+
+/// The tools of QEMU write only where nobody forbids it, and forbid nothing themselves: so one
+/// that reads can share an image with a writer, as it can with a QEMU.
 #[test]
-fn i13_qemu_and_ringside_exclude_each_other() {
-    const TEST: &str = "i13_qemu_and_ringside_exclude_each_other";
+fn i13_qemu_tools_and_ringside_see_each_other() {
+    const TEST: &str = "i13_qemu_tools_and_ringside_see_each_other";
     const QEMU_WRITER: &[&str] = &[];
     const QEMU_READER: &[&str] = &["-r"];
     let dir = TempDir::new().unwrap();
@@ -500,50 +514,107 @@ fn i13_qemu_and_ringside_exclude_each_other() {
         return skip(TEST, "no qemu-io on this machine");
     };
     assert!(writer.is_open(), "{}", writer.output);
-    for refused in [options(&path), read_only(&path)] {
-        let error = Image::open(&refused).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                ImageError::InUse {
-                    permission: "write",
-                    ..
-                }
-            ),
-            "{error}"
-        );
-    }
+    check_in_use(&options(&path));
+    check_in_use(&read_only(&path));
     drop(writer);
 
-    let reader = QemuIo::open(&path, QEMU_READER).unwrap();
-    assert!(reader.is_open(), "{}", reader.output);
-    drop(open(&read_only(&path)));
-    let error = Image::open(&options(&path)).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            ImageError::InUse {
-                permission: "write",
-                ..
-            }
-        ),
-        "{error}"
+    for ours in [options(&path), read_only(&path)] {
+        let image = open(&ours);
+        let refused = QemuIo::open(&path, QEMU_WRITER).unwrap();
+        assert!(!refused.is_open());
+        assert!(
+            refused.output.contains("Failed to get \"write\" lock"),
+            "{}",
+            refused.output
+        );
+        let reader = QemuIo::open(&path, QEMU_READER).unwrap();
+        assert!(reader.is_open(), "{}", reader.output);
+        drop(image);
+        drop(open(&ours));
+    }
+    assert!(QemuIo::open(&path, QEMU_WRITER).unwrap().is_open());
+}
+
+/// A child killed when dropped.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// A QEMU with a virtio-blk device on an image, stopped before its first instruction.
+fn qemu_guest(path: &Path, read_only: &str) -> Option<Killed> {
+    let drive = format!(
+        "file={},format=raw,if=none,id=d,read-only={read_only}",
+        path.display()
     );
+    Command::new("qemu-system-x86_64")
+        .args([
+            "-S",
+            "-display",
+            "none",
+            "-nodefaults",
+            "-device",
+            "virtio-blk-pci,drive=d",
+        ])
+        .args(["-drive", &drive])
+        .stderr(Stdio::piped())
+        .spawn()
+        .ok()
+        .map(Killed)
+}
+
+/// Waits until the QEMU denies others to write: until its device is there.
+fn wait_for_guest(path: &Path) {
+    let locked = format!(":{} 201 201", fs::metadata(path).unwrap().ino());
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !fs::read_to_string("/proc/locks").unwrap().contains(&locked) {
+        assert!(Instant::now() < deadline, "no lock by QEMU");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn i13_qemu_guest_and_ringside_exclude_each_other() {
+    const TEST: &str = "i13_qemu_guest_and_ringside_exclude_each_other";
+    let dir = TempDir::new().unwrap();
+    let path = image_file(&dir, 1 << 20);
+
+    let Some(writer) = qemu_guest(&path, "off") else {
+        return skip(TEST, "no qemu-system-x86_64 on this machine");
+    };
+    wait_for_guest(&path);
+    check_in_use(&options(&path));
+    check_in_use(&read_only(&path));
+    drop(writer);
+
+    let reader = qemu_guest(&path, "on").unwrap();
+    wait_for_guest(&path);
+    check_in_use(&options(&path));
+    drop(open(&read_only(&path)));
     drop(reader);
 
-    let image = open(&options(&path));
-    for mode in [QEMU_WRITER, QEMU_READER] {
-        let refused = QemuIo::open(&path, mode).unwrap();
-        assert!(!refused.is_open());
-        assert!(refused.output.contains("lock"), "{}", refused.output);
+    for (ours, theirs) in [
+        (options(&path), "off"),
+        (options(&path), "on"),
+        (read_only(&path), "off"),
+    ] {
+        let image = open(&ours);
+        let mut refused = qemu_guest(&path, theirs).unwrap();
+        let mut said = String::new();
+        refused
+            .0
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut said)
+            .unwrap();
+        assert!(said.contains("\"write\" lock"), "{said}");
+        drop(image);
     }
-    drop(image);
-
-    let image = open(&read_only(&path));
-    assert!(QemuIo::open(&path, QEMU_READER).unwrap().is_open());
-    assert!(!QemuIo::open(&path, QEMU_WRITER).unwrap().is_open());
-    drop(image);
-    assert!(QemuIo::open(&path, QEMU_WRITER).unwrap().is_open());
 }
 
 /// A loop device over a file, gone when dropped.
