@@ -1,0 +1,531 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The storage below a block device: a raw file, a host block device, or anonymous memory.
+//!
+//! [`Image::open`] settles everything about an image that can be asked for: its lock, size, block
+//! sizes, the alignment that `O_DIRECT` demands and whether it can discard. It never looks at the
+//! content, so nothing a guest writes into its disk changes how the disk is read (case E15).
+
+mod lock;
+mod probe;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use clap::ValueEnum;
+use rustix::fs::{FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SeekFrom};
+use rustix::io::{Errno, ReadWriteFlags};
+use thiserror::Error;
+
+use crate::config_space::Topology;
+use crate::request::SECTOR_BYTES;
+use crate::slow_path::{Alignment, Storage};
+use crate::sys;
+
+/// Smallest block size: a sector.
+const MIN_BLOCK_BYTES: u32 = 512;
+/// Largest block size: what Linux takes as a logical block.
+const MAX_BLOCK_BYTES: u32 = 1 << 16;
+
+/// When a write is stable, and what the host caches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum CacheMode {
+    /// The host's page cache; stable after a flush.
+    #[default]
+    Writeback,
+    /// The host's page cache for reads; a write completes when it is stable.
+    Writethrough,
+    /// No page cache (`O_DIRECT`); stable after a flush.
+    None,
+    /// The host's page cache; a flush does nothing, so a host crash loses data.
+    Unsafe,
+}
+
+/// What a discard by the driver does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum DiscardMode {
+    /// Gives the space back to the host.
+    #[default]
+    Unmap,
+    /// Nothing: it is not offered.
+    Ignore,
+}
+
+/// How to open an image.
+#[derive(Clone, Debug)]
+pub struct ImageOptions {
+    /// A regular file or a block device.
+    pub path: PathBuf,
+    /// Open it for reading only.
+    pub read_only: bool,
+    /// Create a sparse file of so many bytes if there is none. An existing image keeps its size,
+    /// whatever this says.
+    pub size_bytes: Option<u64>,
+    /// Cache mode.
+    pub cache: CacheMode,
+    /// The logical block size to present, instead of the image's own.
+    pub block_size_bytes: Option<u32>,
+    /// What a discard does.
+    pub discard: DiscardMode,
+    /// Lock the image against other users. For images on file systems without locks, and for
+    /// guests that share a disk and know it.
+    pub lock: bool,
+}
+
+/// An image that cannot be used as asked.
+#[derive(Debug, Error)]
+pub enum ImageError {
+    /// `open` failed.
+    #[error("{path}: cannot open the image")]
+    Open {
+        /// The image.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// A new image could not be made.
+    #[error("{path}: cannot create an image of {size_bytes} bytes")]
+    Create {
+        /// The image.
+        path: PathBuf,
+        /// Its size.
+        size_bytes: u64,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// A directory, FIFO, socket or character device.
+    #[error("{path}: neither a regular file nor a block device")]
+    FileType {
+        /// The image.
+        path: PathBuf,
+    },
+    /// A write-protected block device, opened for writing.
+    #[error("{path}: the block device is read-only")]
+    ReadOnlyDevice {
+        /// The image.
+        path: PathBuf,
+    },
+    /// Another process uses the image in a way that excludes this one.
+    #[error("{path}: in use by another process, which holds the \"{permission}\" lock")]
+    InUse {
+        /// The image.
+        path: PathBuf,
+        /// QEMU's name of what that process does or forbids.
+        permission: &'static str,
+    },
+    /// The file system could not lock.
+    #[error("{path}: cannot lock the image")]
+    Lock {
+        /// The image.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// A size or limit of the image is unknown.
+    #[error("{path}: cannot find out the {what}")]
+    Probe {
+        /// The image.
+        path: PathBuf,
+        /// What was asked for.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// `O_DIRECT` is not for this file.
+    #[error("{path}: the file system cannot bypass its page cache (cache mode none)")]
+    DirectUnsupported {
+        /// The image.
+        path: PathBuf,
+    },
+    /// A block size that no driver takes.
+    #[error("block size {block_size_bytes} is not a power of two from 512 to 65536")]
+    BlockSize {
+        /// The size.
+        block_size_bytes: u32,
+    },
+    /// A size of the image that its blocks do not divide.
+    #[error("image size {size_bytes} is not a multiple of the block size {block_size_bytes}")]
+    Size {
+        /// The size.
+        size_bytes: u64,
+        /// The block size.
+        block_size_bytes: u32,
+    },
+    /// Only a writable file can be resized from here.
+    #[error("{path}: a read-only image or block device cannot be resized from here")]
+    NotResizable {
+        /// The image.
+        path: PathBuf,
+    },
+    /// `ftruncate` failed.
+    #[error("{path}: cannot resize the image to {size_bytes} bytes")]
+    Resize {
+        /// The image.
+        path: PathBuf,
+        /// Its new size.
+        size_bytes: u64,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    RegularFile,
+    BlockDevice,
+}
+
+/// An open image.
+#[derive(Debug)]
+pub struct Image {
+    fd: OwnedFd,
+    path: PathBuf,
+    kind: Kind,
+    read_only: bool,
+    cache: CacheMode,
+    can_discard: bool,
+    topology: Topology,
+    alignment: Alignment,
+    capacity_sectors: AtomicU64,
+}
+
+impl Image {
+    /// Opens, locks and probes an image.
+    ///
+    /// # Errors
+    ///
+    /// See [`ImageError`]. A new file whose size could not be set is removed again.
+    pub fn open(options: &ImageOptions) -> Result<Self, ImageError> {
+        if let Some(block_size_bytes) = options.block_size_bytes {
+            check_block_size(block_size_bytes)?;
+        }
+        let (fd, kind) = open_or_create(options)?;
+        if options.lock {
+            lock::lock(&fd, options.read_only).map_err(|error| error.of(&options.path))?;
+        }
+        Self::from_fd(fd, kind, options)
+    }
+
+    /// An image of zeroes in anonymous memory, for scratch disks.
+    ///
+    /// # Errors
+    ///
+    /// See [`ImageError`].
+    pub fn anonymous(size_bytes: u64, block_size_bytes: Option<u32>) -> Result<Self, ImageError> {
+        let path = PathBuf::from("anonymous memory");
+        let block_size = block_size_bytes.unwrap_or(MIN_BLOCK_BYTES);
+        check_block_size(block_size)?;
+        check_size(size_bytes, block_size)?;
+        let fd = rustix::fs::memfd_create("ringside-blk", MemfdFlags::CLOEXEC)
+            .and_then(|fd| rustix::fs::ftruncate(&fd, size_bytes).map(|()| fd))
+            .map_err(|source| ImageError::Create {
+                path: path.clone(),
+                size_bytes,
+                source,
+            })?;
+        let options = ImageOptions {
+            path,
+            read_only: false,
+            size_bytes: None,
+            cache: CacheMode::Unsafe,
+            block_size_bytes: Some(block_size),
+            discard: DiscardMode::Unmap,
+            lock: false,
+        };
+        Self::from_fd(fd, Kind::RegularFile, &options)
+    }
+
+    /// Asks for the size anew: after a resize by someone else. Returns the capacity in sectors.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::Probe`], with the capacity left as it was.
+    pub fn refresh(&self) -> Result<u64, ImageError> {
+        let len_bytes = len_bytes(&self.fd, self.kind).map_err(|source| ImageError::Probe {
+            path: self.path.clone(),
+            what: "size",
+            source,
+        })?;
+        let block_bytes = u64::from(self.alignment.block_bytes);
+        let blocks = match self.kind {
+            // The rest of a last block that the file ends in reads as zeroes.
+            Kind::RegularFile => len_bytes.div_ceil(block_bytes),
+            Kind::BlockDevice => len_bytes / block_bytes,
+        };
+        let capacity_sectors = blocks * (block_bytes / SECTOR_BYTES);
+        self.capacity_sectors
+            .store(capacity_sectors, Ordering::Release);
+        Ok(capacity_sectors)
+    }
+
+    /// Makes a file longer or shorter. Returns the capacity in sectors.
+    ///
+    /// # Errors
+    ///
+    /// The image is not to be resized, or not to that size.
+    pub fn resize(&self, size_bytes: u64) -> Result<u64, ImageError> {
+        if self.read_only || self.kind == Kind::BlockDevice {
+            return Err(ImageError::NotResizable {
+                path: self.path.clone(),
+            });
+        }
+        check_size(size_bytes, self.alignment.block_bytes)?;
+        rustix::fs::ftruncate(&self.fd, size_bytes).map_err(|source| ImageError::Resize {
+            path: self.path.clone(),
+            size_bytes,
+            source,
+        })?;
+        self.refresh()
+    }
+
+    /// The size, in sectors, when last asked for.
+    pub fn capacity_sectors(&self) -> u64 {
+        self.capacity_sectors.load(Ordering::Acquire)
+    }
+
+    /// Block sizes to present to the driver.
+    #[must_use]
+    pub const fn topology(&self) -> Topology {
+        self.topology
+    }
+
+    /// Whether a discard frees space, and so may be offered.
+    #[must_use]
+    pub const fn can_discard(&self) -> bool {
+        self.can_discard
+    }
+
+    /// Whether the image is open for reading only.
+    #[must_use]
+    pub const fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// The cache mode it was opened with.
+    #[must_use]
+    pub const fn cache(&self) -> CacheMode {
+        self.cache
+    }
+
+    fn from_fd(fd: OwnedFd, kind: Kind, options: &ImageOptions) -> Result<Self, ImageError> {
+        let (topology, alignment) = probe::sizes(&fd, kind, options)?;
+        let can_discard = !options.read_only
+            && options.discard == DiscardMode::Unmap
+            && probe::can_discard(&fd, kind);
+        let image = Self {
+            fd,
+            path: options.path.clone(),
+            kind,
+            read_only: options.read_only,
+            cache: options.cache,
+            can_discard,
+            topology,
+            alignment,
+            capacity_sectors: AtomicU64::new(0),
+        };
+        image.refresh()?;
+        Ok(image)
+    }
+}
+
+impl AsFd for Image {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Storage for Image {
+    fn alignment(&self) -> Alignment {
+        self.alignment
+    }
+
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<usize, Errno> {
+        rustix::io::pread(&self.fd, bytes, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64, flags: ReadWriteFlags) -> Result<usize, Errno> {
+        rustix::io::pwritev2(&self.fd, &[std::io::IoSlice::new(bytes)], offset, flags)
+    }
+
+    fn zero_range(&self, offset: u64, len_bytes: u64, unmap: bool) -> Result<(), Errno> {
+        let block_bytes = u64::from(self.topology.logical_block_bytes);
+        let is_aligned =
+            offset.is_multiple_of(block_bytes) && len_bytes.is_multiple_of(block_bytes);
+        if self.kind == Kind::BlockDevice && !is_aligned {
+            return Err(Errno::OPNOTSUPP);
+        }
+        let fallocate = |flags: FallocateFlags| {
+            let flags = flags | FallocateFlags::KEEP_SIZE;
+            rustix::fs::fallocate(&self.fd, flags, offset, len_bytes)
+        };
+        if unmap && self.can_discard {
+            let punched = fallocate(FallocateFlags::PUNCH_HOLE);
+            if punched != Err(Errno::OPNOTSUPP) {
+                return punched;
+            }
+        }
+        fallocate(FallocateFlags::ZERO_RANGE)
+    }
+
+    fn discard(&self, offset: u64, len_bytes: u64) -> Result<(), Errno> {
+        if self.kind == Kind::RegularFile {
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            return rustix::fs::fallocate(&self.fd, flags, offset, len_bytes);
+        }
+        // Whole blocks only: the kernel refuses others, and a discard may do less.
+        let block_bytes = u64::from(self.topology.logical_block_bytes);
+        let start = offset.next_multiple_of(block_bytes);
+        let end = (offset + len_bytes) / block_bytes * block_bytes;
+        if start >= end {
+            return Ok(());
+        }
+        sys::block_device_discard(&self.fd, start, end - start)
+    }
+}
+
+fn check_block_size(block_size_bytes: u32) -> Result<(), ImageError> {
+    let is_good = block_size_bytes.is_power_of_two()
+        && (MIN_BLOCK_BYTES..=MAX_BLOCK_BYTES).contains(&block_size_bytes);
+    if is_good {
+        Ok(())
+    } else {
+        Err(ImageError::BlockSize { block_size_bytes })
+    }
+}
+
+fn check_size(size_bytes: u64, block_size_bytes: u32) -> Result<(), ImageError> {
+    let is_good = size_bytes.is_multiple_of(block_size_bytes.into());
+    if is_good {
+        Ok(())
+    } else {
+        Err(ImageError::Size {
+            size_bytes,
+            block_size_bytes,
+        })
+    }
+}
+
+fn open_or_create(options: &ImageOptions) -> Result<(OwnedFd, Kind), ImageError> {
+    let path = &options.path;
+    let opened = match kind_of(path, rustix::fs::stat(path.as_path())) {
+        Ok(_) => open_existing(options),
+        Err(ImageError::Open {
+            source: Errno::NOENT,
+            ..
+        }) if !options.read_only => match options.size_bytes {
+            Some(size_bytes) => create(options, size_bytes),
+            None => Err(ImageError::Open {
+                path: path.clone(),
+                source: Errno::NOENT,
+            }),
+        },
+        Err(other) => Err(other),
+    }?;
+    // What was opened may not be what was looked at.
+    let kind = kind_of(path, rustix::fs::fstat(&opened))?;
+    if kind == Kind::BlockDevice && !options.read_only {
+        let read_only =
+            sys::block_device_is_read_only(&opened).map_err(|source| ImageError::Probe {
+                path: path.clone(),
+                what: "write protection",
+                source,
+            })?;
+        if read_only {
+            return Err(ImageError::ReadOnlyDevice { path: path.clone() });
+        }
+    }
+    Ok((opened, kind))
+}
+
+/// Refuses what must not even be opened: opening a tape or a watchdog does something.
+fn kind_of(path: &Path, stat: Result<rustix::fs::Stat, Errno>) -> Result<Kind, ImageError> {
+    let stat = stat.map_err(|source| ImageError::Open {
+        path: path.to_owned(),
+        source,
+    })?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Ok(Kind::RegularFile),
+        FileType::BlockDevice => Ok(Kind::BlockDevice),
+        _ => Err(ImageError::FileType {
+            path: path.to_owned(),
+        }),
+    }
+}
+
+fn open_existing(options: &ImageOptions) -> Result<OwnedFd, ImageError> {
+    let access = if options.read_only {
+        OFlags::RDONLY
+    } else {
+        OFlags::RDWR
+    };
+    // Not to hang if the path became a FIFO since it was looked at.
+    let flags = access | cache_flags(options.cache) | OFlags::NONBLOCK | OFlags::NOCTTY;
+    rustix::fs::open(&options.path, flags | OFlags::CLOEXEC, Mode::empty())
+        .and_then(|fd| {
+            let flags = rustix::fs::fcntl_getfl(&fd)?;
+            // O_NONBLOCK would make io_uring fail reads with EAGAIN.
+            rustix::fs::fcntl_setfl(&fd, flags - OFlags::NONBLOCK).map(|()| fd)
+        })
+        .map_err(|source| open_error(options, source))
+}
+
+fn create(options: &ImageOptions, size_bytes: u64) -> Result<OwnedFd, ImageError> {
+    check_size(
+        size_bytes,
+        options.block_size_bytes.unwrap_or(MIN_BLOCK_BYTES),
+    )?;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR;
+    let fd = rustix::fs::open(&options.path, flags | cache_flags(options.cache), mode)
+        .map_err(|source| open_error(options, source))?;
+    if let Err(source) = rustix::fs::ftruncate(&fd, size_bytes) {
+        let path = options.path.clone();
+        if let Err(error) = rustix::fs::unlink(&path) {
+            log::warn!(
+                "{}: cannot remove the unfinished image: {error}",
+                path.display()
+            );
+        }
+        return Err(ImageError::Create {
+            path,
+            size_bytes,
+            source,
+        });
+    }
+    Ok(fd)
+}
+
+fn cache_flags(cache: CacheMode) -> OFlags {
+    if cache == CacheMode::None {
+        OFlags::DIRECT
+    } else {
+        OFlags::empty()
+    }
+}
+
+fn open_error(options: &ImageOptions, source: Errno) -> ImageError {
+    let path = options.path.clone();
+    if options.cache == CacheMode::None && source == Errno::INVAL {
+        return ImageError::DirectUnsupported { path };
+    }
+    ImageError::Open { path, source }
+}
+
+fn len_bytes(fd: &OwnedFd, kind: Kind) -> Result<u64, Errno> {
+    match kind {
+        Kind::RegularFile => {
+            let stat = rustix::fs::fstat(fd)?;
+            u64::try_from(stat.st_size).or(Err(Errno::OVERFLOW))
+        }
+        // What BLKGETSIZE64 says; nothing here uses the file position.
+        Kind::BlockDevice => rustix::fs::seek(fd, SeekFrom::End(0)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

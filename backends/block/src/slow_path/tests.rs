@@ -1,0 +1,431 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The slow path over an image in memory that checks alignment and fails on demand.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use super::*;
+
+/// What the next calls of a [`FakeDisk`] do instead of all they are asked for.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Fail(Errno),
+    Short(usize),
+}
+
+/// Bytes in memory behind an `O_DIRECT`-like interface.
+#[derive(Debug)]
+struct FakeDisk {
+    bytes: Mutex<Vec<u8>>,
+    faults: Mutex<VecDeque<Fault>>,
+    num_calls: AtomicUsize,
+    can_zero: AtomicBool,
+    align: Alignment,
+}
+
+impl FakeDisk {
+    fn new(bytes: Vec<u8>, offset_bytes: u32, block_bytes: u32) -> Self {
+        Self {
+            bytes: Mutex::new(bytes),
+            faults: Mutex::default(),
+            num_calls: AtomicUsize::new(0),
+            can_zero: AtomicBool::new(false),
+            align: Alignment {
+                memory_bytes: offset_bytes,
+                offset_bytes,
+                block_bytes,
+            },
+        }
+    }
+
+    fn fail_next(&self, fault: Fault) {
+        self.faults.lock().unwrap().push_back(fault);
+    }
+
+    /// The length to serve, once alignment and faults are dealt with.
+    fn admit(&self, bytes: &[u8], offset: u64) -> Result<usize, Errno> {
+        self.num_calls.fetch_add(1, Ordering::Relaxed);
+        let address = bytes.as_ptr().addr();
+        assert!(
+            self.align.fits_memory(address, bytes.len()),
+            "{address:#x} {}",
+            bytes.len()
+        );
+        assert!(
+            self.align.fits_range(offset, u64_from(bytes.len())),
+            "{offset}"
+        );
+        let fault = self.faults.lock().unwrap().pop_front();
+        match fault {
+            Some(Fault::Fail(errno)) => Err(errno),
+            Some(Fault::Short(len)) => Ok(len.min(bytes.len())),
+            None => Ok(bytes.len()),
+        }
+    }
+}
+
+impl Storage for FakeDisk {
+    fn alignment(&self) -> Alignment {
+        self.align
+    }
+
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<usize, Errno> {
+        let len = self.admit(bytes, offset)?;
+        let disk = self.bytes.lock().unwrap();
+        let from = disk.get(usize_from(offset)..).unwrap_or_default();
+        let len = len.min(from.len());
+        bytes[..len].copy_from_slice(&from[..len]);
+        Ok(len)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64, _: ReadWriteFlags) -> Result<usize, Errno> {
+        let len = self.admit(bytes, offset)?;
+        let mut disk = self.bytes.lock().unwrap();
+        let end = usize_from(offset) + len;
+        let grown = disk.len().max(end);
+        disk.resize(grown, 0);
+        disk[usize_from(offset)..end].copy_from_slice(&bytes[..len]);
+        Ok(len)
+    }
+
+    fn zero_range(&self, offset: u64, len_bytes: u64, _: bool) -> Result<(), Errno> {
+        if !self.can_zero.load(Ordering::Relaxed) {
+            return Err(Errno::OPNOTSUPP);
+        }
+        let range = usize_from(offset)..usize_from(offset + len_bytes);
+        self.bytes.lock().unwrap()[range].fill(0);
+        Ok(())
+    }
+
+    fn discard(&self, _: u64, _: u64) -> Result<(), Errno> {
+        Err(Errno::OPNOTSUPP)
+    }
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0_u8..251).cycle().take(len).collect()
+}
+
+fn read(disk: &FakeDisk, offset: u64, len_bytes: u64) -> Result<Vec<u8>, SlowPathError> {
+    let locks = Arc::default();
+    let mut read = Vec::new();
+    SlowPath::new(disk, &locks).read(offset, len_bytes, &mut |position, bytes| {
+        assert_eq!(position, u64_from(read.len()));
+        read.extend_from_slice(bytes);
+        Ok(())
+    })?;
+    Ok(read)
+}
+
+fn write(disk: &FakeDisk, offset: u64, bytes: &[u8]) -> Result<(), SlowPathError> {
+    let (locks, flags) = (Arc::default(), ReadWriteFlags::empty());
+    let path = SlowPath::new(disk, &locks);
+    path.write(offset, u64_from(bytes.len()), flags, &mut |position, to| {
+        let start = usize_from(position);
+        to.copy_from_slice(&bytes[start..start + to.len()]);
+        Ok(())
+    })
+}
+
+const EDGES: [u64; 13] = [
+    0, 1, 511, 512, 513, 4095, 4096, 4097, 5000, 8191, 8192, 9000, 12288,
+];
+
+#[test]
+fn read_of_any_range_gives_its_bytes() {
+    let bytes = pattern(12288);
+    let disk = FakeDisk::new(bytes.clone(), 4096, 4096);
+    for start in EDGES {
+        for end in EDGES.into_iter().filter(|end| *end >= start) {
+            let expected = &bytes[usize_from(start)..usize_from(end)];
+            assert_eq!(
+                read(&disk, start, end - start).unwrap(),
+                expected,
+                "{start}..{end}"
+            );
+        }
+    }
+}
+
+#[test]
+fn write_of_any_range_changes_nothing_else() {
+    for align in [1, 512, 4096] {
+        for start in EDGES {
+            for end in EDGES.into_iter().filter(|end| *end >= start) {
+                let disk = FakeDisk::new(pattern(12288), align, 4096);
+                let range = usize_from(start)..usize_from(end);
+                let mut expected = pattern(12288);
+                expected[range.clone()].fill(0xee);
+                write(&disk, start, &vec![0xee; range.len()]).unwrap();
+                assert_eq!(
+                    *disk.bytes.lock().unwrap(),
+                    expected,
+                    "{start}..{end} by {align}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn chunked_request_crosses_chunks_whole() {
+    let len = 3 * usize_from(CHUNK_BYTES) + 8192;
+    let disk = FakeDisk::new(vec![1; len], 4096, 4096);
+    let bytes = pattern(len - 1024);
+    write(&disk, 512, &bytes).unwrap();
+    assert_eq!(read(&disk, 512, u64_from(bytes.len())).unwrap(), bytes);
+    assert_eq!(read(&disk, 0, 512).unwrap(), [1; 512]);
+    assert_eq!(read(&disk, u64_from(len - 512), 512).unwrap(), [1; 512]);
+}
+
+#[test]
+fn aligned_write_reads_nothing() {
+    let disk = FakeDisk::new(vec![0; 8192], 4096, 4096);
+    write(&disk, 4096, &[7; 4096]).unwrap();
+    assert_eq!(disk.num_calls.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn e11_read_zero_fills_the_last_block_and_fails_beyond_it() {
+    for (align, len) in [
+        (4096, 4096 + 100),
+        (4096, 8191),
+        (1, 4097),
+        (1, 8191),
+        (512, 4600),
+    ] {
+        let disk = FakeDisk::new(vec![9; len], align, 4096);
+        let mut expected = vec![9; len];
+        expected.resize(8192, 0);
+        assert_eq!(read(&disk, 0, 8192).unwrap(), expected);
+        assert_eq!(read(&disk, 7680, 512).unwrap(), expected[7680..]);
+        let beyond = Err(SlowPathError::EndOfImage { offset: 8192 });
+        assert_eq!(read(&disk, 7680, 1024), beyond, "{align} {len}");
+        assert_eq!(read(&disk, 8192, 512), beyond, "{align} {len}");
+    }
+}
+
+#[test]
+fn e11_read_far_behind_a_shrunk_end_fails() {
+    let disk = FakeDisk::new(vec![9; 100], 1, 4096);
+    let missing = Err(SlowPathError::EndOfImage { offset: 8192 });
+    assert_eq!(read(&disk, 8192 + 512, 512), missing);
+    assert_eq!(read(&disk, 512, 512).unwrap(), [0; 512]);
+}
+
+#[test]
+fn write_into_the_unaligned_tail_leaves_zeroes_around_it() {
+    let disk = FakeDisk::new(vec![9; 4096 + 100], 4096, 4096);
+    write(&disk, 4096 + 512, &[5; 512]).unwrap();
+    let mut expected = vec![9; 4096 + 100];
+    expected.resize(4096 + 512, 0);
+    expected.resize(4096 + 1024, 5);
+    expected.resize(8192, 0);
+    assert_eq!(*disk.bytes.lock().unwrap(), expected);
+}
+
+#[test]
+fn j4_short_and_interrupted_calls_are_resumed() {
+    let faults = || {
+        let fail = [Errno::INTR, Errno::AGAIN].map(Fault::Fail);
+        fail.into_iter().chain([
+            Fault::Short(4096),
+            Fault::Fail(Errno::INTR),
+            Fault::Short(8192),
+        ])
+    };
+    let disk = FakeDisk::new(pattern(32768), 4096, 4096);
+    faults().for_each(|fault| disk.fail_next(fault));
+    assert_eq!(
+        read(&disk, 100, 32768 - 200).unwrap(),
+        pattern(32768)[100..32668]
+    );
+    faults().for_each(|fault| disk.fail_next(fault));
+    // A count inside a block, as a full disk gives: go on from the block's start.
+    disk.fail_next(Fault::Short(4097));
+    write(&disk, 0, &[3; 32768]).unwrap();
+    assert_eq!(*disk.bytes.lock().unwrap(), [3; 32768]);
+}
+
+#[test]
+fn j1_j2_failed_call_fails_the_request_with_its_error() {
+    let disk = FakeDisk::new(pattern(8192), 4096, 4096);
+    let failed = |offset, source| Err(SlowPathError::Io { offset, source });
+    disk.fail_next(Fault::Fail(Errno::IO));
+    assert_eq!(
+        read(&disk, 4096, 512),
+        failed(4096, Errno::IO).map(|()| vec![])
+    );
+    disk.fail_next(Fault::Fail(Errno::IO));
+    assert_eq!(
+        write(&disk, 4096 + 512, &[0; 512]),
+        failed(4096, Errno::IO),
+        "reading the block"
+    );
+    disk.fail_next(Fault::Short(4096));
+    disk.fail_next(Fault::Fail(Errno::NOSPC));
+    assert_eq!(write(&disk, 0, &[0; 8192]), failed(4096, Errno::NOSPC));
+    disk.fail_next(Fault::Short(0));
+    assert_eq!(
+        write(&disk, 0, &[0; 4096]),
+        failed(0, Errno::IO),
+        "no progress"
+    );
+}
+
+#[test]
+fn callback_failure_ends_the_request() {
+    let disk = FakeDisk::new(pattern(8192), 4096, 4096);
+    let locks = Arc::default();
+    let path = SlowPath::new(&disk, &locks);
+    let fault = Err(SlowPathError::GuestMemory);
+    assert_eq!(path.read(0, 512, &mut |_, _| fault), fault);
+    assert_eq!(
+        path.write(0, 512, ReadWriteFlags::empty(), &mut |_, _| fault),
+        fault
+    );
+    assert_eq!(*disk.bytes.lock().unwrap(), pattern(8192));
+    assert!(locks.try_lock_shared(0..u64::MAX).is_some(), "no lock left");
+}
+
+#[test]
+fn range_beyond_any_file_is_refused() {
+    let disk = FakeDisk::new(vec![], 4096, 4096);
+    for (offset, len_bytes) in [
+        (u64::MAX, 1),
+        (u64::MAX - 1, 1),
+        (1 << 63, 512),
+        (512, u64::MAX),
+    ] {
+        assert_eq!(
+            read(&disk, offset, len_bytes),
+            Err(SlowPathError::Range { offset, len_bytes })
+        );
+    }
+}
+
+#[test]
+fn write_zeroes_writes_what_cannot_be_zeroed() {
+    for can_zero in [false, true] {
+        let disk = FakeDisk::new(pattern(16384), 4096, 4096);
+        disk.can_zero.store(can_zero, Ordering::Relaxed);
+        let locks = Arc::default();
+        let path = SlowPath::new(&disk, &locks);
+        path.write_zeroes(512, 9000, true, ReadWriteFlags::empty())
+            .unwrap();
+        let mut expected = pattern(16384);
+        expected[512..9512].fill(0);
+        assert_eq!(*disk.bytes.lock().unwrap(), expected);
+        assert_eq!(disk.num_calls.load(Ordering::Relaxed) == 0, can_zero);
+    }
+}
+
+#[test]
+fn discard_that_is_impossible_changes_nothing() {
+    let disk = FakeDisk::new(pattern(4096), 4096, 4096);
+    let locks = Arc::default();
+    assert_eq!(SlowPath::new(&disk, &locks).discard(0, 4096), Ok(()));
+    assert_eq!(*disk.bytes.lock().unwrap(), pattern(4096));
+}
+
+#[test]
+fn e12_unaligned_writes_to_halves_of_one_block_lose_no_update() {
+    const ROUNDS: u32 = 10_000;
+    let disk = FakeDisk::new(vec![0; 4096], 4096, 4096);
+    let locks = Arc::default();
+    thread::scope(|scope| {
+        for half in 0..2_u64 {
+            let path = SlowPath::new(&disk, &locks);
+            scope.spawn(move || {
+                for round in 1..=ROUNDS {
+                    let own = half * 2048;
+                    let flags = ReadWriteFlags::empty();
+                    path.write(own, 2048, flags, &mut |_, bytes| {
+                        bytes
+                            .chunks_mut(4)
+                            .for_each(|c| c.copy_from_slice(&round.to_le_bytes()));
+                        Ok(())
+                    })
+                    .unwrap();
+                    path.read(own, 2048, &mut |_, bytes| {
+                        assert!(bytes.chunks(4).all(|c| c == round.to_le_bytes()), "{round}");
+                        Ok(())
+                    })
+                    .unwrap();
+                }
+            });
+        }
+    });
+    let disk = disk.bytes.lock().unwrap();
+    assert!(disk.chunks(4).all(|c| c == ROUNDS.to_le_bytes()));
+    assert!(locks.entries().list.is_empty());
+}
+
+#[test]
+fn aligned_buf_is_aligned_and_zero() {
+    for align in [1, 4, 512, 4096, 65536] {
+        for len in [0, 1, 511, 4096] {
+            let mut buffer = AlignedBuf::new(len, align);
+            assert_eq!(buffer.as_slice(), vec![0; len]);
+            assert!(
+                buffer
+                    .as_mut_slice()
+                    .as_ptr()
+                    .addr()
+                    .is_multiple_of(usize_from(align.into()))
+            );
+        }
+    }
+}
+
+#[test]
+fn range_locks_conflict_only_where_they_must() {
+    let locks: Arc<RangeLocks> = Arc::default();
+    let shared = locks.lock_shared(0..10);
+    assert!(locks.try_lock_shared(5..15).is_some());
+    let exclusive = locks.lock_exclusive(10..20);
+    assert!(locks.try_lock_shared(0..10).is_some());
+    assert!(locks.try_lock_shared(20..30).is_some());
+    assert!(locks.try_lock_shared(9..11).is_none());
+    assert!(locks.try_lock_shared(19..40).is_none());
+    drop(exclusive);
+    assert!(locks.try_lock_shared(9..11).is_some());
+    drop(shared);
+    drop(locks.lock_exclusive(0..u64::MAX));
+    assert!(locks.entries().list.is_empty());
+}
+
+#[test]
+fn range_lock_waits_for_earlier_ones_in_order() {
+    let locks: Arc<RangeLocks> = Arc::default();
+    let held = locks.lock_shared(0..10);
+    let (sender, receiver) = mpsc::channel();
+    let spawn = |name, exclusive| {
+        let (waiting, sender) = (Arc::clone(&locks), sender.clone());
+        let num_before = locks.entries().list.len();
+        let thread = thread::spawn(move || {
+            let _guard = waiting.lock(0..10, exclusive);
+            sender.send(name).unwrap();
+        });
+        while locks.entries().list.len() == num_before {
+            thread::yield_now();
+        }
+        thread
+    };
+    // A shared lock behind a waiting exclusive one waits too: the exclusive one cannot starve.
+    let writer = spawn("exclusive", true);
+    let reader = spawn("shared", false);
+    assert!(locks.try_lock_shared(0..10).is_none());
+    let nobody = receiver.recv_timeout(Duration::from_millis(50));
+    assert_eq!(nobody, Err(mpsc::RecvTimeoutError::Timeout));
+    drop(held);
+    assert_eq!(
+        [receiver.recv().unwrap(), receiver.recv().unwrap()],
+        ["exclusive", "shared"]
+    );
+    writer.join().unwrap();
+    reader.join().unwrap();
+}
