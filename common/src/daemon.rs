@@ -21,11 +21,12 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vmm_sys_util::epoll::EventSet;
 
+use crate::cli::Endpoint;
 use crate::device::{Device, EVENT_RELOAD};
 use crate::error::{FrontEndError, HostError};
 use crate::io::EpollLoop;
 use crate::session::connection::{Connection, Progress};
-use crate::socket::BoundSocket;
+use crate::socket::{BoundSocket, SocketError};
 use crate::sys::signal::Signals;
 use crate::worker::WorkerOptions;
 
@@ -40,6 +41,23 @@ pub enum Source {
     Connected(UnixStream),
     /// The front-end listens; we connect, and again when it has gone.
     Connect(PathBuf),
+}
+
+impl Source {
+    /// The source that the command line asks for; binds the socket if it is ours to bind.
+    ///
+    /// # Errors
+    /// When it cannot be bound.
+    pub fn of(endpoint: Endpoint) -> Result<Self, SocketError> {
+        Ok(match endpoint {
+            Endpoint::Listen { path, mode, group } => {
+                Self::Bound(BoundSocket::bind(&path, mode, group)?)
+            }
+            Endpoint::ListenFd(listener) => Self::Listener(listener),
+            Endpoint::ConnectedFd(stream) => Self::Connected(stream),
+            Endpoint::Connect(path) => Self::Connect(path),
+        })
+    }
 }
 
 /// Between two attempts to connect to a front-end that is not there.

@@ -1,8 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A vhost-user block device back-end.
+//! A vhost-user block device back-end: virtio-blk (virtio 1.3 §5.2) on raw files, host block
+//! devices and memory.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`options`] | the command line, checked |
+//! | [`device`] | features, configuration space, write cache: the control side |
+//! | [`serve`] | from a descriptor chain to its answer: the data side |
+//! | [`request`] | what a request asks for, from its bytes alone |
+//! | [`config_space`] | the configuration space, to the byte |
+//! | [`engine`] | where checked requests go |
+//! | [`image`] | a file or block device: lock, sizes, alignment |
+//! | [`slow_path`] | what O_DIRECT cannot do as it is |
+//! | [`manage`] | methods of the control socket |
 
 pub mod config_space;
+pub mod device;
+pub mod engine;
 pub mod image;
+pub mod manage;
+pub mod options;
 pub mod request;
+pub mod serve;
 pub mod slow_path;
 mod sys;

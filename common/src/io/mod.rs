@@ -47,7 +47,7 @@ pub struct FileId(u32);
 impl FileId {
     /// The `index`-th of the files given to [`IoQueue::new`].
     #[must_use]
-    pub fn new(index: u32) -> Self {
+    pub const fn new(index: u32) -> Self {
         Self(index)
     }
 }

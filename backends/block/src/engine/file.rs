@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Requests on an [`Image`].
+//!
+//! What the kernel takes as it is goes straight to the data thread's I/O queue: the guest's
+//! buffers are the kernel's, nothing is copied. What O_DIRECT would refuse (and SeaBIOS, OVMF and
+//! others send) goes through [`SlowPath`] on a blocking thread, with a copy.
+//!
+//! Where a write may be smaller than a block of the image, rewriting that block must not undo a
+//! write beside it, so there every write holds a lock on its range. Other images have no locks.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+
+use ringside_common::io::{Engine as IoEngine, FileId, errno_result};
+use ringside_common::worker::RequestCx;
+use rustix::io::{Errno, ReadWriteFlags};
+
+use super::{Engine, Ranges, Started, Target};
+use crate::config_space::Topology;
+use crate::image::{CacheMode, Image, ImageError};
+use crate::request::SECTOR_BYTES;
+use crate::slow_path::{Alignment, RangeLocks, SlowPath, SlowPathError, Storage as _};
+
+/// The image is the only file.
+const IMAGE: FileId = FileId::new(0);
+/// What one job on a blocking thread moves at most, so that its result fits; the rest is a short
+/// transfer, continued.
+const MAX_JOB_BYTES: u64 = 1 << 30;
+
+/// An image as storage.
+#[derive(Debug)]
+pub struct FileEngine {
+    image: Arc<Image>,
+    fd: Arc<OwnedFd>,
+    io_engine: IoEngine,
+    locks: Arc<RangeLocks>,
+    alignment: Alignment,
+}
+
+impl FileEngine {
+    /// Serves `image` with `io_engine`.
+    ///
+    /// # Errors
+    /// When no descriptor is left for a second handle of the image.
+    pub fn new(image: Image, io_engine: IoEngine) -> io::Result<Self> {
+        let fd = Arc::new(image.as_fd().try_clone_to_owned()?);
+        let alignment = image.alignment();
+        Ok(Self { image: Arc::new(image), fd, io_engine, locks: Arc::default(), alignment })
+    }
+
+    fn is_unsafe(&self) -> bool {
+        self.image.cache() == CacheMode::Unsafe
+    }
+
+    /// Whether the kernel takes these buffers at this offset.
+    #[inline]
+    fn fits(&self, offset_bytes: u64, iovecs: &[libc::iovec], len_bytes: u64) -> bool {
+        // Without O_DIRECT everything fits.
+        if self.alignment.offset_bytes == 1 && self.alignment.memory_bytes == 1 {
+            return true;
+        }
+        self.alignment.fits_range(offset_bytes, len_bytes)
+            && iovecs.iter().all(|iov| {
+                self.alignment.fits_memory(iov.iov_base.addr(), iov.iov_len)
+            })
+    }
+
+    fn read_slowly(&self, cx: &mut RequestCx<'_>, target: Target) -> Started {
+        let Some(buffers) = cx.buffers(target.head) else { return Started::Done(-libc::EIO) };
+        let len_bytes = buffers.writable_bytes().min(MAX_JOB_BYTES);
+        let Some(payload) = buffers.writable_payload() else {
+            return Started::Done(-libc::EIO);
+        };
+        let (image, locks) = (Arc::clone(&self.image), Arc::clone(&self.locks));
+        let job = move || {
+            let path = SlowPath::new(&*image, &locks);
+            let done = path.read(target.offset_bytes, len_bytes, &mut |at, bytes| {
+                put(payload.write_at(position(at)?, bytes), bytes.len())
+            });
+            result_of(done, len_bytes)
+        };
+        Started::of(cx.run(target.head, target.tag, Box::new(job)))
+    }
+
+    fn write_slowly(&self, cx: &mut RequestCx<'_>, target: Target, stable: bool) -> Started {
+        let Some(buffers) = cx.buffers(target.head) else { return Started::Done(-libc::EIO) };
+        let len_bytes = buffers.readable_bytes().min(MAX_JOB_BYTES);
+        let Some(payload) = buffers.readable_payload() else {
+            return Started::Done(-libc::EIO);
+        };
+        let (image, locks) = (Arc::clone(&self.image), Arc::clone(&self.locks));
+        let flags = write_flags(stable);
+        let job = move || {
+            let path = SlowPath::new(&*image, &locks);
+            let done = path.write(target.offset_bytes, len_bytes, flags, &mut |at, bytes| {
+                let want = bytes.len();
+                put(payload.read_at(position(at)?, bytes), want)
+            });
+            result_of(done, len_bytes)
+        };
+        Started::of(cx.run(target.head, target.tag, Box::new(job)))
+    }
+}
+
+impl Engine for FileEngine {
+    fn files(&self) -> Vec<Arc<OwnedFd>> {
+        vec![Arc::clone(&self.fd)]
+    }
+
+    fn io_engine(&self) -> IoEngine {
+        self.io_engine
+    }
+
+    fn capacity_sectors(&self) -> u64 {
+        self.image.capacity_sectors()
+    }
+
+    fn topology(&self) -> Topology {
+        self.image.topology()
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.image.is_read_only()
+    }
+
+    fn can_discard(&self) -> bool {
+        self.image.can_discard()
+    }
+
+    fn readable_end_bytes(&self) -> io::Result<u64> {
+        self.image.refresh().map(|sectors| sectors * SECTOR_BYTES).map_err(host_error)
+    }
+
+    #[inline]
+    fn read(&self, cx: &mut RequestCx<'_>, target: Target) -> Started {
+        let Some(buffers) = cx.buffers(target.head) else { return Started::Done(-libc::EIO) };
+        if self.fits(target.offset_bytes, buffers.writable(), buffers.writable_bytes()) {
+            Started::of(cx.read(target.head, target.tag, IMAGE, target.offset_bytes))
+        } else {
+            self.read_slowly(cx, target)
+        }
+    }
+
+    #[inline]
+    fn write(&self, cx: &mut RequestCx<'_>, target: Target, stable: bool) -> Started {
+        let stable = stable && !self.is_unsafe();
+        let Some(buffers) = cx.buffers(target.head) else { return Started::Done(-libc::EIO) };
+        let len_bytes = buffers.readable_bytes();
+        if !self.fits(target.offset_bytes, buffers.readable(), len_bytes) {
+            return self.write_slowly(cx, target, stable);
+        }
+        let guard = if self.alignment.may_rewrite() {
+            let range = target.offset_bytes..target.offset_bytes.saturating_add(len_bytes);
+            match self.locks.try_lock_shared(range) {
+                Some(guard) => Some(guard),
+                // Somebody rewrites a block of it; the wait is for a blocking thread.
+                None => return self.write_slowly(cx, target, stable),
+            }
+        } else {
+            None
+        };
+        match Started::of(cx.write(target.head, target.tag, IMAGE, target.offset_bytes, stable)) {
+            Started::Pending(_) => Started::Pending(guard),
+            done @ Started::Done(_) => done,
+        }
+    }
+
+    fn flush(&self, cx: &mut RequestCx<'_>, target: Target) -> Started {
+        if self.is_unsafe() || self.is_read_only() {
+            return Started::Done(0);
+        }
+        Started::of(cx.fdatasync(target.head, target.tag, IMAGE))
+    }
+
+    fn clear(&self, cx: &mut RequestCx<'_>, target: Target, ranges: Ranges) -> Started {
+        let (image, locks) = (Arc::clone(&self.image), Arc::clone(&self.locks));
+        let stable = ranges.stable && !self.is_unsafe();
+        let job = move || {
+            let path = SlowPath::new(&*image, &locks);
+            let mut done = Ok(());
+            for segment in &ranges.segments {
+                let offset = segment.sector * SECTOR_BYTES;
+                let len_bytes = u64::from(segment.num_sectors) * SECTOR_BYTES;
+                done = done.and_then(|()| {
+                    if ranges.zero {
+                        path.write_zeroes(offset, len_bytes, segment.unmap, ReadWriteFlags::empty())
+                    } else {
+                        path.discard(offset, len_bytes)
+                    }
+                });
+            }
+            match result_of(done, 0) {
+                0 if stable => errno_result(rustix::fs::fdatasync(image.as_fd())),
+                result => result,
+            }
+        };
+        Started::of(cx.run(target.head, target.tag, Box::new(job)))
+    }
+
+    fn flush_now(&self) -> io::Result<()> {
+        if self.is_unsafe() || self.is_read_only() {
+            return Ok(());
+        }
+        Ok(rustix::fs::fdatasync(self.image.as_fd())?)
+    }
+
+    fn refresh(&self) -> io::Result<u64> {
+        self.image.refresh().map_err(host_error)
+    }
+
+    fn resize(&self, size_bytes: u64) -> io::Result<u64> {
+        self.image.resize(size_bytes).map_err(host_error)
+    }
+}
+
+fn host_error(error: ImageError) -> io::Error {
+    io::Error::other(error)
+}
+
+fn write_flags(stable: bool) -> ReadWriteFlags {
+    if stable { ReadWriteFlags::DSYNC } else { ReadWriteFlags::empty() }
+}
+
+/// A position in a job's payload, which is at most [`MAX_JOB_BYTES`] long.
+fn position(at: u64) -> Result<usize, SlowPathError> {
+    usize::try_from(at).map_err(|_e| SlowPathError::GuestMemory)
+}
+
+fn put(moved: usize, wanted: usize) -> Result<(), SlowPathError> {
+    if moved == wanted { Ok(()) } else { Err(SlowPathError::GuestMemory) }
+}
+
+/// The result of a job in the form of a system call's.
+fn result_of(done: Result<(), SlowPathError>, len_bytes: u64) -> i32 {
+    let errno = match done {
+        Ok(()) => return i32::try_from(len_bytes).unwrap_or(i32::MAX),
+        Err(SlowPathError::Io { source, .. }) => source,
+        Err(SlowPathError::EndOfImage { .. }) => Errno::NXIO,
+        Err(SlowPathError::Range { .. }) => Errno::INVAL,
+        Err(SlowPathError::GuestMemory) => Errno::FAULT,
+    };
+    -errno.raw_os_error()
+}

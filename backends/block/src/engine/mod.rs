@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Where requests go once they are checked.
+//!
+//! An engine starts one operation for one request; it may be done at once, or later, when the
+//! data thread reports it. [`FileEngine`] is the real one. The seam is there for tests (an engine
+//! that forgets what was not flushed) and for measuring everything but the storage
+//! ([`NullEngine`]).
+
+mod file;
+mod null;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use ringside_common::io::Engine as IoEngine;
+use ringside_common::worker::RequestCx;
+use rustix::io::Errno;
+
+pub use file::FileEngine;
+pub use null::NullEngine;
+
+use crate::config_space::Topology;
+use crate::request::Segment;
+use crate::slow_path::RangeGuard;
+
+/// What became of an operation.
+#[derive(Debug)]
+pub enum Started {
+    /// It is done: bytes moved, or a negative errno.
+    Done(i32),
+    /// The data thread reports its end. The guard is to be held until then.
+    Pending(Option<RangeGuard>),
+}
+
+impl Started {
+    /// The outcome of asking a data thread for I/O.
+    #[must_use]
+    pub fn of(started: io::Result<()>) -> Self {
+        match started {
+            Ok(()) => Self::Pending(None),
+            Err(error) => Self::Done(-error.raw_os_error().unwrap_or(libc::EIO)),
+        }
+    }
+}
+
+/// One request, for an engine.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Its descriptor head, which names its buffers.
+    pub head: u16,
+    /// To be handed to the data thread with the I/O.
+    pub tag: u16,
+    /// First byte on the disk.
+    pub offset_bytes: u64,
+}
+
+/// Ranges to discard or to zero.
+#[derive(Clone, Debug)]
+pub struct Ranges {
+    /// Checked segments.
+    pub segments: Vec<Segment>,
+    /// Zero them; else their contents do not matter any more.
+    pub zero: bool,
+    /// Be done when the result is stable.
+    pub stable: bool,
+}
+
+/// Storage for a virtio-blk device. Shared by all data threads.
+pub trait Engine: Send + Sync + std::fmt::Debug {
+    /// The files that data threads do I/O on for this engine.
+    fn files(&self) -> Vec<Arc<OwnedFd>>;
+
+    /// How they do it.
+    fn io_engine(&self) -> IoEngine;
+
+    /// Size of the disk in sectors, which may change at any time.
+    fn capacity_sectors(&self) -> u64;
+
+    /// Block sizes to present.
+    fn topology(&self) -> Topology;
+
+    /// Whether writes are refused.
+    fn is_read_only(&self) -> bool;
+
+    /// Whether a discard frees space.
+    fn can_discard(&self) -> bool;
+
+    /// The end of what can be read now: behind the file's end the rest of its last block reads as
+    /// zeroes.
+    ///
+    /// # Errors
+    /// What the host says.
+    fn readable_end_bytes(&self) -> io::Result<u64>;
+
+    /// Reads into the writable payload left.
+    fn read(&self, cx: &mut RequestCx<'_>, target: Target) -> Started;
+
+    /// Writes the readable payload left; with `stable`, it is done when it is on stable storage.
+    fn write(&self, cx: &mut RequestCx<'_>, target: Target, stable: bool) -> Started;
+
+    /// Makes all completed writes stable.
+    fn flush(&self, cx: &mut RequestCx<'_>, target: Target) -> Started;
+
+    /// Discards or zeroes ranges.
+    fn clear(&self, cx: &mut RequestCx<'_>, target: Target, ranges: Ranges) -> Started;
+
+    /// As [`flush`](Self::flush), waiting for it.
+    ///
+    /// # Errors
+    /// What the host says.
+    fn flush_now(&self) -> io::Result<()>;
+
+    /// Looks at the size of the storage again.
+    ///
+    /// # Errors
+    /// What the host says.
+    fn refresh(&self) -> io::Result<u64>;
+
+    /// Changes the size of the storage.
+    ///
+    /// # Errors
+    /// Where that is not possible.
+    fn resize(&self, _size_bytes: u64) -> io::Result<u64> {
+        Err(Errno::OPNOTSUPP.into())
+    }
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `ringside-blk`: a vhost-user block device back-end.
+//!
+//! Exit codes: 0 after SIGTERM or when an inherited connection has ended, 1 when it could not
+//! start or go on, 2 for a bad command line.
+
+use std::error::Error;
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{CommandFactory as _, Parser as _};
+use ringside_blk::device::{BlockDevice, BlockOptions};
+use ringside_blk::engine::FileEngine;
+use ringside_blk::image::CacheMode;
+use ringside_blk::manage::BlockManagement;
+use ringside_blk::options::{Action, Options};
+use ringside_common::cli::{CommonConfig, man_page};
+use ringside_common::daemon::{Control, Source, serve};
+use ringside_common::logging::init_logging;
+use ringside_common::management::{ManagementSockets, Services};
+use ringside_common::worker::WorkerOptions;
+
+/// vhost-user.rst "Backend program conventions".
+const CAPABILITIES: &str = r#"{
+  "type": "block",
+  "features": [
+    "read-only",
+    "blk-file"
+  ]
+}
+"#;
+
+fn main() -> ExitCode {
+    match run(Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut text = error.to_string();
+            let mut source = error.source();
+            while let Some(cause) = source {
+                text = format!("{text}: {cause}");
+                source = cause.source();
+            }
+            let _ = writeln!(std::io::stderr(), "ringside-blk: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: Options) -> Result<(), Box<dyn Error>> {
+    let mut stdout = std::io::stdout();
+    if let Some(Action::Ctl(ctl)) = options.command {
+        writeln!(stdout, "{}", ctl.run()?)?;
+        return Ok(());
+    }
+    if options.common.print_capabilities {
+        stdout.write_all(CAPABILITIES.as_bytes())?;
+        return Ok(());
+    }
+    if options.common.print_man {
+        stdout.write_all(&man_page(Options::command())?)?;
+        return Ok(());
+    }
+    init_logging(options.common.log_level.into())?;
+    let disk = options.disk;
+    let config = options.common.into_config()?;
+    let (image, io_engine) = disk.open()?;
+    if image.cache() == CacheMode::Unsafe && !disk.memory {
+        log::warn!("cache=unsafe: a flush of the guest does nothing; a host crash loses data");
+    }
+    let block = BlockOptions {
+        num_queues: config.num_queues,
+        queue_size: config.queue_size,
+        serial: disk.serial(),
+        cache: image.cache(),
+    };
+    let engine = Arc::new(FileEngine::new(image, io_engine)?);
+    start(Arc::new(BlockDevice::new(engine, block)), config)
+}
+
+fn start(device: Arc<BlockDevice>, config: CommonConfig) -> Result<(), Box<dyn Error>> {
+    let workers = WorkerOptions {
+        max_threads: config.threads.get(),
+        cpus: config.cpus,
+        max_poll_ns: u64::try_from(config.poll.as_nanos())?,
+    };
+    let control = Arc::new(Control::new()?);
+    let sockets =
+        ManagementSockets::bind(config.control_socket.as_deref(), config.metrics.as_ref())?;
+    let source = Source::of(config.endpoint)?;
+    let management = if sockets.is_empty() {
+        None
+    } else {
+        let methods = BlockManagement::new(Arc::clone(&device), Arc::clone(&control));
+        let services = Services {
+            program: "ringside-blk",
+            version: env!("CARGO_PKG_VERSION"),
+            stats: Arc::clone(ringside_common::device::Device::stats(&*device)),
+            manage: vec![Arc::new(methods)],
+        };
+        Some(sockets.spawn(services, || {})?)
+    };
+    serve(&device, source, &workers, &control)?;
+    drop(management);
+    Ok(())
+}

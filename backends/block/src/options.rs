@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The command line of `ringside-blk`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ringside_common::cli::{CommonArgs, CtlArgs};
+use ringside_common::io::Engine as IoEngine;
+
+use crate::image::{CacheMode, DiscardMode, Image, ImageError, ImageOptions};
+use crate::request::ID_BYTES;
+
+/// Serves a raw image file, a host block device or memory as a virtio-blk device to any VMM that
+/// speaks vhost-user
+#[derive(Clone, Debug, Parser)]
+#[command(name = "ringside-blk", version, max_term_width = 100)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Options {
+    /// What all back-ends have.
+    #[command(flatten)]
+    pub common: CommonArgs,
+
+    /// What this one has.
+    #[command(flatten)]
+    pub disk: DiskArgs,
+
+    /// Something else than serving.
+    #[command(subcommand)]
+    pub command: Option<Action>,
+}
+
+/// What to do instead of serving.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Action {
+    /// Call a method of a running back-end on its control socket
+    Ctl(CtlArgs),
+}
+
+/// Options of the disk.
+#[derive(Args, Clone, Debug)]
+#[group(id = "disk")]
+#[command(about = None, long_about = None, next_help_heading = "Disk")]
+pub struct DiskArgs {
+    /// The raw image file or block device to serve
+    #[arg(long, value_name = "PATH")]
+    pub blk_file: Option<PathBuf>,
+
+    /// Serve memory, which is lost at the end; needs --size
+    #[arg(long, requires = "size", conflicts_with_all = ["blk_file", "read_only"])]
+    pub memory: bool,
+
+    /// Size of the memory, or of a sparse image to create where there is none: bytes, or with K,
+    /// M, G, T for powers of 1024
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub size: Option<u64>,
+
+    /// Refuse to write
+    #[arg(long)]
+    pub read_only: bool,
+
+    /// The serial number the guest sees, up to 20 bytes [default: ringside]
+    #[arg(long, value_name = "TEXT", value_parser = serial)]
+    pub serial: Option<String>,
+
+    /// How the host caches, and when a write is stable
+    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
+    pub cache: CacheMode,
+
+    /// What a discard of the guest does
+    #[arg(long, value_enum, value_name = "MODE", default_value_t)]
+    pub discard: DiscardMode,
+
+    /// The logical block size the guest sees [default: what the image needs]
+    #[arg(long, value_name = "BYTES")]
+    pub block_size: Option<u32>,
+
+    /// How I/O on the image is done
+    #[arg(long, value_enum, value_name = "ENGINE", default_value_t)]
+    pub aio: Aio,
+
+    /// Do not lock the image against other users
+    #[arg(long)]
+    pub no_lock: bool,
+}
+
+/// How I/O is done.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub enum Aio {
+    /// With io_uring; with threads where the kernel has none for us
+    #[default]
+    #[value(name = "io_uring")]
+    IoUring,
+    /// With blocking threads
+    Threads,
+}
+
+/// A disk that cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// Neither an image nor memory was asked for.
+    #[error("nothing to serve: give --blk-file PATH, or --memory with --size")]
+    NoDisk,
+    /// The image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+}
+
+impl DiskArgs {
+    /// Opens what is to be served, and says how I/O on it is done.
+    ///
+    /// # Errors
+    /// [`DiskError`].
+    pub fn open(&self) -> Result<(Image, IoEngine), DiskError> {
+        if self.memory {
+            let image = Image::anonymous(self.size.unwrap_or(0), self.block_size)?;
+            // Memory never blocks, and io_uring would hand each request to another thread.
+            return Ok((image, IoEngine::Inline));
+        }
+        let path = self.blk_file.clone().ok_or(DiskError::NoDisk)?;
+        let image = Image::open(&ImageOptions {
+            path,
+            read_only: self.read_only,
+            size_bytes: self.size,
+            cache: self.cache,
+            block_size_bytes: self.block_size,
+            discard: self.discard,
+            lock: !self.no_lock,
+        })?;
+        let engine = match self.aio {
+            Aio::IoUring => IoEngine::Uring,
+            Aio::Threads => IoEngine::Threads,
+        };
+        Ok((image, engine))
+    }
+
+    /// The serial number.
+    #[must_use]
+    pub fn serial(&self) -> String {
+        self.serial.clone().unwrap_or_else(|| "ringside".to_owned())
+    }
+}
+
+/// A text that is no size.
+#[derive(Debug, thiserror::Error)]
+#[error("a size is a number of bytes, with K, M, G or T for powers of 1024")]
+struct SizeError;
+
+fn size(text: &str) -> Result<u64, SizeError> {
+    let (digits, shift) = match text.as_bytes().last() {
+        Some(b'K' | b'k') => (text.get(..text.len() - 1), 10),
+        Some(b'M' | b'm') => (text.get(..text.len() - 1), 20),
+        Some(b'G' | b'g') => (text.get(..text.len() - 1), 30),
+        Some(b'T' | b't') => (text.get(..text.len() - 1), 40),
+        _ => (Some(text), 0),
+    };
+    let number: u64 = digits.and_then(|digits| digits.parse().ok()).ok_or(SizeError)?;
+    number.checked_mul(1 << shift).filter(|size| *size > 0).ok_or(SizeError)
+}
+
+/// A serial number that does not fit.
+#[derive(Debug, thiserror::Error)]
+#[error("a serial number has at most {ID_BYTES} bytes")]
+struct SerialError;
+
+fn serial(text: &str) -> Result<String, SerialError> {
+    if text.len() > ID_BYTES { Err(SerialError) } else { Ok(text.to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_have_suffixes() {
+        assert_eq!(size("512").unwrap(), 512);
+        assert_eq!(size("3K").unwrap(), 3 << 10);
+        assert_eq!(size("2G").unwrap(), 2 << 30);
+        for bad in ["", "G", "0", "1.5G", "-1", "99999999999999T"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn memory_needs_a_size() {
+        let parse = |args: &[&str]| Options::try_parse_from(args);
+        assert!(parse(&["ringside-blk", "--socket-path", "s", "--memory"]).is_err());
+        let options = parse(&["ringside-blk", "--socket-path", "s", "--memory", "--size", "1M"]);
+        assert_eq!(options.unwrap().disk.size, Some(1 << 20));
+    }
+}

@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! From a descriptor chain to its answer: the data side of the device.
+//!
+//! A request has one operation under way at a time. A transfer that comes back short is continued
+//! where it stopped; one that fails is answered as failed. Every chain is answered exactly once:
+//! each path below ends in [`Serving::finish`] or has I/O pending that will lead there.
+//!
+//! # Durability
+//! A write made while the write cache is off is started as a stable one and answered when it is;
+//! the mode is read when a request starts and kept with it. A flush is answered by a sync that
+//! began after the flush came, hence after every write that was answered before. A sync that fails
+//! may have dropped what it was to save, and the next one would not know: from then on no flush
+//! and no stable write succeeds.
+
+use std::sync::Arc;
+
+use ringside_common::chain::ChainFault;
+use ringside_common::device::DeviceWorker;
+use ringside_common::worker::{Counted, RequestCx};
+
+use crate::device::Shared;
+use crate::engine::{Ranges, Started, Target};
+use crate::request::{
+    HEADER_BYTES, ID_BYTES, Limits, Request, SEGMENT_BYTES, SECTOR_BYTES, Segment, SegmentKind,
+    Status, USED_LEN_STATUS_ONLY,
+};
+use crate::slow_path::RangeGuard;
+
+/// Names of the counters, in the order of [`kind_of`].
+pub const KINDS: &[&str] =
+    &["read", "write", "flush", "discard", "write_zeroes", "get_id", "invalid"];
+const INVALID: usize = 6;
+
+/// How often an operation is started again on EAGAIN or EINTR before it counts as failed.
+const MAX_RETRIES: u8 = 100;
+
+/// The data side of the device on one data thread.
+#[derive(Debug)]
+pub struct BlockWorker {
+    shared: Arc<Shared>,
+}
+
+/// What is kept for one vring: the state of each request in flight, by head.
+#[derive(Debug)]
+pub struct BlockQueue {
+    limits: Limits,
+    requests: Box<[InFlight]>,
+}
+
+/// A request in flight.
+#[derive(Debug)]
+struct InFlight {
+    request: Request,
+    /// Where the next part of a transfer is.
+    offset_bytes: u64,
+    /// Started with the write cache off.
+    stable: bool,
+    retries: u8,
+    guard: Option<RangeGuard>,
+}
+
+impl InFlight {
+    const IDLE: Self = Self {
+        request: Request::Flush,
+        offset_bytes: 0,
+        stable: false,
+        retries: 0,
+        guard: None,
+    };
+}
+
+impl BlockWorker {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+}
+
+impl DeviceWorker for BlockWorker {
+    type Queue = BlockQueue;
+
+    fn start_queue(&mut self, _index: u16, size: u16) -> BlockQueue {
+        BlockQueue {
+            limits: self.shared.limits(),
+            requests: (0..size).map(|_| InFlight::IDLE).collect(),
+        }
+    }
+
+    #[inline]
+    fn request(
+        &mut self,
+        queue: &mut BlockQueue,
+        cx: &mut RequestCx<'_>,
+        head: u16,
+        chain: Result<(), ChainFault>,
+    ) {
+        queue.limits.capacity_sectors = self.shared.engine.capacity_sectors();
+        let Some(slot) = queue.requests.get_mut(usize::from(head)) else { return };
+        let mut serving = Serving { shared: &self.shared, cx, slot, head };
+        serving.begin(&queue.limits, chain);
+    }
+
+    #[inline]
+    fn io_done(
+        &mut self,
+        queue: &mut BlockQueue,
+        cx: &mut RequestCx<'_>,
+        head: u16,
+        _tag: u16,
+        result: i32,
+    ) {
+        let Some(slot) = queue.requests.get_mut(usize::from(head)) else { return };
+        slot.guard = None;
+        Serving { shared: &self.shared, cx, slot, head }.proceed(result);
+    }
+}
+
+/// One request being worked on.
+struct Serving<'a, 'c> {
+    shared: &'a Shared,
+    cx: &'a mut RequestCx<'c>,
+    slot: &'a mut InFlight,
+    head: u16,
+}
+
+impl Serving<'_, '_> {
+    #[inline]
+    fn begin(&mut self, limits: &Limits, chain: Result<(), ChainFault>) {
+        let Some(buffers) = self.cx.buffers(self.head) else { return };
+        // Without a status byte there is nothing to say and nowhere to say it.
+        if !buffers.take_tail() {
+            return self.drop_chain();
+        }
+        if chain.is_err() {
+            return self.reject(Status::IoErr);
+        }
+        let Some(header) = buffers.take_header::<HEADER_BYTES>() else {
+            return self.reject(Status::IoErr);
+        };
+        let (readable, writable) = (buffers.readable_bytes(), buffers.writable_bytes());
+        let request = match Request::parse(&header, readable, writable, limits) {
+            Ok(request) => request,
+            Err(status) => return self.reject(status),
+        };
+        self.slot.request = request;
+        self.slot.retries = 0;
+        self.slot.stable = !self.shared.is_writeback();
+        match request {
+            Request::In { sector, .. } | Request::Out { sector, .. } => {
+                self.slot.offset_bytes = sector * SECTOR_BYTES;
+                self.start();
+            }
+            Request::Flush => self.start(),
+            Request::GetId => {
+                let serial = self.shared.id();
+                let written = self.cx.buffers(self.head).map_or(0, |b| b.write_at(0, &serial));
+                self.finish(if written == ID_BYTES { Status::Ok } else { Status::IoErr });
+            }
+            Request::Discard { num_segments } => {
+                self.clear(limits, SegmentKind::Discard, num_segments);
+            }
+            Request::WriteZeroes { num_segments } => {
+                self.clear(limits, SegmentKind::WriteZeroes, num_segments);
+            }
+        }
+    }
+
+    /// Starts the operation of the request, or what is left of it.
+    #[inline]
+    fn start(&mut self) {
+        let target =
+            Target { head: self.head, tag: 0, offset_bytes: self.slot.offset_bytes };
+        let engine = &*self.shared.engine;
+        let started = match self.slot.request {
+            Request::In { .. } => engine.read(self.cx, target),
+            // What was lost cannot be made stable by writing something else.
+            Request::Out { .. } if self.slot.stable && self.shared.has_lost_writes() => {
+                Started::Done(-libc::EIO)
+            }
+            Request::Out { .. } => engine.write(self.cx, target, self.slot.stable),
+            Request::Flush if self.shared.has_lost_writes() => Started::Done(-libc::EIO),
+            Request::Flush => engine.flush(self.cx, target),
+            // Answered or started by `begin`.
+            Request::GetId | Request::Discard { .. } | Request::WriteZeroes { .. } => {
+                Started::Done(-libc::EIO)
+            }
+        };
+        self.after(started);
+    }
+
+    #[inline]
+    fn after(&mut self, started: Started) {
+        match started {
+            Started::Pending(guard) => self.slot.guard = guard,
+            Started::Done(result) => self.proceed(result),
+        }
+    }
+
+    /// An operation has ended with `result`: bytes, or a negative errno.
+    #[inline]
+    fn proceed(&mut self, result: i32) {
+        let Ok(moved) = usize::try_from(result) else { return self.failed(result) };
+        let Some(buffers) = self.cx.buffers(self.head) else { return };
+        match self.slot.request {
+            Request::In { .. } => {
+                if moved as u64 == buffers.writable_bytes() {
+                    return self.finish(Status::Ok);
+                }
+                buffers.consume_writable(moved);
+            }
+            Request::Out { .. } => {
+                if moved as u64 == buffers.readable_bytes() {
+                    return self.finish(Status::Ok);
+                }
+                buffers.consume_readable(moved);
+            }
+            _ => return self.finish(Status::Ok),
+        }
+        self.continue_after(moved);
+    }
+
+    /// A transfer was short.
+    #[cold]
+    fn continue_after(&mut self, moved: usize) {
+        self.slot.offset_bytes = self.slot.offset_bytes.saturating_add(moved as u64);
+        if moved > 0 {
+            self.slot.retries = 0;
+            return self.start();
+        }
+        match self.slot.request {
+            Request::In { .. } => self.read_past_the_end(),
+            // A write of nothing without an error: there is no progress to be had.
+            _ => self.finish(Status::IoErr),
+        }
+    }
+
+    /// The file has ended before the request. In its last block that is zeroes; behind it, the
+    /// file has shrunk under us.
+    fn read_past_the_end(&mut self) {
+        let Some(buffers) = self.cx.buffers(self.head) else { return };
+        let left = buffers.writable_bytes();
+        let end = self.slot.offset_bytes.saturating_add(left);
+        let readable = self.shared.engine.readable_end_bytes();
+        if readable.is_ok_and(|readable| end <= readable) {
+            buffers.zero_at(0, usize::try_from(left).unwrap_or(usize::MAX));
+            self.finish(Status::Ok);
+        } else {
+            self.finish(Status::IoErr);
+        }
+    }
+
+    #[cold]
+    fn failed(&mut self, result: i32) {
+        let errno = -result;
+        if matches!(errno, libc::EAGAIN | libc::EINTR) && self.slot.retries < MAX_RETRIES {
+            self.slot.retries += 1;
+            let again = matches!(
+                self.slot.request,
+                Request::In { .. } | Request::Out { .. } | Request::Flush
+            );
+            if again {
+                return self.start();
+            }
+        }
+        let synced = self.slot.stable
+            && matches!(
+                self.slot.request,
+                Request::Out { .. } | Request::Discard { .. } | Request::WriteZeroes { .. }
+            );
+        self.shared.note_failure(self.slot.request, errno, synced);
+        self.finish(Status::IoErr);
+    }
+
+    /// DISCARD and WRITE_ZEROES. All segments are checked before the first is carried out.
+    fn clear(&mut self, limits: &Limits, kind: SegmentKind, num_segments: u32) {
+        let Some(buffers) = self.cx.buffers(self.head) else { return };
+        let mut segments = Vec::with_capacity(usize::try_from(num_segments).unwrap_or(0));
+        for _ in 0..num_segments {
+            let Some(bytes) = buffers.take_header::<SEGMENT_BYTES>() else {
+                return self.finish(Status::IoErr);
+            };
+            match Segment::parse(&bytes, kind, limits) {
+                Ok(segment) => segments.push(segment),
+                Err(status) => return self.finish(status),
+            }
+        }
+        if self.slot.stable && self.shared.has_lost_writes() {
+            return self.finish(Status::IoErr);
+        }
+        let ranges = Ranges {
+            segments,
+            zero: kind == SegmentKind::WriteZeroes,
+            stable: self.slot.stable,
+        };
+        let target = Target { head: self.head, tag: 0, offset_bytes: 0 };
+        let started = self.shared.engine.clear(self.cx, target, ranges);
+        self.after(started);
+    }
+
+    /// Answers a request that was understood.
+    #[inline]
+    fn finish(&mut self, status: Status) {
+        let request = self.slot.request;
+        let bytes = match (request, status) {
+            (Request::In { len_bytes, .. } | Request::Out { len_bytes, .. }, Status::Ok) => {
+                len_bytes
+            }
+            _ => 0,
+        };
+        let counted = Counted { kind: kind_of(request), bytes, ok: status == Status::Ok };
+        self.answer(status, request.used_len(status), counted);
+    }
+
+    /// Answers one that was not.
+    #[cold]
+    fn reject(&mut self, status: Status) {
+        let counted = Counted { kind: INVALID, bytes: 0, ok: false };
+        self.answer(status, USED_LEN_STATUS_ONLY, counted);
+    }
+
+    /// Gives back a chain that has no place for an answer.
+    #[cold]
+    fn drop_chain(&mut self) {
+        self.cx.complete(self.head, 0, Counted { kind: INVALID, bytes: 0, ok: false });
+    }
+
+    #[inline]
+    fn answer(&mut self, status: Status, used_bytes: u32, counted: Counted) {
+        if let Some(buffers) = self.cx.buffers(self.head) {
+            buffers.put_tail(status.to_byte());
+        }
+        self.cx.complete(self.head, used_bytes, counted);
+    }
+}
+
+#[inline]
+fn kind_of(request: Request) -> usize {
+    match request {
+        Request::In { .. } => 0,
+        Request::Out { .. } => 1,
+        Request::Flush => 2,
+        Request::Discard { .. } => 3,
+        Request::WriteZeroes { .. } => 4,
+        Request::GetId => 5,
+    }
+}
