@@ -783,6 +783,12 @@ fn e12_direct_unaligned_writes_of_two_threads_lose_no_update() {
                             Ok(())
                         })
                         .unwrap();
+                    slow_path
+                        .read(half * 256, 256, &mut |_, bytes| {
+                            assert_eq!(bytes, [round; 256]);
+                            Ok(())
+                        })
+                        .unwrap();
                 }
             });
         }
