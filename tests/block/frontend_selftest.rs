@@ -4,9 +4,10 @@
 
 use std::error::Error;
 use std::ffi::OsString;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use ringside_tests::frontend::blk::{
     BlkConfig, BlkDriver, BlkRequest, HeaderShape, Range, RequestShape, SECTOR_BYTES, StatusShape,
@@ -29,6 +30,8 @@ use vhost::vhost_user::VhostUserProtocolFeatures;
 type TestResult = Result<(), Box<dyn Error>>;
 
 const DISK_BYTES: u64 = 64 << 20;
+/// The daemon's monitor socket in its directory.
+const MONITOR: &str = "monitor.sock";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Starts the storage daemon; `None` when it is not installed.
@@ -41,7 +44,9 @@ fn storage_daemon() -> Result<Option<Process>, Box<dyn Error>> {
         "type=vhost-user-blk,id=e,node-name=f,writable=on,num-queues=2,addr.type=unix,addr.path=",
     );
     export.push(launch.socket());
+    let chardev = format!("socket,id=m,server=on,wait=off,path={MONITOR}");
     let launch = launch
+        .args(["--chardev", &chardev, "--monitor", "chardev=m"])
         .args(["--blockdev".into(), blockdev])
         .args(["--export".into(), export]);
     match launch.spawn() {
@@ -77,7 +82,7 @@ fn write_and_verify(driver: &mut BlkDriver, seed: u64) -> TestResult {
         depth: usize::from(driver.config().depth),
         block_bytes: 8192,
         first_sector: 128,
-        blocks: 512,
+        blocks: 128,
         seed,
     };
     write_pattern(driver, &plan)?;
@@ -126,9 +131,10 @@ fn content_at_depth_32_survives_every_negotiation() -> TestResult {
         assert_eq!(agreed & ids::feature::EVENT_IDX != 0, event_idx);
         assert_eq!(agreed & ids::feature::INDIRECT_DESC != 0, indirect);
         write_and_verify(&mut driver, seed)?;
-        let calls_seen = driver.vring().call.take()?.is_some();
+        // libvhost-user calls by itself at SET_VRING_CALL and, with EVENT_IDX, once after a start.
+        let folded = driver.vring().call.take()?.unwrap_or_default();
         if calls == CallMode::Never {
-            assert!(!calls_seen, "called although polling, seed {seed}");
+            assert!(folded <= 2, "{folded} calls although polling, seed {seed}");
         }
     }
     Ok(())
@@ -144,11 +150,9 @@ fn every_request_shape_works() -> TestResult {
         HeaderShape::Bytewise,
         HeaderShape::WithData,
     ];
-    let tables = [
-        TableShape::Direct,
-        TableShape::Indirect,
-        TableShape::FirstDirect,
-    ];
+    // Not FirstDirect: libvhost-user looks for INDIRECT in a chain's first descriptor only, against
+    // virtio 1.3 §2.7.5.3.2, takes the table for data and never completes the request.
+    let tables = [TableShape::Direct, TableShape::Indirect];
     // Merged from the start, so that slots have room for all shapes.
     let merged = RequestShape {
         header: HeaderShape::WithData,
@@ -302,14 +306,14 @@ fn index_wraps_after_70_000_requests() -> TestResult {
         };
         let report = random_read(&mut driver, &plan)?;
         assert_eq!(report.completed, 70_001);
-        assert_eq!(driver.vring().ring.used_idx(), 70_001_u32 as u16);
+        assert_eq!(u64::from(driver.vring().ring.used_idx()), 70_001 - 65_536);
         assert!(report.kicks > 0 && report.iops() > 0.0);
     }
     Ok(())
 }
 
 #[test]
-fn ring_of_32768_descriptors_works_from_index_65535() -> TestResult {
+fn ring_of_1024_descriptors_works_from_index_65535() -> TestResult {
     let mut process = storage_daemon_or_skip!();
     let builder = Session::builder().queue_size(1024).indirect(false);
     let mut session = builder.from_stream(process.connect(PATIENCE)?)?;
@@ -327,7 +331,10 @@ fn stop_and_restart_lose_nothing() -> TestResult {
         connect(&mut process, Session::builder(), BlkConfig::default())?;
     let mut data = vec![0; 4096];
     for round in 0..100_u64 {
-        // Sixteen requests are on their way when the vring is stopped.
+        // Published while the vring is stopped. (With requests in flight the daemon answers
+        // GET_VRING_BASE at once and breaks down on their completion.)
+        let base = session.stop(0)?;
+        assert_eq!(driver.vring().ring.used_idx(), base, "round {round}");
         for at in 0..16 {
             let sector = (round * 16 + at) * 8;
             let slot = driver.acquire()?;
@@ -335,15 +342,9 @@ fn stop_and_restart_lose_nothing() -> TestResult {
             driver.data(slot).write(0, &data);
             driver.submit(slot, &BlkRequest::write(sector, 4096))?;
         }
-        driver.publish()?;
-        let base = session.stop(0)?;
-        let used = driver.vring().ring.used_idx();
-        assert_eq!(
-            used, base,
-            "all fetched requests are completed, round {round}"
-        );
+        driver.vring_mut().ring.publish();
         session.start(driver.vring(), base)?;
-        // What was not fetched before the stop must be now, without another kick.
+        driver.vring_mut().kick()?;
         while driver.in_flight() > 0 {
             let slot = driver.wait()?.ok()?.slot;
             driver.release(slot);
@@ -433,19 +434,50 @@ fn raw_client_talks_is_closed_and_leaves_no_descriptors_behind() -> TestResult {
         "{open:?}"
     );
 
-    let before = process.sample()?;
     let null = std::fs::File::open("/dev/null")?;
     let fds = [null.as_fd(); 33];
-    let size = u32::MAX;
-    client.send(Header::new(ids::request::SET_MEM_TABLE, size), &[], &fds)?;
+    let header = Header::new(ids::request::SET_MEM_TABLE, u32::MAX);
+    client.send(header, &[], &fds)?;
     client.expect_closed(PATIENCE)?;
+
     let client = RawClient::from_stream(process.connect(PATIENCE)?)?;
     assert!(client.is_alive(PATIENCE));
-    let deadline = Instant::now() + PATIENCE;
-    while process.sample()?.fds > before.fds && Instant::now() < deadline {
-        std::thread::yield_now();
-    }
-    assert!(process.sample()?.fds <= before.fds);
+    let connected = process.sample()?;
+    drop(client);
+    process.poll_until("closed descriptor", PATIENCE, |process| {
+        Ok((process.sample()?.fds < connected.fds).then_some(()))
+    })?;
+    Ok(())
+}
+
+#[test]
+fn resize_arrives_on_the_back_channel() -> TestResult {
+    let mut process = storage_daemon_or_skip!();
+    let builder = Session::builder().require_protocol(
+        VhostUserProtocolFeatures::BACKEND_REQ | VhostUserProtocolFeatures::CONFIG,
+    );
+    let (mut session, _driver) = connect(&mut process, builder, BlkConfig::default())?;
+    let quiet = session
+        .back_channel()
+        .ok_or("no back-channel")?
+        .wait_config_change(Duration::from_millis(20));
+    assert!(
+        matches!(quiet, Err(FrontendError::Timeout { .. })),
+        "{quiet:?}"
+    );
+    let mut monitor = UnixStream::connect(process.path(MONITOR))?;
+    let commands = format!(
+        r#"{{"execute":"qmp_capabilities"}}
+        {{"execute":"block_resize","arguments":{{"node-name":"f","size":{}}}}}"#,
+        2 * DISK_BYTES
+    );
+    monitor.write_all(commands.as_bytes())?;
+    session
+        .back_channel()
+        .ok_or("no back-channel")?
+        .wait_config_change(PATIENCE)?;
+    let sectors = BlkDriver::capacity(&session.config(0, 60)?);
+    assert_eq!(sectors, Some(2 * DISK_BYTES / SECTOR_BYTES as u64));
     Ok(())
 }
 

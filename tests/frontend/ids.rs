@@ -87,6 +87,8 @@ pub const VRING_NOFD: u64 = 1 << 8;
 
 /// Virtio feature bits, as masks.
 pub mod feature {
+    /// `VIRTIO_F_NOTIFY_ON_EMPTY`, legacy: calls that no driver asked for.
+    pub const NOTIFY_ON_EMPTY: u64 = 1 << 24;
     /// `VHOST_F_LOG_ALL`.
     pub const LOG_ALL: u64 = 1 << 26;
     /// `VIRTIO_RING_F_INDIRECT_DESC`.

@@ -145,6 +145,7 @@ pub fn random_read(driver: &mut BlkDriver, plan: &RandomRead) -> Result<LoadRepo
     let start = Instant::now();
     let (mut submitted, mut completed) = (0_u64, 0_u64);
     let mut open = true;
+    let mut outcome = Ok(());
     while submitted < limit && driver.in_flight() < plan.depth {
         let slot = driver.acquire()?;
         driver.submit(slot, &next())?;
@@ -154,13 +155,15 @@ pub fn random_read(driver: &mut BlkDriver, plan: &RandomRead) -> Result<LoadRepo
         driver.publish()?;
         let mut arrived = Some(driver.wait()?);
         while let Some(completion) = arrived {
-            let slot = completion.ok()?.slot;
-            completed += 1;
-            if open && submitted < limit {
-                driver.submit(slot, &next())?;
+            match completion.ok() {
+                Ok(_) => completed += 1,
+                Err(error) => keep_first(&mut outcome, error),
+            }
+            if open && submitted < limit && outcome.is_ok() {
+                driver.submit(completion.slot, &next())?;
                 submitted += 1;
             } else {
-                driver.release(slot);
+                driver.release(completion.slot);
             }
             arrived = driver.poll()?;
         }
@@ -169,11 +172,19 @@ pub fn random_read(driver: &mut BlkDriver, plan: &RandomRead) -> Result<LoadRepo
             open = open && start.elapsed() < time;
         }
     }
-    Ok(LoadReport {
+    outcome.map(|()| LoadReport {
         completed,
         elapsed: start.elapsed(),
         kicks: driver.vring().kicks - kicks_before,
     })
+}
+
+/// A load that finds a failure still drains what is in flight, so that the driver stays usable;
+/// the first failure is the one reported.
+fn keep_first(outcome: &mut Result<()>, error: FrontendError) {
+    if outcome.is_ok() {
+        *outcome = Err(error);
+    }
 }
 
 /// Writes whose content is read back and compared.
@@ -235,7 +246,7 @@ pub fn check_content(driver: &mut BlkDriver, plan: &Verify) -> Result<()> {
     })
 }
 
-/// Runs one request per block, keeping `depth` in flight.
+/// Runs one request per block, keeping `depth` in flight, up to the first failure.
 fn each_block(
     driver: &mut BlkDriver,
     plan: &Verify,
@@ -243,19 +254,24 @@ fn each_block(
     mut complete: impl FnMut(&BlkDriver, Completion) -> Result<()>,
 ) -> Result<()> {
     let mut block = 0;
-    while block < plan.blocks || driver.in_flight() > 0 {
-        while block < plan.blocks && driver.in_flight() < plan.depth {
+    let mut outcome = Ok(());
+    loop {
+        while block < plan.blocks && outcome.is_ok() && driver.in_flight() < plan.depth {
             let slot = driver.acquire()?;
             submit(driver, slot, block)?;
             block += 1;
         }
+        if driver.in_flight() == 0 {
+            return outcome;
+        }
         driver.publish()?;
         let mut arrived = Some(driver.wait()?);
         while let Some(completion) = arrived {
-            complete(driver, completion)?;
+            if let Err(error) = complete(driver, completion) {
+                keep_first(&mut outcome, error);
+            }
             driver.release(completion.slot);
             arrived = driver.poll()?;
         }
     }
-    Ok(())
 }

@@ -160,10 +160,12 @@ impl Session {
             .frontend
             .get_vring_base(index)
             .map_err(FrontendError::message("GET_VRING_BASE"))?;
-        u16::try_from(base).ok().ok_or_else(|| FrontendError::Unusable {
-            what: "vring base",
-            value: base.into(),
-        })
+        u16::try_from(base)
+            .ok()
+            .ok_or_else(|| FrontendError::Unusable {
+                what: "vring base",
+                value: base.into(),
+            })
     }
 
     /// Reads device configuration space.

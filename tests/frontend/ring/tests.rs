@@ -167,3 +167,23 @@ fn arm_call_reports_completions_that_are_there_already() {
         assert!(ring.arm_call());
     }
 }
+
+#[test]
+fn the_largest_ring_fills_and_empties() {
+    let (_memory, mut ring) = ring(1 << 15, true, CallMode::Never);
+    ring.reset(u16::MAX);
+    let heads: Vec<u16> = (0..1 << 15)
+        .map(|_| ring.add(&[segment(1)], &[]).unwrap())
+        .collect();
+    assert_eq!(ring.free_len(), 0);
+    ring.publish();
+    assert_eq!(ring.avail_idx(), u16::MAX.wrapping_add(1 << 15));
+    for (at, head) in (0..).zip(&heads) {
+        assert_eq!(ring.avail_slot(u16::MAX.wrapping_add(at)), *head);
+        complete(&ring, u16::MAX.wrapping_add(at), (*head).into(), 0);
+    }
+    for head in heads {
+        assert_eq!(ring.pop_used().unwrap(), Some(Used { head, len: 0 }));
+    }
+    assert_eq!(ring.free_len(), 1 << 15);
+}

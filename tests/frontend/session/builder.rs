@@ -16,9 +16,10 @@ use crate::frontend::ids::feature;
 use crate::frontend::memory::{GuestMemory, MemoryLayout};
 use crate::frontend::ring::{CallMode, RingConfig};
 
-/// Features no session acknowledges by itself: the ring code here is split, without an IOMMU, and
-/// logging is begun by a test on purpose.
-const NEVER_BY_DEFAULT: u64 = feature::LOG_ALL | feature::ACCESS_PLATFORM | feature::RING_PACKED;
+/// Features no session acknowledges by itself: the ring code here is split, without an IOMMU and
+/// without legacy habits, and logging is begun by a test on purpose.
+const NEVER_BY_DEFAULT: u64 =
+    feature::LOG_ALL | feature::ACCESS_PLATFORM | feature::RING_PACKED | feature::NOTIFY_ON_EMPTY;
 
 /// Protocol features a session acknowledges where offered: those it then serves.
 const PROTOCOL_BY_DEFAULT: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
@@ -125,8 +126,8 @@ impl SessionBuilder {
         self
     }
 
-    /// Acknowledges only these virtio features, where offered. Default: all but logging, IOMMU and
-    /// packed rings.
+    /// Acknowledges only these virtio features, where offered. Default: all but logging, IOMMU,
+    /// packed rings and `NOTIFY_ON_EMPTY`.
     #[must_use]
     pub fn features(mut self, wanted: u64) -> Self {
         self.wanted = wanted;
