@@ -3,7 +3,7 @@
 //!
 //! * [`frontend`]: an in-process vhost-user front-end with a driver side that can also misbehave.
 //! * [`process`]: runs a back-end binary as a child and samples it through `/proc`.
-//! * [`skip`]: how a test says, countably, that its machine lacks something.
+//! * [`mod@skip`]: how a test says, countably, that its machine lacks something.
 
 pub mod frontend;
 pub mod process;

@@ -88,7 +88,7 @@ impl BlkDriver {
             // The lowest slot is used first: at depth 1 always the same cache lines.
             free: (0..config.depth).rev().map(Slot).collect(),
             by_head: vec![Slot(0); ring_size],
-            arrangement: Arrangement::default(),
+            arrangement: Arrangement::with_room(ring_size),
             in_flight: 0,
         })
     }

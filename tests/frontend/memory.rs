@@ -295,3 +295,6 @@ impl GuestMemory {
             .ok_or(FrontendError::NotMapped { gpa, bytes })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 //! and started one by one, and live outside the session so that driver threads can own them.
 
 mod builder;
+mod handshake;
 
 use std::fmt;
 use std::sync::Arc;

@@ -87,6 +87,14 @@ pub(super) struct Arrangement {
 }
 
 impl Arrangement {
+    /// Room for a chain as long as the ring, so that submitting does not allocate.
+    pub(super) fn with_room(segments: usize) -> Self {
+        Self {
+            segments: Vec::with_capacity(segments),
+            ..Self::default()
+        }
+    }
+
     /// Lays `request` out over descriptors.
     #[inline]
     pub(super) fn arrange(
@@ -169,5 +177,92 @@ impl Arrangement {
             gpa = gpa.wrapping_add(u64::from(len));
             rest -= len;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLACES: SlotPlaces = SlotPlaces {
+        header_gpa: 0x100,
+        status_gpa: 0x120,
+        data_gpa: 0x2000,
+        margin: 64,
+    };
+
+    fn arrange(request: &BlkRequest, shape: RequestShape) -> (Vec<Segment>, usize) {
+        let mut arrangement = Arrangement::default();
+        arrangement.arrange(request, &shape, PLACES).unwrap();
+        (arrangement.segments, arrangement.direct)
+    }
+
+    #[test]
+    fn plain_shape_is_header_data_status() {
+        let expected = vec![
+            Segment::readable(0x100, 16),
+            Segment::writable(0x2000, 4096),
+            Segment::writable(0x120, 1),
+        ];
+        let read = arrange(&BlkRequest::read(0, 4096), RequestShape::default());
+        assert_eq!(read, (expected, 3));
+        let flush = vec![Segment::readable(0x100, 16), Segment::writable(0x120, 1)];
+        let found = arrange(&BlkRequest::flush(), RequestShape::default());
+        assert_eq!(found, (flush, 2));
+    }
+
+    #[test]
+    fn merged_shapes_surround_the_data_they_can_join() {
+        let shape = RequestShape {
+            header: HeaderShape::WithData,
+            status: StatusShape::WithData,
+            data_segment_bytes: 512,
+            table: TableShape::FirstDirect,
+        };
+        let read = vec![
+            Segment::readable(0x100, 16),
+            Segment::writable(0x2000, 512),
+            Segment::writable(0x2200, 1),
+        ];
+        assert_eq!(arrange(&BlkRequest::read(0, 512), shape), (read, 1));
+        let write = vec![
+            Segment::readable(0x1ff0, 512),
+            Segment::readable(0x21f0, 16),
+            Segment::writable(0x120, 1),
+        ];
+        assert_eq!(arrange(&BlkRequest::write(0, 512), shape), (write, 1));
+    }
+
+    #[test]
+    fn split_headers_cover_all_sixteen_bytes() {
+        for (header, count) in [(HeaderShape::SplitAt(3), 2), (HeaderShape::Bytewise, 16)] {
+            let shape = RequestShape {
+                header,
+                table: TableShape::Indirect,
+                ..RequestShape::default()
+            };
+            let (segments, direct) = arrange(&BlkRequest::flush(), shape);
+            let (parts, status) = segments.split_at(count);
+            assert_eq!(status, [Segment::writable(0x120, 1)]);
+            let end = parts.iter().fold(0x100, |at, part| {
+                assert_eq!((part.gpa, part.flags), (at, 0));
+                at + u64::from(part.len)
+            });
+            assert_eq!((end, direct), (0x110, 0));
+        }
+    }
+
+    #[test]
+    fn merged_shape_of_data_elsewhere_is_refused() {
+        let shape = RequestShape {
+            status: StatusShape::WithData,
+            ..RequestShape::default()
+        };
+        let request = BlkRequest::read(0, 512).at(0x9000);
+        let refused = Arrangement::default().arrange(&request, &shape, PLACES);
+        assert!(
+            matches!(refused, Err(FrontendError::Unusable { value: 0x9000, .. })),
+            "{refused:?}"
+        );
     }
 }
