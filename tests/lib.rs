@@ -1,2 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! placeholder
+//! Everything the Ringside test suites share.
+//!
+//! * [`frontend`]: an in-process vhost-user front-end with a driver side that can also misbehave.
+//! * [`process`]: runs a back-end binary as a child and samples it through `/proc`.
+//! * [`mod@skip`]: how a test says, countably, that its machine lacks something.
+
+pub mod frontend;
+pub mod process;
+pub mod skip;
