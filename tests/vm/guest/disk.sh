@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+# Checks one disk: DISK, BYTES, SERIAL, QUEUES; then writes to it, reads it back, discards it.
+# Functions only: other scripts are put after this one.
+
+# The bytes of a device, past the page cache.
+drop_caches() { echo 3 >/proc/sys/vm/drop_caches; }
+
+# disk_identity DISK BYTES SERIAL QUEUES
+disk_identity() {
+    equal "$1 size" "$(disk_bytes "$1")" "$2"
+    equal "$1 serial" "$(disk_serial "$1")" "$3"
+    equal "$1 queues" "$(disk_queues "$1")" "$4"
+}
+
+# write_and_read DISK OFFSET_MIB: 4 MiB of random bytes come back as they went.
+write_and_read() {
+    dd if=/dev/urandom of=/tmp/pattern bs=1M count=4 2>/dev/null
+    check "$1 write" dd if=/tmp/pattern of="/dev/$1" bs=1M seek="$2" conv=fsync,notrunc
+    drop_caches
+    dd if="/dev/$1" of=/tmp/found bs=1M skip="$2" count=4 2>/dev/null
+    check "$1 read back" cmp /tmp/pattern /tmp/found
+    rm /tmp/pattern /tmp/found
+}
+
+# discard_zeroes DISK OFFSET_MIB: what is discarded reads as zeroes (a raw file guarantees that),
+# its neighbours are left alone.
+discard_zeroes() {
+    dd if=/dev/urandom of=/tmp/pattern bs=1M count=4 2>/dev/null
+    dd if=/tmp/pattern of="/dev/$1" bs=1M seek="$2" conv=fsync,notrunc 2>/dev/null
+    check "$1 discard" blkdiscard --offset $((($2 + 1) << 20)) --length 2M "/dev/$1"
+    dd if=/dev/zero of=/tmp/pattern bs=1M seek=1 count=2 conv=notrunc 2>/dev/null
+    drop_caches
+    dd if="/dev/$1" of=/tmp/found bs=1M skip="$2" count=4 2>/dev/null
+    check "$1 zeroes where discarded" cmp /tmp/pattern /tmp/found
+    rm /tmp/pattern /tmp/found
+}
+
+# fio_verify NAME FIO_OPTION...: random reads and writes, every block checked by its checksum.
+fio_verify() {
+    name=$1
+    shift
+    fio --name="$name" --ioengine=libaio --direct=1 --rw=randrw --bs=4k --iodepth=32 \
+        --verify=crc32c --verify_fatal=1 --verify_state_save=0 --eta=never "$@" >"/tmp/fio-$name" 2>&1 || {
+        cat "/tmp/fio-$name"
+        fail "fio $name"
+    }
+    echo "ok: fio $name: $(grep -cE '^ *(read|write) *:|^ *(read|write):' "/tmp/fio-$name") summaries"
+}
