@@ -19,6 +19,10 @@ use super::qmp::Qmp;
 
 const START_LIMIT: Duration = Duration::from_secs(20);
 
+/// Queues of the daemon when nothing else is asked: its own default of 1 refuses a front-end that
+/// wants one per processor.
+const DAEMON_QUEUES: u16 = 16;
+
 /// Which program serves the disk.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum BackEnd {
@@ -91,8 +95,10 @@ fn build_ringside() -> Result<PathBuf, String> {
 pub struct DiskOptions {
     /// Size of a new image.
     pub size_mib: u64,
-    /// Queues offered.
-    pub num_queues: u16,
+    /// Lets ours make the image itself (`--size`) instead of finding one; whole GiB only.
+    pub create: bool,
+    /// Queues offered; `None` leaves ours at its default.
+    pub num_queues: Option<u16>,
     /// What the driver reads as the serial number; only ours can be told.
     pub serial: String,
 }
@@ -101,7 +107,8 @@ impl Default for DiskOptions {
     fn default() -> Self {
         Self {
             size_mib: 256,
-            num_queues: 16,
+            create: false,
+            num_queues: None,
             serial: "ringside-test".into(),
         }
     }
@@ -125,55 +132,72 @@ impl Disk {
     pub fn start(kind: BackEnd, options: &DiskOptions) -> Result<Self, VmError> {
         let dir = tempfile::tempdir().map_err(VmError::file(std::env::temp_dir()))?;
         let image = dir.path().join("disk.img");
-        let file = File::create(&image).map_err(VmError::file(&image))?;
-        file.set_len(options.size_mib << 20)
-            .map_err(VmError::file(&image))?;
+        if kind == BackEnd::QemuStorageDaemon || !options.create {
+            let file = File::create(&image).map_err(VmError::file(&image))?;
+            file.set_len(options.size_mib << 20)
+                .map_err(VmError::file(&image))?;
+        }
         let program = kind.program().map_err(|reason| VmError::Start {
             program: "ringside-blk".into(),
             source: std::io::Error::other(reason),
         })?;
-        let (socket, log) = (dir.path().join("socket"), dir.path().join("log"));
-        let queues = options.num_queues;
         match kind {
-            BackEnd::Ringside => {
-                let args = [
-                    format!("--socket-path={}", socket.display()),
-                    format!("--blk-file={}", image.display()),
-                    format!("--serial={}", options.serial),
-                    format!("--num-queues={queues}"),
-                ];
-                let mut child = Child::spawn(&program, args, &log)?;
-                child.wait_for_file(&socket, START_LIMIT)?;
-                Ok(Self {
-                    kind,
-                    child,
-                    monitor: None,
-                    serial: options.serial.clone(),
-                    dir,
-                })
-            }
-            BackEnd::QemuStorageDaemon => {
-                let path = dir.path().join("monitor");
-                let listener = UnixListener::bind(&path).map_err(VmError::file(&path))?;
-                let mut child = Child::spawn(
-                    &program,
-                    daemon_arguments(&image, &socket, &path, queues),
-                    &log,
-                )?;
-                child.wait_for_file(&socket, START_LIMIT)?;
-                let (stream, _) = listener
-                    .accept()
-                    .map_err(VmError::channel("daemon's monitor"))?;
-                let monitor = Some(Qmp::negotiate(stream)?);
-                Ok(Self {
-                    kind,
-                    child,
-                    monitor,
-                    serial: "vhost_user_blk".into(),
-                    dir,
-                })
-            }
+            BackEnd::Ringside => Self::start_ringside(dir, &program, options),
+            BackEnd::QemuStorageDaemon => Self::start_daemon(dir, &program, options),
         }
+    }
+
+    fn start_ringside(
+        dir: TempDir,
+        program: &Path,
+        options: &DiskOptions,
+    ) -> Result<Self, VmError> {
+        let socket = dir.path().join("socket");
+        let mut args = vec![
+            format!("--socket-path={}", socket.display()),
+            format!("--blk-file={}", dir.path().join("disk.img").display()),
+            format!("--serial={}", options.serial),
+        ];
+        args.extend(
+            options
+                .num_queues
+                .map(|queues| format!("--num-queues={queues}")),
+        );
+        if options.create {
+            args.push(format!("--size={}G", options.size_mib >> 10));
+        }
+        let mut child = Child::spawn(program, args, &dir.path().join("log"))?;
+        child.wait_for_file(&socket, START_LIMIT)?;
+        let (kind, serial) = (BackEnd::Ringside, options.serial.clone());
+        Ok(Self {
+            kind,
+            child,
+            monitor: None,
+            serial,
+            dir,
+        })
+    }
+
+    fn start_daemon(dir: TempDir, program: &Path, options: &DiskOptions) -> Result<Self, VmError> {
+        let path = |name: &str| dir.path().join(name);
+        let (socket, monitor) = (path("socket"), path("monitor"));
+        let listener = UnixListener::bind(&monitor).map_err(VmError::file(&monitor))?;
+        let queues = options.num_queues.unwrap_or(DAEMON_QUEUES);
+        let args = daemon_arguments(&path("disk.img"), &socket, &monitor, queues);
+        let mut child = Child::spawn(program, args, &path("log"))?;
+        child.wait_for_file(&socket, START_LIMIT)?;
+        let (stream, _) = listener
+            .accept()
+            .map_err(VmError::channel("daemon's monitor"))?;
+        let monitor = Some(Qmp::negotiate(stream)?);
+        let (kind, serial) = (BackEnd::QemuStorageDaemon, "vhost_user_blk".into());
+        Ok(Self {
+            kind,
+            child,
+            monitor,
+            serial,
+            dir,
+        })
     }
 
     /// Where the back-end listens.

@@ -38,6 +38,7 @@ pub(crate) fn write(
     let mut bytes = fs::read(&base).map_err(VmError::file(base))?;
     let mut archive = Archive::default();
     archive.file("ringside/lib.sh", LIB.as_bytes());
+    archive.file("ringside/programs", program_functions(programs)?.as_bytes());
     for (name, text) in run_files {
         archive.file(&format!("ringside/{name}"), text.as_bytes());
     }
@@ -75,6 +76,20 @@ fn base(cache: &Path, kernel: &Kernel, programs: &[String]) -> Result<PathBuf, V
     Ok(target)
 }
 
+/// Shell functions that stand for the programs brought along: Debian's busybox prefers its own
+/// applets to files in the search path.
+fn program_functions(programs: &[String]) -> Result<String, VmError> {
+    let mut text = String::new();
+    for program in programs
+        .iter()
+        .filter(|name| name.bytes().all(|b| b.is_ascii_alphanumeric()))
+    {
+        let path = find_program(program)?;
+        text.push_str(&format!("{program}() {{ {} \"$@\"; }}\n", path.display()));
+    }
+    Ok(text)
+}
+
 fn thread_id() -> std::thread::ThreadId {
     std::thread::current().id()
 }
@@ -109,7 +124,7 @@ fn build(kernel: &Kernel, busybox: &Path, files: &[PathBuf]) -> Result<Vec<u8>, 
     Ok(archive.finish())
 }
 
-/// Where this machine has a program. A path is taken as it is.
+/// Where this machine has a program.
 fn find_program(name: &str) -> Result<PathBuf, VmError> {
     let found = PATHS
         .iter()

@@ -76,6 +76,7 @@ pub struct Guest<'h> {
     programs: Vec<String>,
     reboots: u32,
     timeout: Duration,
+    watcher: Option<Box<dyn FnMut(&str) + 'h>>,
 }
 
 /// How a run ended.
@@ -114,6 +115,7 @@ impl<'h> Guest<'h> {
             programs: Vec::new(),
             reboots: 0,
             timeout: DEFAULT_TIMEOUT,
+            watcher: None,
         }
     }
 
@@ -198,6 +200,13 @@ impl<'h> Guest<'h> {
         handler: impl FnMut(&mut Control) -> Result<(), BoxError> + 'h,
     ) -> Self {
         self.handlers.insert(name.to_owned(), Box::new(handler));
+        self
+    }
+
+    /// Shows each line of the script's output to `watcher` as it comes.
+    #[must_use]
+    pub fn watch(mut self, watcher: impl FnMut(&str) + 'h) -> Self {
+        self.watcher = Some(Box::new(watcher));
         self
     }
 

@@ -309,14 +309,11 @@ impl<'h> Session<'h> {
     /// A line of output, or a message, perhaps after output that did not end its line.
     fn line(&mut self, line: &str) -> Result<(), VmError> {
         let Some((before, message)) = line.split_once(&self.nonce) else {
-            log::debug!("guest: {line}");
-            self.output.push_str(line);
-            self.output.push('\n');
+            self.print(line);
             return Ok(());
         };
         if !before.is_empty() {
-            self.output.push_str(before);
-            self.output.push('\n');
+            self.print(before);
         }
         log::debug!("guest message:{message}");
         let words: Vec<&str> = message.split_whitespace().collect();
@@ -336,6 +333,16 @@ impl<'h> Session<'h> {
             }
             _ => Err(VmError::Message(message.to_owned())),
         }
+    }
+
+    /// Keeps a line of the script's output.
+    fn print(&mut self, line: &str) {
+        log::debug!("guest: {line}");
+        if let Some(watcher) = &mut self.guest.watcher {
+            watcher(line);
+        }
+        self.output.push_str(line);
+        self.output.push('\n');
     }
 
     fn boot(&mut self) -> Result<(), VmError> {

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-# Checks one disk: DISK, BYTES, SERIAL, QUEUES; then writes to it, reads it back, discards it.
-# Functions only: other scripts are put after this one.
+# Functions that check one disk, put before the scripts that need them.
 
-# The bytes of a device, past the page cache.
+# Makes the next read ask the device.
 drop_caches() { echo 3 >/proc/sys/vm/drop_caches; }
 
 # disk_identity DISK BYTES SERIAL QUEUES
@@ -35,14 +34,22 @@ discard_zeroes() {
     rm /tmp/pattern /tmp/found
 }
 
-# fio_verify NAME FIO_OPTION...: random reads and writes, every block checked by its checksum.
+# fio_verify DISK_OR_FILE... [-- FIO_OPTION...]: random reads and writes on each, every block
+# checked by its checksum.
 fio_verify() {
-    name=$1
-    shift
-    fio --name="$name" --ioengine=libaio --direct=1 --rw=randrw --bs=4k --iodepth=32 \
-        --verify=crc32c --verify_fatal=1 --verify_state_save=0 --eta=never "$@" >"/tmp/fio-$name" 2>&1 || {
-        cat "/tmp/fio-$name"
-        fail "fio $name"
+    jobs=
+    while [ $# -gt 0 ] && [ "$1" != -- ]; do
+        jobs="$jobs --name=$(basename "$1") --filename=$1"
+        shift
+    done
+    [ $# -eq 0 ] || shift
+    # shellcheck disable=SC2086
+    fio --ioengine=libaio --direct=1 --rw=randrw --bs=4k --iodepth=32 --size=8M \
+        --verify=crc32c --verify_fatal=1 --verify_state_save=0 --eta=never "$@" $jobs \
+        >/tmp/fio 2>&1 || {
+        cat /tmp/fio
+        fail "fio$jobs"
     }
-    echo "ok: fio $name: $(grep -cE '^ *(read|write) *:|^ *(read|write):' "/tmp/fio-$name") summaries"
+    grep -E 'IOPS=' /tmp/fio || fail "fio did nothing"
+    echo "ok: fio verify"
 }
