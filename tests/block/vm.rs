@@ -98,6 +98,7 @@ fn queue_counts_sizes_and_layouts_pass() -> Result<(), BoxError> {
     }
     let outcome = guest
         .env("DISKS", expected.trim_end())
+        .env("BUSIEST", "vdc")
         .script(&script(include_str!("../vm/guest/many_disks.sh")))
         .run()?;
     assert_passed(&outcome);

@@ -51,6 +51,12 @@ pub enum VmError {
         #[source]
         source: io::Error,
     },
+    /// QEMU lost a race of its own before the guest's script began.
+    #[error("QEMU aborted: {log}")]
+    Emulator {
+        /// What it said.
+        log: String,
+    },
     /// The process ended before its work was done.
     #[error("{name} ended early ({status}); it said: {log}")]
     Ended {

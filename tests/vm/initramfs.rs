@@ -157,7 +157,7 @@ fn library_path(line: &str) -> Option<PathBuf> {
     let path = path
         .trim()
         .split_once(" (")
-        .map_or(path.trim(), |(path, _)| path);
+        .map_or_else(|| path.trim(), |(path, _)| path);
     path.starts_with('/').then(|| PathBuf::from(path))
 }
 

@@ -51,6 +51,9 @@ const DEFAULT_MEMORY_MIB: u64 = 512;
 /// What the runner calls when the guest asks for it.
 type Handler<'h> = Box<dyn FnMut(&mut Control) -> Result<(), BoxError> + 'h>;
 
+/// What the runner shows the script's output to.
+type Watcher<'h> = Box<dyn FnMut(&str) + 'h>;
+
 /// What the machine boots.
 #[derive(Clone, Debug)]
 enum Boot {
@@ -76,7 +79,7 @@ pub struct Guest<'h> {
     programs: Vec<String>,
     reboots: u32,
     timeout: Duration,
-    watcher: Option<Box<dyn FnMut(&str) + 'h>>,
+    watcher: Option<Watcher<'h>>,
 }
 
 /// How a run ended.

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 
 use super::error::VmError;
 
-/// How long a command may take. QEMU runs device_add of a vhost-user device synchronously, and a
-/// loaded machine under TCG is slow.
+/// How long a command may take. QEMU runs `device_add` of a vhost-user device synchronously, and
+/// a loaded machine under TCG is slow.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
 const CHANNEL: &str = "QMP socket";

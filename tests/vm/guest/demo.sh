@@ -19,11 +19,11 @@ discard_zeroes vda 16
 echo "--- a file system on it"
 check "mkfs.ext4" mkfs.ext4 -q -F /dev/vda
 check "mount" mount -t ext4 /dev/vda /mnt
-dd if=/dev/urandom of=/mnt/keep bs=1M count=8 2>/dev/null
+dd status=none if=/dev/urandom of=/mnt/keep bs=1M count=8
 digest /mnt/keep >/mnt/keep.sha256
 echo "--- fio, $QUEUES jobs at depth 32, every block verified"
-fio_verify /mnt/fio -- --numjobs="$QUEUES" --size=16M --filename_format='/mnt/fio.$jobnum' --group_reporting
-rm /mnt/fio*
+fio_verify /mnt -- --numjobs="$QUEUES" --size=16M --group_reporting
+rm /mnt/fio.*
 check "fstrim" fstrim -v /mnt
 check "umount" umount /mnt
 check "fsck.ext4 finds no fault" fsck.ext4 -f -n /dev/vda

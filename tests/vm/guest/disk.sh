@@ -13,10 +13,10 @@ disk_identity() {
 
 # write_and_read DISK OFFSET_MIB: 4 MiB of random bytes come back as they went.
 write_and_read() {
-    dd if=/dev/urandom of=/tmp/pattern bs=1M count=4 2>/dev/null
-    check "$1 write" dd if=/tmp/pattern of="/dev/$1" bs=1M seek="$2" conv=fsync,notrunc
+    dd status=none if=/dev/urandom of=/tmp/pattern bs=1M count=4
+    check "$1 write" dd status=none if=/tmp/pattern of="/dev/$1" bs=1M seek="$2" conv=fsync,notrunc
     drop_caches
-    dd if="/dev/$1" of=/tmp/found bs=1M skip="$2" count=4 2>/dev/null
+    dd status=none if="/dev/$1" of=/tmp/found bs=1M skip="$2" count=4
     check "$1 read back" cmp /tmp/pattern /tmp/found
     rm /tmp/pattern /tmp/found
 }
@@ -24,22 +24,26 @@ write_and_read() {
 # discard_zeroes DISK OFFSET_MIB: what is discarded reads as zeroes (a raw file guarantees that),
 # its neighbours are left alone.
 discard_zeroes() {
-    dd if=/dev/urandom of=/tmp/pattern bs=1M count=4 2>/dev/null
-    dd if=/tmp/pattern of="/dev/$1" bs=1M seek="$2" conv=fsync,notrunc 2>/dev/null
+    dd status=none if=/dev/urandom of=/tmp/pattern bs=1M count=4
+    dd status=none if=/tmp/pattern of="/dev/$1" bs=1M seek="$2" conv=fsync,notrunc
     check "$1 discard" blkdiscard --offset $((($2 + 1) << 20)) --length 2M "/dev/$1"
-    dd if=/dev/zero of=/tmp/pattern bs=1M seek=1 count=2 conv=notrunc 2>/dev/null
+    dd status=none if=/dev/zero of=/tmp/pattern bs=1M seek=1 count=2 conv=notrunc
     drop_caches
-    dd if="/dev/$1" of=/tmp/found bs=1M skip="$2" count=4 2>/dev/null
+    dd status=none if="/dev/$1" of=/tmp/found bs=1M skip="$2" count=4
     check "$1 zeroes where discarded" cmp /tmp/pattern /tmp/found
     rm /tmp/pattern /tmp/found
 }
 
-# fio_verify DISK_OR_FILE... [-- FIO_OPTION...]: random reads and writes on each, every block
-# checked by its checksum.
+# fio_verify DISK_OR_DIRECTORY... [-- FIO_OPTION...]: random reads and writes on each disk, or on
+# new files in a directory, every block checked by its checksum.
 fio_verify() {
     jobs=
     while [ $# -gt 0 ] && [ "$1" != -- ]; do
-        jobs="$jobs --name=$(basename "$1") --filename=$1"
+        if [ -d "$1" ]; then
+            jobs="$jobs --name=fio --directory=$1"
+        else
+            jobs="$jobs --name=$(basename "$1") --filename=$1"
+        fi
         shift
     done
     [ $# -eq 0 ] || shift
@@ -47,7 +51,7 @@ fio_verify() {
     fio --ioengine=libaio --direct=1 --rw=randrw --bs=4k --iodepth=32 --size=8M \
         --verify=crc32c --verify_fatal=1 --verify_state_save=0 --eta=never "$@" $jobs \
         >/tmp/fio 2>&1 || {
-        cat /tmp/fio
+        tail -n 60 /tmp/fio
         fail "fio$jobs"
     }
     grep -E 'IOPS=' /tmp/fio || fail "fio did nothing"

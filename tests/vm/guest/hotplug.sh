@@ -5,12 +5,12 @@ host plug
 check "the disk comes" wait_until 20 disk_present vda
 disk_identity vda "$BYTES" "$SERIAL" "$(nproc)"
 write_and_read vda 5
-dd if=/dev/vda of=/tmp/before bs=1M skip=5 count=4 2>/dev/null
+dd status=none if=/dev/vda of=/tmp/before bs=1M skip=5 count=4
 
 host unplug
 check "the disk goes" wait_until 20 disk_absent vda
 
 host plug
 check "the disk comes back" wait_until 20 disk_present vda
-dd if=/dev/vda of=/tmp/after bs=1M skip=5 count=4 2>/dev/null
+dd status=none if=/dev/vda of=/tmp/after bs=1M skip=5 count=4
 check "its data are as before" cmp /tmp/before /tmp/after

@@ -9,3 +9,11 @@ $DISKS
 END
 # shellcheck disable=SC2086
 fio_verify $files
+
+# A processor's requests go to its own queue: with as many queues as processors, each is used.
+last=$(($(nproc) - 1))
+for cpu in $(seq 0 $last); do
+    taskset -c "$cpu" dd status=none if="/dev/$BUSIEST" of=/dev/null bs=64k skip="$cpu" count=1 iflag=direct ||
+        fail "processor $cpu cannot read from $BUSIEST"
+done
+echo "ok: $BUSIEST read by processors 0 to $last"

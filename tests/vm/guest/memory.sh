@@ -5,9 +5,12 @@ memory_kib() { awk '/^MemTotal/ { print $2 }' /proc/meminfo; }
 equal "NUMA nodes" "$(nodes)" "$NODES"
 write_and_read vda 9
 
+writes() { awk '{ print $5 }' /sys/block/vda/stat; }
 before=$(memory_kib)
+idle=$(writes)
 (fio_verify /dev/vda -- --offset=64M --size=32M --time_based --runtime=8 --rate_iops=2000) &
-sleep 2
+busy() { [ "$(writes)" -gt $((idle + 500)) ]; }
+check "fio writes" wait_until 30 busy
 host plug_memory
 grown() { [ "$(memory_kib)" -ge $((before + PLUGGED_MIB * 1024)) ]; }
 check "memory grows by $PLUGGED_MIB MiB" wait_until 20 grown
@@ -17,6 +20,6 @@ check "fio was running all the time" kill -0 $!
 normal_free() { awk '/^Node/ { zone = $4 } zone == "Normal" && /nr_free_pages/ { n += $2 } END { print n + 0 }' /proc/zoneinfo; }
 free=$(normal_free)
 write_and_read vda 20
-dd if=/dev/vda of=/dev/null bs=1M count=32 2>/dev/null
+dd status=none if=/dev/vda of=/dev/null bs=1M count=32
 check "the plugged memory is in use" [ "$(normal_free)" -lt "$free" ]
 check "fio" wait $!

@@ -4,13 +4,13 @@ echo "boot $BOOT"
 disk_identity vda "$BYTES" "$SERIAL" "$(nproc)"
 case $BOOT in
 1)
-    echo "written before the reboot" | dd of=/dev/vda conv=fsync,notrunc 2>/dev/null
+    echo "written before the reboot" | dd status=none of=/dev/vda conv=fsync,notrunc
     reboot_guest
     ;;
 2)
     equal "sector 0" "$(head -n 1 /dev/vda)" "written before the reboot"
     # The reset comes while requests are under way.
-    dd if=/dev/zero of=/dev/vda bs=64k seek=16 oflag=direct 2>/dev/null &
+    dd status=none if=/dev/zero of=/dev/vda bs=64k seek=16 oflag=direct &
     host reset
     ;;
 3)
