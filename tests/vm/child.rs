@@ -15,8 +15,9 @@ use super::error::VmError;
 /// How long to sleep between two looks at something that gives no event.
 pub(crate) const POLL: Duration = Duration::from_millis(10);
 
-/// The last bytes of a log that are quoted in an error.
-const TAIL_BYTES: usize = 2000;
+/// The last bytes of a log that are quoted in an error: enough for a kernel's last words, whose
+/// first line says most and is followed by a call trace.
+const TAIL_BYTES: usize = 8000;
 
 /// A running process, killed when dropped.
 ///

@@ -4,12 +4,12 @@
 //! [`Guest`] describes a machine and what to do in it; [`Guest::run`] boots it, runs the shell
 //! script given and gives back its [`Outcome`]. Nothing but Debian packages is needed, see
 //! `tests/vm/install`: the kernel is that of a Debian package, the root file system is put
-//! together from this machine's programs ([`initramfs`]).
+//! together from this machine's programs (`initramfs.rs`).
 //!
 //! The guest has two serial ports. The first is the console and belongs to firmware and kernel.
 //! The second is a line to the runner: what the script prints arrives there unmixed, and lines
 //! that carry a random word known to this run only are messages (`guest/init`, `guest/lib.sh`,
-//! [`session`]):
+//! `session.rs`):
 //!
 //! | message | meaning | answer |
 //! |---|---|---|
