@@ -25,7 +25,7 @@ const QEMU: &str = "qemu-system-x86_64";
 const RESULTS: &str = "result port";
 
 /// QEMU 10.0 with several TCG threads can lose a race while the firmware or the kernel moves the
-/// windows of PCI devices, and abort on this assertion: about once in ten boots with 16 processors.
+/// windows of PCI devices, and abort on this assertion: seen once in a dozen boots with 16 processors.
 /// Nothing of the test has happened by then, so the boot is tried again, and said aloud.
 const EMULATOR_RACE: &str = "iotlb_to_section: Assertion";
 
