@@ -36,7 +36,8 @@ pub(super) fn sizes(
     };
     let own_block_bytes = match kind {
         Kind::BlockDevice => rustix::fs::ioctl_blksszget(fd).map_err(probe_error("block size"))?,
-        Kind::RegularFile => direct.map_or(MIN_BLOCK_BYTES, |direct| direct.offset_bytes),
+        // Not what O_DIRECT asks for: a guest's partition table must not depend on the cache mode.
+        Kind::RegularFile => MIN_BLOCK_BYTES,
     };
     let logical_block_bytes = options.block_size_bytes.unwrap_or(own_block_bytes);
     super::check_block_size(logical_block_bytes)?;

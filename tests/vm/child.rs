@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A process of the tests: dies with its owner, keeps its output in a file.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::error::VmError;
+
+/// How long to sleep between two looks at something that gives no event.
+pub(crate) const POLL: Duration = Duration::from_millis(10);
+
+/// The last bytes of a log that are quoted in an error: enough for a kernel's last words, whose
+/// first line says most and is followed by a call trace.
+const TAIL_BYTES: usize = 8000;
+
+/// A running process, killed when dropped.
+///
+/// It also dies when the thread that spawned it ends, even by SIGKILL: it is started through
+/// `setpriv --pdeathsig`.
+#[derive(Debug)]
+pub(crate) struct Child {
+    name: String,
+    process: std::process::Child,
+    log: PathBuf,
+}
+
+impl Child {
+    /// Starts `program`; its standard output and error go to the file `log`.
+    pub(crate) fn spawn<S: AsRef<OsStr>>(
+        program: &Path,
+        args: impl IntoIterator<Item = S>,
+        log: &Path,
+    ) -> Result<Self, VmError> {
+        let output = File::create(log).map_err(VmError::file(log))?;
+        let errors = output.try_clone().map_err(VmError::file(log))?;
+        let process = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(program)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(errors)
+            .spawn()
+            .map_err(|source| VmError::Start {
+                program: program.display().to_string(),
+                source,
+            })?;
+        let name = program.file_name().unwrap_or(program.as_os_str());
+        Ok(Self {
+            name: name.to_string_lossy().into_owned(),
+            process,
+            log: log.to_owned(),
+        })
+    }
+
+    /// Fails when the process has ended.
+    pub(crate) fn still_running(&mut self) -> Result<(), VmError> {
+        match self.exited()? {
+            None => Ok(()),
+            Some(status) => Err(self.ended(status)),
+        }
+    }
+
+    /// The exit status, when the process has ended.
+    pub(crate) fn exited(&mut self) -> Result<Option<ExitStatus>, VmError> {
+        self.process.try_wait().map_err(|source| VmError::Start {
+            program: self.name.clone(),
+            source,
+        })
+    }
+
+    /// Waits for the process to end by itself.
+    pub(crate) fn wait(&mut self, limit: Duration) -> Result<ExitStatus, VmError> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.exited()? {
+                return Ok(status);
+            }
+            if Instant::now() >= deadline {
+                let what = format!("the end of {}", self.name);
+                return Err(VmError::Timeout {
+                    what,
+                    limit,
+                    console: self.log_tail(),
+                });
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Waits until `path` exists.
+    pub(crate) fn wait_for_file(&mut self, path: &Path, limit: Duration) -> Result<(), VmError> {
+        let deadline = Instant::now() + limit;
+        while !path.exists() {
+            self.still_running()?;
+            if Instant::now() >= deadline {
+                let what = format!("{} to make {}", self.name, path.display());
+                return Err(VmError::Timeout {
+                    what,
+                    limit,
+                    console: self.log_tail(),
+                });
+            }
+            thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<(), VmError> {
+        kill_process(Pid::from_child(&self.process), signal).map_err(|errno| VmError::Start {
+            program: self.name.clone(),
+            source: errno.into(),
+        })
+    }
+
+    /// The error for a process that ended with `status` too early.
+    pub(crate) fn ended(&self, status: ExitStatus) -> VmError {
+        VmError::Ended {
+            name: self.name.clone(),
+            status,
+            log: self.log_tail(),
+        }
+    }
+
+    /// The end of what the process printed.
+    pub(crate) fn log_tail(&self) -> String {
+        tail(&self.log)
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if let Err(error) = self
+            .process
+            .kill()
+            .and_then(|()| self.process.wait().map(|_| ()))
+        {
+            log::warn!("cannot end {}: {error}", self.name);
+        }
+    }
+}
+
+/// The end of a text file; empty when it cannot be read.
+pub(crate) fn tail(path: &Path) -> String {
+    let bytes = fs::read(path).unwrap_or_default();
+    let start = bytes.len().saturating_sub(TAIL_BYTES);
+    String::from_utf8_lossy(bytes.get(start..).unwrap_or_default()).into_owned()
+}

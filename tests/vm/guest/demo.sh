@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+# The demonstration: what a user expects of a disk, in two boots.
+digest() { sha256sum "$1" | cut -d' ' -f1; }
+
+if [ "$BOOT" = 2 ]; then
+    echo "--- after the reboot"
+    check "mount again" mount -t ext4 /dev/vda /mnt
+    equal "digest of the file" "$(digest /mnt/keep)" "$(cat /mnt/keep.sha256)"
+    check "umount" umount /mnt
+    check "fsck.ext4 finds no fault" fsck.ext4 -f -n /dev/vda
+    exit 0
+fi
+
+echo "--- the disk"
+disk_identity vda "$BYTES" "$SERIAL" "$QUEUES"
+write_and_read vda 9
+discard_zeroes vda 16
+
+echo "--- a file system on it"
+check "mkfs.ext4" mkfs.ext4 -q -F /dev/vda
+check "mount" mount -t ext4 /dev/vda /mnt
+dd status=none if=/dev/urandom of=/mnt/keep bs=1M count=8
+digest /mnt/keep >/mnt/keep.sha256
+echo "--- fio, $QUEUES jobs at depth 32, every block verified"
+fio_verify /mnt -- --numjobs="$QUEUES" --size=16M --group_reporting
+rm /mnt/fio.*
+check "fstrim" fstrim -v /mnt
+check "umount" umount /mnt
+check "fsck.ext4 finds no fault" fsck.ext4 -f -n /dev/vda
+reboot_guest
