@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Messages from the back-end to the front-end (vhost-user.rst "Back-end message types").
 //!
-//! The `vhost` crate cannot send CONFIG_CHANGE_MSG, so this socket is our own duplicate of the
-//! descriptor that came with SET_BACKEND_REQ_FD. The message asks for no reply and is sent without
+//! The `vhost` crate cannot send `CONFIG_CHANGE_MSG`, so this socket is our own duplicate of the
+//! descriptor that came with `SET_BACKEND_REQ_FD`. The message asks for no reply and is sent without
 //! blocking: a front-end that does not read misses it, and nobody waits.
 
 use std::os::fd::OwnedFd;
@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::net::{RecvFlags, SendFlags};
 
-/// CONFIG_CHANGE_MSG, version 1, no payload.
+/// `CONFIG_CHANGE_MSG`, version 1, no payload.
 const CONFIG_CHANGE: [u8; 12] = [2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
 
 /// The socket to the front-end, while there is one.
@@ -23,7 +23,9 @@ impl BackChannel {
     /// Tells the front-end to read the configuration space again. Returns whether it was told.
     pub fn config_changed(&self) -> bool {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(fd) = socket.as_ref() else { return false };
+        let Some(fd) = socket.as_ref() else {
+            return false;
+        };
         // Some front-ends answer although they were not asked to; the answers must not pile up.
         let mut reply = [0; 256];
         while rustix::net::recv(fd, &mut reply, RecvFlags::DONTWAIT).is_ok_and(|(n, _)| n > 0) {}

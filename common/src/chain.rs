@@ -35,7 +35,10 @@ pub struct Descriptor {
 /// Bytes of a descriptor in guest memory.
 pub const DESCRIPTOR_BYTES: u32 = 16;
 
-#[expect(clippy::cast_possible_truncation, reason = "the bindings give 16-bit flags as u32")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the bindings give 16-bit flags as u32"
+)]
 mod flag {
     pub(super) const NEXT: u16 = super::VRING_DESC_F_NEXT as u16;
     pub(super) const WRITE: u16 = super::VRING_DESC_F_WRITE as u16;
@@ -130,7 +133,7 @@ pub(crate) struct Walk<'a> {
     pub(crate) memory: &'a Rc<Memory>,
     pub(crate) hint: &'a mut usize,
     pub(crate) out: &'a mut Buffers,
-    /// Whether INDIRECT_DESC was acknowledged.
+    /// Whether `INDIRECT_DESC` was acknowledged.
     pub(crate) indirect: bool,
 }
 
@@ -176,7 +179,9 @@ impl Walk<'_> {
         let mut index = head;
         for _ in 0..size {
             let Some(descriptor) = table.get(index) else {
-                return Err(ChainFault::IndirectAddress { guest: u64::from(index) });
+                return Err(ChainFault::IndirectAddress {
+                    guest: u64::from(index),
+                });
             };
             let flags = descriptor.flags;
             if flags & !(flag::NEXT | flag::WRITE) != 0 {
@@ -188,7 +193,11 @@ impl Walk<'_> {
                 return Ok(None);
             }
             if u32::from(descriptor.next) >= size {
-                return Err(ChainFault::Next { index, next: descriptor.next, size });
+                return Err(ChainFault::Next {
+                    index,
+                    next: descriptor.next,
+                    size,
+                });
             }
             index = descriptor.next;
         }
@@ -209,7 +218,10 @@ impl Walk<'_> {
         }
         let sound = self.out.push(d.addr, d.len_bytes, writable, self.hint);
         if !sound {
-            let fault = ChainFault::Address { guest: d.addr, len_bytes: d.len_bytes };
+            let fault = ChainFault::Address {
+                guest: d.addr,
+                len_bytes: d.len_bytes,
+            };
             seen.hole.get_or_insert(fault);
         }
         if writable && d.len_bytes != 0 {
@@ -232,13 +244,11 @@ impl Walk<'_> {
         if entries == 0 || !len_bytes.is_multiple_of(DESCRIPTOR_BYTES) || entries > MAX_INDIRECT {
             return Err(ChainFault::IndirectLength { len_bytes });
         }
-        let table = crate::ring::IndirectTable::new(
-            self.memory,
-            descriptor.addr,
-            entries,
-            self.hint,
-        )
-        .ok_or(ChainFault::IndirectAddress { guest: descriptor.addr })?;
+        let table =
+            crate::ring::IndirectTable::new(self.memory, descriptor.addr, entries, self.hint)
+                .ok_or(ChainFault::IndirectAddress {
+                    guest: descriptor.addr,
+                })?;
         // A nested table is refused by `special_flags`: the last argument allows none.
         self.links(&table, 0, false, seen).map(|_none| ())
     }
@@ -249,5 +259,9 @@ fn special_flags(index: u16, flags: u16, indirect: bool) -> Result<(), ChainFaul
     if flags & !(flag::NEXT | flag::WRITE | flag::INDIRECT) != 0 {
         return Err(ChainFault::Flags { index, flags });
     }
-    if indirect { Ok(()) } else { Err(ChainFault::Indirect { index }) }
+    if indirect {
+        Ok(())
+    } else {
+        Err(ChainFault::Indirect { index })
+    }
 }

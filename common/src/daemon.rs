@@ -90,7 +90,11 @@ impl Control {
     /// When there is no descriptor left.
     pub fn new() -> io::Result<Self> {
         let signal = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { wanted: Mutex::default(), changed: Condvar::new(), signal })
+        Ok(Self {
+            wanted: Mutex::default(),
+            changed: Condvar::new(),
+            signal,
+        })
     }
 
     /// Stops taking requests and returns when those in flight are done; or goes on.
@@ -101,17 +105,25 @@ impl Control {
         state.wanted = paused;
         // Full means that a wake-up is due already.
         let _ = rustix::io::write(&self.signal, &1_u64.to_ne_bytes());
-        let waited = self.changed.wait_timeout_while(state, patience, |s| s.reached != s.wanted);
+        let waited = self
+            .changed
+            .wait_timeout_while(state, patience, |s| s.reached != s.wanted);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         state.reached == paused
     }
 
     fn wanted(&self) -> bool {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).wanted
+        self.wanted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .wanted
     }
 
     fn reached(&self, paused: bool) {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).reached = paused;
+        self.wanted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .reached = paused;
         self.changed.notify_all();
     }
 }
@@ -129,10 +141,20 @@ pub fn serve<D: Device>(
     raise_descriptor_limit();
     let signals = Signals::install().map_err(HostError::of("installing signal handlers"))?;
     let epoll = EpollLoop::new().map_err(HostError::of("making an epoll instance"))?;
-    let add = |fd, token| epoll.add(fd, token).map_err(HostError::of("adding to epoll"));
+    let add = |fd, token| {
+        epoll
+            .add(fd, token)
+            .map_err(HostError::of("adding to epoll"))
+    };
     add(signals.fd(), SIGNAL)?;
     add(control.signal.as_fd(), CONTROL)?;
-    let daemon = Daemon { device, options, control, signals, epoll: &epoll };
+    let daemon = Daemon {
+        device,
+        options,
+        control,
+        signals,
+        epoll: &epoll,
+    };
     match source {
         Source::Bound(socket) => daemon.accept_all(socket.listener())?,
         Source::Listener(listener) => daemon.accept_all(&listener)?,
@@ -155,7 +177,9 @@ struct Daemon<'a, D: Device> {
 impl<D: Device> Daemon<'_, D> {
     /// One front-end after the other.
     fn accept_all(&self, listener: &UnixListener) -> Result<(), HostError> {
-        listener.set_nonblocking(true).map_err(HostError::of("preparing the listener"))?;
+        listener
+            .set_nonblocking(true)
+            .map_err(HostError::of("preparing the listener"))?;
         let listening = Events::EPOLLIN;
         self.epoll
             .add_for(listener.as_fd(), listening, LISTENER)
@@ -203,7 +227,9 @@ impl<D: Device> Daemon<'_, D> {
 
     /// Serves one front-end to the end.
     fn converse(&self, stream: UnixStream) -> Result<(), HostError> {
-        stream.set_nonblocking(false).map_err(HostError::of("preparing the connection"))?;
+        stream
+            .set_nonblocking(false)
+            .map_err(HostError::of("preparing the connection"))?;
         let device = Arc::clone(self.device);
         let mut connection = match Connection::new(stream, device, self.options.clone()) {
             Ok(connection) => connection,
@@ -301,7 +327,9 @@ impl<D: Device> Daemon<'_, D> {
         if self.signals.terminating() {
             return Ok(());
         }
-        self.epoll.wait_for(pause).map_err(HostError::of("waiting for events"))?;
+        self.epoll
+            .wait_for(pause)
+            .map_err(HostError::of("waiting for events"))?;
         if self.signals.take_reload() {
             self.reload();
         }
@@ -313,7 +341,10 @@ impl<D: Device> Daemon<'_, D> {
 fn raise_descriptor_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum {
-        let raised = Rlimit { current: maximum, maximum };
+        let raised = Rlimit {
+            current: maximum,
+            maximum,
+        };
         if let Err(error) = setrlimit(Resource::Nofile, raised) {
             log::debug!("the limit of open files stays at {current:?}: {error}");
         }

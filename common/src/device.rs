@@ -47,7 +47,7 @@ pub trait Device: VhostUserBackend<Bitmap = (), Vring = VringMutex> + 'static {
     /// The way to tell the front-end that the configuration space has changed.
     fn back_channel(&self) -> &BackChannel;
 
-    /// Whether a driver without VERSION_1 is served.
+    /// Whether a driver without `VERSION_1` is served.
     fn serves_legacy_drivers(&self) -> bool {
         false
     }
@@ -63,36 +63,44 @@ pub trait Device: VhostUserBackend<Bitmap = (), Vring = VringMutex> + 'static {
         Ok(())
     }
 
-    /// SEND_RARP (vhost-user.rst): announce the guest at `mac` after a migration.
+    /// `SEND_RARP` (vhost-user.rst): announce the guest at `mac` after a migration.
     ///
     /// # Errors
     /// [`FrontEndError::Unsupported`] where the device is not a network.
     fn send_rarp(&self, _mac: [u8; 6]) -> Result<(), FrontEndError> {
-        Err(FrontEndError::Unsupported { message: "SEND_RARP" })
+        Err(FrontEndError::Unsupported {
+            message: "SEND_RARP",
+        })
     }
 
-    /// NET_SET_MTU (vhost-user.rst).
+    /// `NET_SET_MTU` (vhost-user.rst).
     ///
     /// # Errors
     /// [`FrontEndError::Unsupported`] where the device is not a network.
     fn set_mtu(&self, _mtu: u64) -> Result<(), FrontEndError> {
-        Err(FrontEndError::Unsupported { message: "NET_SET_MTU" })
+        Err(FrontEndError::Unsupported {
+            message: "NET_SET_MTU",
+        })
     }
 
-    /// SET_STATUS (vhost-user.rst): the driver's device status.
+    /// `SET_STATUS` (vhost-user.rst): the driver's device status.
     ///
     /// # Errors
     /// [`FrontEndError::Unsupported`] where the device does not care.
     fn set_status(&self, _status: u64) -> Result<(), FrontEndError> {
-        Err(FrontEndError::Unsupported { message: "SET_STATUS" })
+        Err(FrontEndError::Unsupported {
+            message: "SET_STATUS",
+        })
     }
 
-    /// GET_STATUS (vhost-user.rst).
+    /// `GET_STATUS` (vhost-user.rst).
     ///
     /// # Errors
     /// [`FrontEndError::Unsupported`] where the device does not care.
     fn status(&self) -> Result<u64, FrontEndError> {
-        Err(FrontEndError::Unsupported { message: "GET_STATUS" })
+        Err(FrontEndError::Unsupported {
+            message: "GET_STATUS",
+        })
     }
 }
 

@@ -85,7 +85,7 @@ pub enum FrontEndError {
     /// The driver is a legacy one and this device does not serve it.
     #[error("the driver did not acknowledge VERSION_1")]
     LegacyDriver,
-    /// SET_OWNER came twice.
+    /// `SET_OWNER` came twice.
     #[error("SET_OWNER on a session that has an owner")]
     OwnedAlready,
     /// A memory region that cannot be accepted.
@@ -104,7 +104,7 @@ pub enum FrontEndError {
         /// The number of slots.
         max: usize,
     },
-    /// REM_MEM_REG names no region there is.
+    /// `REM_MEM_REG` names no region there is.
     #[error("no memory region {guest_address:#x}+{size_bytes:#x} to remove")]
     UnknownRegion {
         /// Guest address of the region.
@@ -255,6 +255,9 @@ pub struct HostError {
 impl HostError {
     /// A mapper for `map_err` that says what was tried.
     pub fn of<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
-        move |source| Self { what, source: source.into() }
+        move |source| Self {
+            what,
+            source: source.into(),
+        }
     }
 }

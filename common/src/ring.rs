@@ -12,9 +12,9 @@
 //! stops it.
 //!
 //! # Kicks and calls
-//! While the owner works it wants no kicks: with EVENT_IDX it leaves `avail_event` behind, without
-//! it sets NO_NOTIFY. Before it sleeps it asks for them again and looks once more
-//! ([`Ring::allow_kicks`]). Calls follow `used_event` or NO_INTERRUPT (virtio 1.3 §2.7.7, §2.7.10).
+//! While the owner works it wants no kicks: with `EVENT_IDX` it leaves `avail_event` behind, without
+//! it sets `NO_NOTIFY`. Before it sleeps it asks for them again and looks once more
+//! ([`Ring::allow_kicks`]). Calls follow `used_event` or `NO_INTERRUPT` (virtio 1.3 §2.7.7, §2.7.10).
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering, fence};
@@ -59,7 +59,7 @@ pub trait Ring {
     /// Whether the driver has published chains not taken yet.
     fn has_available(&self) -> bool;
 
-    /// The position for GET_VRING_BASE: the next available entry.
+    /// The position for `GET_VRING_BASE`: the next available entry.
     fn position(&self) -> u16;
 }
 
@@ -79,9 +79,9 @@ pub struct RingAddresses {
 /// What the driver acknowledged that changes the ring.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct RingFeatures {
-    /// INDIRECT_DESC.
+    /// `INDIRECT_DESC`.
     pub indirect: bool,
-    /// EVENT_IDX.
+    /// `EVENT_IDX`.
     pub event_idx: bool,
 }
 
@@ -111,7 +111,9 @@ impl RingAddresses {
     /// # Errors
     /// [`FrontEndError`] that names the part.
     pub fn check(&self, index: u32, memory: &Memory) -> Result<GuestRing, FrontEndError> {
-        self.resolve(memory).map(|(_parts, guest)| guest).map_err(|e| e.of(index))
+        self.resolve(memory)
+            .map(|(_parts, guest)| guest)
+            .map_err(|e| e.of(index))
     }
 
     fn extents(&self) -> [(RingPart, u64, u64, u64); 3] {
@@ -143,8 +145,19 @@ impl RingAddresses {
             }
         }
         let [(descriptor, d), (available, a), (used, u)] = found;
-        let guest = GuestRing { descriptor: d, available: a, used: u };
-        Ok((Parts { descriptor, available, used }, guest))
+        let guest = GuestRing {
+            descriptor: d,
+            available: a,
+            used: u,
+        };
+        Ok((
+            Parts {
+                descriptor,
+                available,
+                used,
+            },
+            guest,
+        ))
     }
 }
 
@@ -157,7 +170,11 @@ enum Misplaced {
 impl Misplaced {
     fn of(self, index: u32) -> FrontEndError {
         match self {
-            Self::Part(part, address) => FrontEndError::VringAddress { index, part, address },
+            Self::Part(part, address) => FrontEndError::VringAddress {
+                index,
+                part,
+                address,
+            },
             Self::Overlap => FrontEndError::VringOverlap { index },
         }
     }
@@ -183,7 +200,7 @@ pub struct SplitRing {
 }
 
 impl SplitRing {
-    /// Builds the ring at `addresses`, with `next_avail` from SET_VRING_BASE.
+    /// Builds the ring at `addresses`, with `next_avail` from `SET_VRING_BASE`.
     ///
     /// The used index is the one in guest memory: it is what the driver has seen, whoever served
     /// the ring before.
@@ -278,18 +295,21 @@ impl SplitRing {
     #[inline]
     fn used_event(&self) -> u16 {
         let offset = 4 + 2 * usize::from(self.addresses.size);
-        self.u16_at(self.parts.available, offset).load(Ordering::Relaxed)
+        self.u16_at(self.parts.available, offset)
+            .load(Ordering::Relaxed)
     }
 
     #[inline]
     fn set_avail_event(&self, value: u16) {
         let offset = 4 + 8 * usize::from(self.addresses.size);
-        self.u16_at(self.parts.used, offset).store(value, Ordering::Relaxed);
+        self.u16_at(self.parts.used, offset)
+            .store(value, Ordering::Relaxed);
     }
 
     fn set_used_flags(&self, value: u32) {
         let value = u16::try_from(value).unwrap_or(0);
-        self.u16_at(self.parts.used, 0).store(value, Ordering::Relaxed);
+        self.u16_at(self.parts.used, 0)
+            .store(value, Ordering::Relaxed);
     }
 }
 
@@ -305,14 +325,24 @@ impl Ring for SplitRing {
             let size = self.addresses.size;
             if distance > size {
                 let next_avail = self.next_avail;
-                return Err(RingError::AvailableIndex { avail_idx, next_avail, distance, size });
+                return Err(RingError::AvailableIndex {
+                    avail_idx,
+                    next_avail,
+                    distance,
+                    size,
+                });
             }
             self.avail_idx = avail_idx;
         }
         let slot = 4 + 2 * usize::from(self.next_avail & self.mask());
-        let head = self.u16_at(self.parts.available, slot).load(Ordering::Relaxed);
+        let head = self
+            .u16_at(self.parts.available, slot)
+            .load(Ordering::Relaxed);
         if head >= self.addresses.size {
-            return Err(RingError::Head { head, size: self.addresses.size });
+            return Err(RingError::Head {
+                head,
+                size: self.addresses.size,
+            });
         }
         self.next_avail = self.next_avail.wrapping_add(1);
         Ok(Some(head))
@@ -325,9 +355,17 @@ impl Ring for SplitRing {
         memory: &Rc<Memory>,
         out: &mut Buffers,
     ) -> Result<(), ChainFault> {
-        let table = DirectTable { ring: self.parts, size: self.addresses.size };
+        let table = DirectTable {
+            ring: self.parts,
+            size: self.addresses.size,
+        };
         let mut hint = self.hint;
-        let mut walk = Walk { memory, hint: &mut hint, out, indirect: self.features.indirect };
+        let mut walk = Walk {
+            memory,
+            hint: &mut hint,
+            out,
+            indirect: self.features.indirect,
+        };
         let result = walk.run(&table, head);
         self.hint = hint;
         result
@@ -357,7 +395,8 @@ impl Ring for SplitRing {
         if old == new {
             return false;
         }
-        self.u16_at(self.parts.used, 2).store(new, Ordering::Release);
+        self.u16_at(self.parts.used, 2)
+            .store(new, Ordering::Release);
         self.published = new;
         // The driver writes its wish, then reads the index; we write the index, then read the
         // wish. Without a full fence both could miss the other's store.
@@ -473,17 +512,26 @@ impl<'a> IndirectTable<'a> {
         let bytes = u64::from(entries) * u64::from(DESCRIPTOR_BYTES);
         let run = memory.guest_run(guest, bytes, hint)?;
         let one_piece = run.len_bytes as u64 == bytes && run.start.addr().is_multiple_of(8);
-        Some(Self { memory, guest, entries, whole: one_piece.then_some(run.start) })
+        Some(Self {
+            memory,
+            guest,
+            entries,
+            whole: one_piece.then_some(run.start),
+        })
     }
 
     /// Puts an entry together byte by byte.
     #[cold]
     fn gather(&self, index: u16) -> Option<Descriptor> {
-        let start = self.guest.checked_add(u64::from(index) * u64::from(DESCRIPTOR_BYTES))?;
+        let start = self
+            .guest
+            .checked_add(u64::from(index) * u64::from(DESCRIPTOR_BYTES))?;
         let mut bytes = [0; 16];
         let mut hint = 0;
         for (offset, byte) in (0_u64..).zip(&mut bytes) {
-            let run = self.memory.guest_run(start.checked_add(offset)?, 1, &mut hint)?;
+            let run = self
+                .memory
+                .guest_run(start.checked_add(offset)?, 1, &mut hint)?;
             // SAFETY: `guest_run` returned one mapped byte.
             #[expect(unsafe_code, reason = "a load from guest memory")]
             let value = unsafe { run.start.read_volatile() };
@@ -491,7 +539,10 @@ impl<'a> IndirectTable<'a> {
         }
         let (addr, rest) = bytes.split_first_chunk::<8>()?;
         let rest = rest.first_chunk::<8>()?;
-        Some(Descriptor::from_words(u64::from_ne_bytes(*addr), u64::from_ne_bytes(*rest)))
+        Some(Descriptor::from_words(
+            u64::from_ne_bytes(*addr),
+            u64::from_ne_bytes(*rest),
+        ))
     }
 }
 

@@ -36,9 +36,15 @@ const SIZE_MAX_BYTES: u32 = 1 << 20;
 /// Most segments asked for: with header and status an indirect table of 256.
 const SEG_MAX: u32 = 254;
 /// 1 GiB a segment: no more than bookkeeping for a file system.
-const DISCARD: SegmentLimits = SegmentLimits { max_sectors: 1 << 21, max_segments: 256 };
+const DISCARD: SegmentLimits = SegmentLimits {
+    max_sectors: 1 << 21,
+    max_segments: 256,
+};
 /// 16 MiB a segment, since zeroes may have to be written.
-const WRITE_ZEROES: SegmentLimits = SegmentLimits { max_sectors: 1 << 15, max_segments: 256 };
+const WRITE_ZEROES: SegmentLimits = SegmentLimits {
+    max_sectors: 1 << 15,
+    max_segments: 256,
+};
 
 static IO_ERROR: LogLimiter = LogLimiter::new();
 
@@ -49,7 +55,7 @@ pub struct BlockOptions {
     pub num_queues: u16,
     /// Largest queue accepted.
     pub queue_size: u16,
-    /// What GET_ID answers; cut to 20 bytes.
+    /// What `GET_ID` answers; cut to 20 bytes.
     pub serial: String,
     /// How writes become stable.
     pub cache: CacheMode,
@@ -140,12 +146,18 @@ impl Shared {
             // A driver that cannot flush must not need to.
             self.acked(VIRTIO_BLK_F_FLUSH) && self.options.cache != CacheMode::Writethrough
         };
-        self.writeback.store(on || self.options.cache == CacheMode::Unsafe, Ordering::Release);
+        self.writeback.store(
+            on || self.options.cache == CacheMode::Unsafe,
+            Ordering::Release,
+        );
     }
 
     fn reset(&self) {
         self.acked_features.store(0, Ordering::Release);
-        self.wce.store(self.options.cache != CacheMode::Writethrough, Ordering::Release);
+        self.wce.store(
+            self.options.cache != CacheMode::Writethrough,
+            Ordering::Release,
+        );
         self.update_writeback();
     }
 
@@ -185,7 +197,8 @@ impl Shared {
         if self.engine.can_discard() {
             bits.push(VIRTIO_BLK_F_DISCARD);
         }
-        bits.into_iter().fold(0, |features, bit| features | 1 << bit)
+        bits.into_iter()
+            .fold(0, |features, bit| features | 1 << bit)
     }
 
     /// Does `change`, and tells the driver if the capacity is another afterwards.
@@ -198,7 +211,11 @@ impl Shared {
         let after = change(&*self.engine)?;
         if after != before {
             let told = self.back_channel.config_changed();
-            let who = if told { "the front-end was told" } else { "no front-end to tell" };
+            let who = if told {
+                "the front-end was told"
+            } else {
+                "no front-end to tell"
+            };
             log::info!("the disk has {after} sectors instead of {before}; {who}");
         }
         Ok(after)
@@ -222,7 +239,9 @@ impl BlockDevice {
             resizing: Mutex::default(),
         };
         shared.reset();
-        Self { shared: Arc::new(shared) }
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     /// Looks at the size of the storage again and tells the driver of a change. Returns sectors.
@@ -238,7 +257,8 @@ impl BlockDevice {
     /// # Errors
     /// What the host says.
     pub fn resize(&self, size_bytes: u64) -> io::Result<u64> {
-        self.shared.change_capacity(|engine| engine.resize(size_bytes))
+        self.shared
+            .change_capacity(|engine| engine.resize(size_bytes))
     }
 
     pub(crate) fn shared(&self) -> &Shared {
@@ -288,7 +308,10 @@ impl VhostUserBackend for BlockDevice {
     fn set_event_idx(&self, _enabled: bool) {}
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
-        self.shared.config_space().read(offset, size).unwrap_or_default()
+        self.shared
+            .config_space()
+            .read(offset, size)
+            .unwrap_or_default()
     }
 
     fn set_config(&self, offset: u32, bytes: &[u8]) -> io::Result<()> {

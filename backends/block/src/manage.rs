@@ -15,7 +15,11 @@ use crate::request::SECTOR_BYTES;
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 
 const METHODS: &[MethodInfo] = &[
-    MethodInfo { name: "info", params: "", help: "what the disk is" },
+    MethodInfo {
+        name: "info",
+        params: "",
+        help: "what the disk is",
+    },
     MethodInfo {
         name: "resize",
         params: "[size=BYTES]",
@@ -26,7 +30,11 @@ const METHODS: &[MethodInfo] = &[
         params: "",
         help: "complete what is in flight, make it stable and take no more until resume",
     },
-    MethodInfo { name: "resume", params: "", help: "go on after drain" },
+    MethodInfo {
+        name: "resume",
+        params: "",
+        help: "go on after drain",
+    },
 ];
 
 /// `info`, `resize`, `drain` and `resume`.
@@ -64,7 +72,10 @@ impl BlockManagement {
                 let size_bytes = size
                     .as_u64()
                     .or_else(|| size.as_str().and_then(|text| text.parse().ok()))
-                    .ok_or(ManageError::InvalidParam { name: "size", expected: "a number of bytes" })?;
+                    .ok_or(ManageError::InvalidParam {
+                        name: "size",
+                        expected: "a number of bytes",
+                    })?;
                 self.device.resize(size_bytes)
             }
         };

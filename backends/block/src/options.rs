@@ -86,7 +86,7 @@ pub struct DiskArgs {
 /// How I/O is done.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub enum Aio {
-    /// With io_uring; with threads where the kernel has none for us
+    /// With `io_uring`; with threads where the kernel has none for us
     #[default]
     #[value(name = "io_uring")]
     IoUring,
@@ -153,8 +153,13 @@ fn size(text: &str) -> Result<u64, SizeError> {
         Some(b'T' | b't') => (text.get(..text.len() - 1), 40),
         _ => (Some(text), 0),
     };
-    let number: u64 = digits.and_then(|digits| digits.parse().ok()).ok_or(SizeError)?;
-    number.checked_mul(1 << shift).filter(|size| *size > 0).ok_or(SizeError)
+    let number: u64 = digits
+        .and_then(|digits| digits.parse().ok())
+        .ok_or(SizeError)?;
+    number
+        .checked_mul(1 << shift)
+        .filter(|size| *size > 0)
+        .ok_or(SizeError)
 }
 
 /// A serial number that does not fit.
@@ -163,7 +168,11 @@ fn size(text: &str) -> Result<u64, SizeError> {
 struct SerialError;
 
 fn serial(text: &str) -> Result<String, SerialError> {
-    if text.len() > ID_BYTES { Err(SerialError) } else { Ok(text.to_owned()) }
+    if text.len() > ID_BYTES {
+        Err(SerialError)
+    } else {
+        Ok(text.to_owned())
+    }
 }
 
 #[cfg(test)]
@@ -189,8 +198,15 @@ mod tests {
     #[test]
     fn memory_needs_a_size() {
         let parse = |args: &[&str]| Options::try_parse_from(args);
-        assert!(parse(&["ringside-blk", "--socket-path", "s", "--memory"]).is_err());
-        let options = parse(&["ringside-blk", "--socket-path", "s", "--memory", "--size", "1M"]);
+        parse(&["ringside-blk", "--socket-path", "s", "--memory"]).unwrap_err();
+        let options = parse(&[
+            "ringside-blk",
+            "--socket-path",
+            "s",
+            "--memory",
+            "--size",
+            "1M",
+        ]);
         assert_eq!(options.unwrap().disk.size, Some(1 << 20));
     }
 }

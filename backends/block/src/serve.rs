@@ -21,14 +21,21 @@ use ringside_common::worker::{Counted, RequestCx};
 use crate::device::Shared;
 use crate::engine::{Ranges, Started, Target};
 use crate::request::{
-    HEADER_BYTES, ID_BYTES, Limits, Request, SEGMENT_BYTES, SECTOR_BYTES, Segment, SegmentKind,
+    HEADER_BYTES, ID_BYTES, Limits, Request, SECTOR_BYTES, SEGMENT_BYTES, Segment, SegmentKind,
     Status, USED_LEN_STATUS_ONLY,
 };
 use crate::slow_path::RangeGuard;
 
 /// Names of the counters, in the order of [`kind_of`].
-pub const KINDS: &[&str] =
-    &["read", "write", "flush", "discard", "write_zeroes", "get_id", "invalid"];
+pub const KINDS: &[&str] = &[
+    "read",
+    "write",
+    "flush",
+    "discard",
+    "write_zeroes",
+    "get_id",
+    "invalid",
+];
 const INVALID: usize = 6;
 
 /// How often an operation is started again on EAGAIN or EINTR before it counts as failed.
@@ -94,8 +101,15 @@ impl DeviceWorker for BlockWorker {
         chain: Result<(), ChainFault>,
     ) {
         queue.limits.capacity_sectors = self.shared.engine.capacity_sectors();
-        let Some(slot) = queue.requests.get_mut(usize::from(head)) else { return };
-        let mut serving = Serving { shared: &self.shared, cx, slot, head };
+        let Some(slot) = queue.requests.get_mut(usize::from(head)) else {
+            return;
+        };
+        let mut serving = Serving {
+            shared: &self.shared,
+            cx,
+            slot,
+            head,
+        };
         serving.begin(&queue.limits, chain);
     }
 
@@ -108,9 +122,17 @@ impl DeviceWorker for BlockWorker {
         _tag: u16,
         result: i32,
     ) {
-        let Some(slot) = queue.requests.get_mut(usize::from(head)) else { return };
+        let Some(slot) = queue.requests.get_mut(usize::from(head)) else {
+            return;
+        };
         slot.guard = None;
-        Serving { shared: &self.shared, cx, slot, head }.proceed(result);
+        Serving {
+            shared: &self.shared,
+            cx,
+            slot,
+            head,
+        }
+        .proceed(result);
     }
 }
 
@@ -125,7 +147,9 @@ struct Serving<'a, 'c> {
 impl Serving<'_, '_> {
     #[inline]
     fn begin(&mut self, limits: &Limits, chain: Result<(), ChainFault>) {
-        let Some(buffers) = self.cx.buffers(self.head) else { return };
+        let Some(buffers) = self.cx.buffers(self.head) else {
+            return;
+        };
         // Without a status byte there is nothing to say and nowhere to say it.
         if !buffers.take_tail() {
             return self.drop_chain();
@@ -152,8 +176,15 @@ impl Serving<'_, '_> {
             Request::Flush => self.start(),
             Request::GetId => {
                 let serial = self.shared.id();
-                let written = self.cx.buffers(self.head).map_or(0, |b| b.write_at(0, &serial));
-                self.finish(if written == ID_BYTES { Status::Ok } else { Status::IoErr });
+                let written = self
+                    .cx
+                    .buffers(self.head)
+                    .map_or(0, |b| b.write_at(0, &serial));
+                self.finish(if written == ID_BYTES {
+                    Status::Ok
+                } else {
+                    Status::IoErr
+                });
             }
             Request::Discard { num_segments } => {
                 self.clear(limits, SegmentKind::Discard, num_segments);
@@ -167,8 +198,11 @@ impl Serving<'_, '_> {
     /// Starts the operation of the request, or what is left of it.
     #[inline]
     fn start(&mut self) {
-        let target =
-            Target { head: self.head, tag: 0, offset_bytes: self.slot.offset_bytes };
+        let target = Target {
+            head: self.head,
+            tag: 0,
+            offset_bytes: self.slot.offset_bytes,
+        };
         let engine = &*self.shared.engine;
         let started = match self.slot.request {
             Request::In { .. } => engine.read(self.cx, target),
@@ -198,8 +232,12 @@ impl Serving<'_, '_> {
     /// An operation has ended with `result`: bytes, or a negative errno.
     #[inline]
     fn proceed(&mut self, result: i32) {
-        let Ok(moved) = usize::try_from(result) else { return self.failed(result) };
-        let Some(buffers) = self.cx.buffers(self.head) else { return };
+        let Ok(moved) = usize::try_from(result) else {
+            return self.failed(result);
+        };
+        let Some(buffers) = self.cx.buffers(self.head) else {
+            return;
+        };
         match self.slot.request {
             Request::In { .. } => {
                 if moved as u64 == buffers.writable_bytes() {
@@ -236,7 +274,9 @@ impl Serving<'_, '_> {
     /// The file has ended before the request. In its last block that is zeroes; behind it, the
     /// file has shrunk under us.
     fn read_past_the_end(&mut self) {
-        let Some(buffers) = self.cx.buffers(self.head) else { return };
+        let Some(buffers) = self.cx.buffers(self.head) else {
+            return;
+        };
         let left = buffers.writable_bytes();
         let end = self.slot.offset_bytes.saturating_add(left);
         let readable = self.shared.engine.readable_end_bytes();
@@ -270,9 +310,11 @@ impl Serving<'_, '_> {
         self.finish(Status::IoErr);
     }
 
-    /// DISCARD and WRITE_ZEROES. All segments are checked before the first is carried out.
+    /// DISCARD and `WRITE_ZEROES`. All segments are checked before the first is carried out.
     fn clear(&mut self, limits: &Limits, kind: SegmentKind, num_segments: u32) {
-        let Some(buffers) = self.cx.buffers(self.head) else { return };
+        let Some(buffers) = self.cx.buffers(self.head) else {
+            return;
+        };
         let mut segments = Vec::with_capacity(usize::try_from(num_segments).unwrap_or(0));
         for _ in 0..num_segments {
             let Some(bytes) = buffers.take_header::<SEGMENT_BYTES>() else {
@@ -291,7 +333,11 @@ impl Serving<'_, '_> {
             zero: kind == SegmentKind::WriteZeroes,
             stable: self.slot.stable,
         };
-        let target = Target { head: self.head, tag: 0, offset_bytes: 0 };
+        let target = Target {
+            head: self.head,
+            tag: 0,
+            offset_bytes: 0,
+        };
         let started = self.shared.engine.clear(self.cx, target, ranges);
         self.after(started);
     }
@@ -306,21 +352,37 @@ impl Serving<'_, '_> {
             }
             _ => 0,
         };
-        let counted = Counted { kind: kind_of(request), bytes, ok: status == Status::Ok };
+        let counted = Counted {
+            kind: kind_of(request),
+            bytes,
+            ok: status == Status::Ok,
+        };
         self.answer(status, request.used_len(status), counted);
     }
 
     /// Answers one that was not.
     #[cold]
     fn reject(&mut self, status: Status) {
-        let counted = Counted { kind: INVALID, bytes: 0, ok: false };
+        let counted = Counted {
+            kind: INVALID,
+            bytes: 0,
+            ok: false,
+        };
         self.answer(status, USED_LEN_STATUS_ONLY, counted);
     }
 
     /// Gives back a chain that has no place for an answer.
     #[cold]
     fn drop_chain(&mut self) {
-        self.cx.complete(self.head, 0, Counted { kind: INVALID, bytes: 0, ok: false });
+        self.cx.complete(
+            self.head,
+            0,
+            Counted {
+                kind: INVALID,
+                bytes: 0,
+                ok: false,
+            },
+        );
     }
 
     #[inline]

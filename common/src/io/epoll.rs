@@ -17,28 +17,39 @@ pub(crate) struct EpollLoop {
 
 impl EpollLoop {
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { epoll: crate::sys::epoll_instance()? })
+        Ok(Self {
+            epoll: crate::sys::epoll_instance()?,
+        })
     }
 
     /// Reports each new event on `fd` once, as `token`.
     pub(crate) fn add(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
-        self.add_for(fd, Events::EPOLLIN | Events::EPOLLRDHUP | Events::EPOLLET, token)
+        self.add_for(
+            fd,
+            Events::EPOLLIN | Events::EPOLLRDHUP | Events::EPOLLET,
+            token,
+        )
     }
 
     /// Reports `events` on `fd` as `token`.
-    pub(crate) fn add_for(
-        &self,
-        fd: BorrowedFd<'_>,
-        events: Events,
-        token: u64,
-    ) -> io::Result<()> {
+    pub(crate) fn add_for(&self, fd: BorrowedFd<'_>, events: Events, token: u64) -> io::Result<()> {
         let event = Event::new(events, token);
-        epoll::ctl(self.epoll.as_raw_fd(), ControlOptions::EPOLL_CTL_ADD, fd.as_raw_fd(), event)
+        epoll::ctl(
+            self.epoll.as_raw_fd(),
+            ControlOptions::EPOLL_CTL_ADD,
+            fd.as_raw_fd(),
+            event,
+        )
     }
 
     pub(crate) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         let event = Event::new(Events::empty(), 0);
-        epoll::ctl(self.epoll.as_raw_fd(), ControlOptions::EPOLL_CTL_DEL, fd.as_raw_fd(), event)
+        epoll::ctl(
+            self.epoll.as_raw_fd(),
+            ControlOptions::EPOLL_CTL_DEL,
+            fd.as_raw_fd(),
+            event,
+        )
     }
 
     /// Sleeps until there is an event, which stays, or for `pause`.

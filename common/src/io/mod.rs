@@ -4,9 +4,9 @@
 //! An [`IoQueue`] belongs to one data thread. It starts I/O on the device's files, watches
 //! eventfds (kicks, the mailbox) and tells what has happened. Two engines do the same work:
 //!
-//! * [`Uring`]: one io_uring; a batch of requests is one system call, which is also the one that
+//! * [`Uring`]: one `io_uring`; a batch of requests is one system call, which is also the one that
 //!   sleeps;
-//! * epoll and a pool of blocking threads, where io_uring is forbidden or `--aio=threads` is asked
+//! * epoll and a pool of blocking threads, where `io_uring` is forbidden or `--aio=threads` is asked
 //!   for.
 //!
 //! Work that no engine can do without blocking (ioctls, bounce buffers) goes to the same pool.
@@ -31,7 +31,7 @@ use pool::Pool;
 /// How I/O is done.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Engine {
-    /// io_uring, or threads where the kernel has none for us.
+    /// `io_uring`, or threads where the kernel has none for us.
     #[default]
     Uring,
     /// Blocking threads.
@@ -82,12 +82,16 @@ struct Watch {
 }
 
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one per data thread, and the large one is hot"
+)]
 enum Driver {
     Uring(Uring),
     Epoll(EpollLoop),
 }
 
-/// How calls on files are made where io_uring does not make them.
+/// How calls on files are made where `io_uring` does not make them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Calls {
     /// On a blocking thread.
@@ -121,7 +125,11 @@ impl IoQueue {
         let pool = Pool::new()?;
         let mut queue = Self {
             driver,
-            calls: if engine == Engine::Inline { Calls::Inline } else { Calls::Handed },
+            calls: if engine == Engine::Inline {
+                Calls::Inline
+            } else {
+                Calls::Handed
+            },
             files,
             finished: Vec::with_capacity(MAX_IN_FLIGHT),
             watches: Vec::new(),
@@ -164,7 +172,9 @@ impl IoQueue {
             Driver::Uring(ring) => ring.read(file.0, to, offset_bytes, token),
             Driver::Epoll(_) => {
                 let offset = offset(offset_bytes)?;
-                self.on_file(file, token, move |fd| crate::sys::read_vectored(fd, to, offset))
+                self.on_file(file, token, move |fd| {
+                    crate::sys::read_vectored(fd, to, offset)
+                })
             }
         };
         self.count(started)
@@ -220,7 +230,9 @@ impl IoQueue {
     /// A descriptor of the file `file`, for a job.
     #[must_use]
     pub fn file(&self, file: FileId) -> Option<Arc<OwnedFd>> {
-        self.files.get(usize::try_from(file.0).ok()?).map(Arc::clone)
+        self.files
+            .get(usize::try_from(file.0).ok()?)
+            .map(Arc::clone)
     }
 
     /// Whether there is room for `more` I/Os beside those started.
@@ -248,7 +260,9 @@ impl IoQueue {
 
     /// Reports writes to it no longer.
     pub(crate) fn unwatch(&mut self, id: WatchId) -> io::Result<()> {
-        let Some(slot) = self.watches.get_mut(id.0) else { return Ok(()) };
+        let Some(slot) = self.watches.get_mut(id.0) else {
+            return Ok(());
+        };
         let Some(watch) = slot else { return Ok(()) };
         match &mut self.driver {
             Driver::Uring(ring) => {
@@ -294,7 +308,11 @@ impl IoQueue {
                 // With results at hand there is no need to ask the kernel for more.
                 if !any {
                     poll.wait(wait, |token| {
-                        completions.push(Completion { token, result: 0, more: true });
+                        completions.push(Completion {
+                            token,
+                            result: 0,
+                            more: true,
+                        });
                     })?;
                 }
                 self.collect_pool(events);
@@ -313,7 +331,10 @@ impl IoQueue {
         }
         if done.token & WATCH_TOKEN == 0 {
             self.in_flight = self.in_flight.saturating_sub(1);
-            events.push(Event::Done { token: done.token, result: done.result });
+            events.push(Event::Done {
+                token: done.token,
+                result: done.result,
+            });
             return Ok(());
         }
         let index = usize::try_from(done.token & !WATCH_TOKEN).unwrap_or(usize::MAX);
@@ -321,7 +342,9 @@ impl IoQueue {
     }
 
     fn watch_event(&mut self, index: usize, more: bool, events: &mut Vec<Event>) -> io::Result<()> {
-        let Some(slot) = self.watches.get_mut(index) else { return Ok(()) };
+        let Some(slot) = self.watches.get_mut(index) else {
+            return Ok(());
+        };
         let Some(watch) = slot else { return Ok(()) };
         if !watch.wanted {
             if !more {
@@ -367,7 +390,9 @@ impl IoQueue {
         token: u64,
         work: impl FnOnce(BorrowedFd<'_>) -> i32 + Send + 'static,
     ) -> io::Result<()> {
-        let fd = self.file(file).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
+        let fd = self
+            .file(file)
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
         if self.calls == Calls::Inline {
             self.finished.push((token, work(fd.as_fd())));
             return Ok(());

@@ -43,7 +43,9 @@ struct Jobs {
 
 impl std::fmt::Debug for Jobs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Jobs").field("waiting", &self.waiting.len()).finish_non_exhaustive()
+        f.debug_struct("Jobs")
+            .field("waiting", &self.waiting.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -57,7 +59,10 @@ impl Pool {
             has_done: AtomicBool::new(false),
             signal,
         };
-        Ok(Self { shared: Arc::new(shared), threads: Vec::new() })
+        Ok(Self {
+            shared: Arc::new(shared),
+            threads: Vec::new(),
+        })
     }
 
     /// Written to when a job is done.
@@ -103,7 +108,9 @@ impl Pool {
 
     fn start_thread(&self) -> io::Result<JoinHandle<()>> {
         let shared = Arc::clone(&self.shared);
-        Builder::new().name("blocking-io".to_owned()).spawn(move || shared.work())
+        Builder::new()
+            .name("blocking-io".to_owned())
+            .spawn(move || shared.work())
     }
 }
 

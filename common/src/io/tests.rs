@@ -24,7 +24,10 @@ fn wait_for(queue: &mut IoQueue, count: usize) -> Vec<Event> {
 }
 
 fn iov(buffer: &mut [u8]) -> iovec {
-    iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() }
+    iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    }
 }
 
 const ENGINES: [Engine; 3] = [Engine::Uring, Engine::Threads, Engine::Inline];
@@ -37,13 +40,33 @@ fn read_and_write_move_the_bytes() {
         let (mut a, mut b) = ([0; 5], [0; 6]);
         let table = [iov(&mut a), iov(&mut b)];
         queue.read(FileId::new(0), &table, 0, 7).unwrap();
-        assert_eq!(wait_for(&mut queue, 1), [Event::Done { token: 7, result: 11 }]);
+        assert_eq!(
+            wait_for(&mut queue, 1),
+            [Event::Done {
+                token: 7,
+                result: 11
+            }]
+        );
         assert_eq!((&a, &b), (b"hello", b" world"));
         let mut c = *b"WORLD";
-        queue.write(FileId::new(0), &[iov(&mut c)], 6, true, 8).unwrap();
-        assert_eq!(wait_for(&mut queue, 1), [Event::Done { token: 8, result: 5 }]);
+        queue
+            .write(FileId::new(0), &[iov(&mut c)], 6, true, 8)
+            .unwrap();
+        assert_eq!(
+            wait_for(&mut queue, 1),
+            [Event::Done {
+                token: 8,
+                result: 5
+            }]
+        );
         queue.fdatasync(FileId::new(0), 9).unwrap();
-        assert_eq!(wait_for(&mut queue, 1), [Event::Done { token: 9, result: 0 }]);
+        assert_eq!(
+            wait_for(&mut queue, 1),
+            [Event::Done {
+                token: 9,
+                result: 0
+            }]
+        );
         let mut back = [0; 11];
         rustix::io::pread(file.as_fd(), &mut back, 0).unwrap();
         assert_eq!(&back, b"hello WORLD");
@@ -54,9 +77,18 @@ fn read_and_write_move_the_bytes() {
 fn read_of_bad_memory_is_efault() {
     for engine in ENGINES {
         let mut queue = IoQueue::new(engine, vec![file_with(&[1; 4096])]).unwrap();
-        let nowhere = iovec { iov_base: std::ptr::without_provenance_mut(8), iov_len: 4096 };
+        let nowhere = iovec {
+            iov_base: std::ptr::without_provenance_mut(8),
+            iov_len: 4096,
+        };
         queue.read(FileId::new(0), &[nowhere], 0, 1).unwrap();
-        assert_eq!(wait_for(&mut queue, 1), [Event::Done { token: 1, result: -libc::EFAULT }]);
+        assert_eq!(
+            wait_for(&mut queue, 1),
+            [Event::Done {
+                token: 1,
+                result: -libc::EFAULT
+            }]
+        );
     }
 }
 
@@ -112,7 +144,12 @@ fn jobs_run_and_report() {
             })
             .collect();
         got.sort_unstable();
-        assert_eq!(got, (0..40).map(|i| (i, i32::try_from(i).unwrap())).collect::<Vec<_>>());
+        assert_eq!(
+            got,
+            (0..40)
+                .map(|i| (i, i32::try_from(i).unwrap()))
+                .collect::<Vec<_>>()
+        );
         assert!(queue.has_room(1));
     }
 }

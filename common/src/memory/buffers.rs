@@ -94,11 +94,16 @@ impl Buffers {
         if len_bytes == 0 {
             return true;
         }
-        let Some(memory) = &self.memory else { return false };
+        let Some(memory) = &self.memory else {
+            return false;
+        };
         let want = u64::from(len_bytes);
         match memory.guest_run(guest, want, hint) {
             Some(run) if run.len_bytes as u64 == want => {
-                let iov = iovec { iov_base: run.start.cast(), iov_len: run.len_bytes };
+                let iov = iovec {
+                    iov_base: run.start.cast(),
+                    iov_len: run.len_bytes,
+                };
                 self.append(iov, writable);
                 true
             }
@@ -125,7 +130,9 @@ impl Buffers {
     #[must_use]
     #[inline]
     pub fn readable(&self) -> &[iovec] {
-        self.iovecs.get(self.readable_start..self.split).unwrap_or_default()
+        self.iovecs
+            .get(self.readable_start..self.split)
+            .unwrap_or_default()
     }
 
     /// The writable payload left, for the kernel to write to.
@@ -155,7 +162,9 @@ impl Buffers {
         if self.writable_bytes == 0 {
             return false;
         }
-        let Some(last) = self.iovecs.last_mut() else { return false };
+        let Some(last) = self.iovecs.last_mut() else {
+            return false;
+        };
         last.iov_len -= 1;
         self.tail = last.iov_base.cast::<u8>().wrapping_add(last.iov_len);
         if last.iov_len == 0 {
@@ -206,7 +215,12 @@ impl Buffers {
     /// Drops `bytes` from the front of the readable stream.
     #[inline]
     pub fn consume_readable(&mut self, bytes: usize) {
-        let taken = consume(&mut self.iovecs, &mut self.readable_start, self.split, bytes);
+        let taken = consume(
+            &mut self.iovecs,
+            &mut self.readable_start,
+            self.split,
+            bytes,
+        );
         self.readable_bytes -= taken as u64;
     }
 
@@ -232,7 +246,10 @@ impl Buffers {
 
     fn payload(&self, iovecs: &[iovec]) -> Option<Payload> {
         let memory = self.memory.as_deref()?.clone();
-        Some(Payload { _memory: memory, iovecs: iovecs.to_vec() })
+        Some(Payload {
+            _memory: memory,
+            iovecs: iovecs.to_vec(),
+        })
     }
 
     #[inline]
@@ -267,13 +284,26 @@ impl Buffers {
         writable: bool,
         hint: &mut usize,
     ) -> bool {
-        if self.memory.as_deref().is_none_or(|memory| !covers(memory, guest, left, hint)) {
+        if self
+            .memory
+            .as_deref()
+            .is_none_or(|memory| !covers(memory, guest, left, hint))
+        {
             return false;
         }
         while left > 0 {
-            let run = self.memory.as_deref().and_then(|m| m.guest_run(guest, left, hint));
+            let run = self
+                .memory
+                .as_deref()
+                .and_then(|m| m.guest_run(guest, left, hint));
             let Some(run) = run else { return false };
-            self.append(iovec { iov_base: run.start.cast(), iov_len: run.len_bytes }, writable);
+            self.append(
+                iovec {
+                    iov_base: run.start.cast(),
+                    iov_len: run.len_bytes,
+                },
+                writable,
+            );
             guest = guest.wrapping_add(run.len_bytes as u64);
             left -= run.len_bytes as u64;
         }
@@ -308,7 +338,9 @@ impl Payload {
 /// Whether every byte of the range is guest memory.
 fn covers(memory: &Memory, mut guest: u64, mut left: u64, hint: &mut usize) -> bool {
     while left > 0 {
-        let Some(run) = memory.guest_run(guest, left, hint) else { return false };
+        let Some(run) = memory.guest_run(guest, left, hint) else {
+            return false;
+        };
         left -= run.len_bytes as u64;
         guest = match guest.checked_add(run.len_bytes as u64) {
             Some(next) => next,
@@ -322,7 +354,9 @@ fn covers(memory: &Memory, mut guest: u64, mut left: u64, hint: &mut usize) -> b
 fn consume(iovecs: &mut [iovec], start: &mut usize, end: usize, bytes: usize) -> usize {
     let mut left = bytes;
     while left > 0 && *start < end {
-        let Some(iov) = iovecs.get_mut(*start) else { break };
+        let Some(iov) = iovecs.get_mut(*start) else {
+            break;
+        };
         let step = left.min(iov.iov_len);
         iov.iov_base = iov.iov_base.wrapping_byte_add(step);
         iov.iov_len -= step;
@@ -336,7 +370,9 @@ fn consume(iovecs: &mut [iovec], start: &mut usize, end: usize, bytes: usize) ->
 
 fn copy_out(iovecs: &[iovec], offset: usize, to: &mut [u8]) -> usize {
     each_piece(iovecs, offset, to.len(), |guest, at, len| {
-        let Some(part) = to.get_mut(at..at + len) else { return };
+        let Some(part) = to.get_mut(at..at + len) else {
+            return;
+        };
         // SAFETY: `guest` and `len` are a piece of an iovec that `Buffers::push` made from a run
         // of the snapshot still held; `part` has exactly `len` bytes and is ours alone.
         #[expect(unsafe_code, reason = "a copy out of guest memory")]
@@ -348,7 +384,9 @@ fn copy_out(iovecs: &[iovec], offset: usize, to: &mut [u8]) -> usize {
 
 fn copy_in(iovecs: &[iovec], offset: usize, from: &[u8]) -> usize {
     each_piece(iovecs, offset, from.len(), |guest, at, len| {
-        let Some(part) = from.get(at..at + len) else { return };
+        let Some(part) = from.get(at..at + len) else {
+            return;
+        };
         // SAFETY: as in `copy_out`, with the direction turned round.
         #[expect(unsafe_code, reason = "a copy into guest memory")]
         unsafe {

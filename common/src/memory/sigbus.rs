@@ -23,7 +23,11 @@ struct Slot {
 
 /// Twice the slots of a table, since the old and the new table of a change live side by side.
 static SLOTS: [Slot; 2 * MAX_SLOTS] = [const {
-    Slot { start: AtomicUsize::new(0), len_bytes: AtomicUsize::new(0), torn: AtomicBool::new(false) }
+    Slot {
+        start: AtomicUsize::new(0),
+        len_bytes: AtomicUsize::new(0),
+        torn: AtomicBool::new(false),
+    }
 }; 2 * MAX_SLOTS];
 
 /// Keeps an address range in the table of the handler.
@@ -38,7 +42,9 @@ impl Guard {
     #[must_use]
     pub fn new(start: usize, len_bytes: usize) -> Self {
         let index = SLOTS.iter().position(|slot| {
-            slot.start.compare_exchange(0, start, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+            slot.start
+                .compare_exchange(0, start, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
         });
         if let Some(slot) = index.and_then(|i| SLOTS.get(i)) {
             slot.torn.store(false, Ordering::Relaxed);
@@ -50,7 +56,8 @@ impl Guard {
     /// Whether a fault was patched in this range.
     #[must_use]
     pub fn is_torn(&self) -> bool {
-        self.slot().is_some_and(|slot| slot.torn.load(Ordering::Acquire))
+        self.slot()
+            .is_some_and(|slot| slot.torn.load(Ordering::Acquire))
     }
 
     fn slot(&self) -> Option<&'static Slot> {

@@ -6,10 +6,10 @@
 //! front-end that sends half a header, or never reads, keeps its connection and nothing else.
 //!
 //! # The peek step
-//! Before that, the header is looked at with MSG_PEEK. It is checked here for all messages; some
+//! Before that, the header is looked at with `MSG_PEEK`. It is checked here for all messages; some
 //! are consumed here because the crate refuses what real front-ends send (QEMU's network device
-//! sends SET_VRING_ENABLE before the features it depends on) or does not know the message
-//! (SEND_RARP, NET_SET_MTU, SET_STATUS, GET_STATUS); and the descriptor of SET_BACKEND_REQ_FD is
+//! sends `SET_VRING_ENABLE` before the features it depends on) or does not know the message
+//! (`SEND_RARP`, `NET_SET_MTU`, `SET_STATUS`, `GET_STATUS`); and the descriptor of `SET_BACKEND_REQ_FD` is
 //! duplicated, since the crate keeps it to itself.
 
 use std::io;
@@ -19,9 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::IoSliceMut;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recv, recvmsg,
-};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recv, recvmsg};
 use vhost::vhost_user::message::{FrontendReq, VhostUserProtocolFeatures};
 use vhost::vhost_user::{BackendReqHandler, Error};
 
@@ -34,7 +32,7 @@ use crate::worker::WorkerOptions;
 const HEADER_BYTES: usize = 12;
 /// Largest body the protocol's messages have; the crate's bound too.
 const MAX_BODY_BYTES: u32 = 4096;
-/// Version 1 in bits 0-1, the reply bit 2 clear, NEED_REPLY in bit 3, nothing above.
+/// Version 1 in bits 0-1, the reply bit 2 clear, `NEED_REPLY` in bit 3, nothing above.
 const VERSION: u32 = 1;
 const FLAG_REPLY: u32 = 1 << 2;
 const FLAG_NEED_REPLY: u32 = 1 << 3;
@@ -62,7 +60,9 @@ pub(crate) struct Connection<D: Device> {
 
 impl<D: Device + std::fmt::Debug> std::fmt::Debug for Connection<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection").field("socket", &self.socket).finish_non_exhaustive()
+        f.debug_struct("Connection")
+            .field("socket", &self.socket)
+            .finish_non_exhaustive()
     }
 }
 
@@ -88,8 +88,16 @@ impl Header {
         if flags_ok && self.size_bytes <= MAX_BODY_BYTES {
             return Ok(());
         }
-        let Self { request, flags, size_bytes } = self;
-        Err(FrontEndError::Header { request, flags, size_bytes })
+        let Self {
+            request,
+            flags,
+            size_bytes,
+        } = self;
+        Err(FrontEndError::Header {
+            request,
+            flags,
+            size_bytes,
+        })
     }
 
     fn is(self, request: FrontendReq) -> bool {
@@ -105,9 +113,16 @@ impl<D: Device> Connection<D> {
     ) -> Result<Self, HostError> {
         let session = Session::new(Arc::clone(&device), options)?;
         let session = Arc::new(Mutex::new(session));
-        let ours = socket.try_clone().map_err(HostError::of("duplicating the connection"))?;
+        let ours = socket
+            .try_clone()
+            .map_err(HostError::of("duplicating the connection"))?;
         let handler = BackendReqHandler::from_stream(ours, Arc::clone(&session));
-        Ok(Self { socket, session, handler, device })
+        Ok(Self {
+            socket,
+            session,
+            handler,
+            device,
+        })
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -126,12 +141,20 @@ impl<D: Device> Connection<D> {
     pub(crate) fn proceed(&mut self) -> Result<Progress, Error> {
         loop {
             let Some(header) = self.peek_header()? else {
-                return Ok(if self.is_hung_up()? { Progress::Closed } else { Progress::Waiting });
+                return Ok(if self.is_hung_up()? {
+                    Progress::Closed
+                } else {
+                    Progress::Waiting
+                });
             };
             header.check()?;
             let body_bytes = usize::try_from(header.size_bytes).unwrap_or(usize::MAX);
             if self.arrived_bytes()? < HEADER_BYTES + body_bytes {
-                return Ok(if self.is_hung_up()? { Progress::Closed } else { Progress::Waiting });
+                return Ok(if self.is_hung_up()? {
+                    Progress::Closed
+                } else {
+                    Progress::Waiting
+                });
             }
             if !self.can_answer()? {
                 return Ok(Progress::Blocked);
@@ -144,7 +167,11 @@ impl<D: Device> Connection<D> {
 
     fn peek_header(&self) -> Result<Option<Header>, Error> {
         let mut bytes = [0; HEADER_BYTES];
-        match recv(&self.socket, &mut bytes, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        match recv(
+            &self.socket,
+            &mut bytes,
+            RecvFlags::PEEK | RecvFlags::DONTWAIT,
+        ) {
             Ok((HEADER_BYTES, _)) => Ok(Some(Header::parse(bytes))),
             Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(None),
             Err(e) => Err(Error::SocketError(e.into())),
@@ -160,7 +187,9 @@ impl<D: Device> Connection<D> {
     /// A stream socket is writable when a good part of its buffer is free, many times the largest
     /// answer.
     fn can_answer(&self) -> Result<bool, Error> {
-        Ok(self.poll(PollFlags::OUT)?.intersects(PollFlags::OUT | PollFlags::ERR))
+        Ok(self
+            .poll(PollFlags::OUT)?
+            .intersects(PollFlags::OUT | PollFlags::ERR))
     }
 
     fn is_hung_up(&self) -> Result<bool, Error> {
@@ -170,7 +199,10 @@ impl<D: Device> Connection<D> {
 
     fn poll(&self, flags: PollFlags) -> Result<PollFlags, Error> {
         let mut fds = [PollFd::new(&self.socket, flags)];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         match poll(&mut fds, Some(&now)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(Error::SocketError(e.into())),
@@ -237,8 +269,11 @@ impl<D: Device> Connection<D> {
 
     /// The crate takes the low byte for the vring index and ignores the rest.
     fn check_vring_fd(&self, header: Header) -> Result<(), Error> {
-        let with_fd =
-            [FrontendReq::SET_VRING_KICK, FrontendReq::SET_VRING_CALL, FrontendReq::SET_VRING_ERR];
+        let with_fd = [
+            FrontendReq::SET_VRING_KICK,
+            FrontendReq::SET_VRING_CALL,
+            FrontendReq::SET_VRING_ERR,
+        ];
         if !with_fd.iter().any(|request| header.is(*request)) {
             return Ok(());
         }
@@ -267,8 +302,13 @@ impl<D: Device> Connection<D> {
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        recvmsg(&self.socket, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, flags)
-            .map_err(|e| Error::SocketError(e.into()))?;
+        recvmsg(
+            &self.socket,
+            &mut [IoSliceMut::new(&mut byte)],
+            &mut ancillary,
+            flags,
+        )
+        .map_err(|e| Error::SocketError(e.into()))?;
         let mut found = None;
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(mut fds) = message {
@@ -309,7 +349,7 @@ impl<D: Device> Connection<D> {
         Ok(())
     }
 
-    /// Answers a consumed message as REPLY_ACK asks for, then passes an error on.
+    /// Answers a consumed message as `REPLY_ACK` asks for, then passes an error on.
     fn acknowledge(&self, header: Header, done: Result<(), SessionError>) -> Result<bool, Error> {
         self.answer_ack(header, done.is_err())?;
         done?;
@@ -317,7 +357,7 @@ impl<D: Device> Connection<D> {
     }
 
     /// As [`acknowledge`](Self::acknowledge), for a message whose refusal the front-end expects:
-    /// with REPLY_ACK it learns of it and goes on.
+    /// with `REPLY_ACK` it learns of it and goes on.
     fn refusable(&self, header: Header, done: Result<(), FrontEndError>) -> Result<bool, Error> {
         let told = self.answer_ack(header, done.is_err())?;
         match done {
@@ -342,12 +382,21 @@ impl<D: Device> Connection<D> {
 
     fn reply(&self, header: Header, value: u64) -> Result<(), Error> {
         let mut message = [0; HEADER_BYTES + 8];
-        let parts = [header.request, VERSION | FLAG_REPLY, 8].map(u32::to_le_bytes).concat();
-        for (to, from) in message.iter_mut().zip(parts.iter().chain(&value.to_le_bytes())) {
+        let parts = [header.request, VERSION | FLAG_REPLY, 8]
+            .map(u32::to_le_bytes)
+            .concat();
+        for (to, from) in message
+            .iter_mut()
+            .zip(parts.iter().chain(&value.to_le_bytes()))
+        {
             *to = *from;
         }
         // `can_answer` has found the room; a short send means the peer has gone.
-        match rustix::net::send(&self.socket, &message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        match rustix::net::send(
+            &self.socket,
+            &message,
+            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+        ) {
             Ok(sent) if sent == message.len() => Ok(()),
             Ok(_) => Err(Error::PartialMessage),
             Err(e) => Err(Error::SocketError(io::Error::from(e))),
@@ -356,5 +405,9 @@ impl<D: Device> Connection<D> {
 }
 
 fn payload_error(header: Header, value: u64) -> Error {
-    FrontEndError::Payload { request: header.request, value }.into()
+    FrontEndError::Payload {
+        request: header.request,
+        value,
+    }
+    .into()
 }

@@ -55,15 +55,25 @@ fn device_error(error: io::Error) -> Error {
 }
 
 fn spec_of(guest: u64, size_bytes: u64, user: u64, file_offset_bytes: u64) -> RegionSpec {
-    RegionSpec { guest_address: guest, size_bytes, user_address: user, file_offset_bytes }
+    RegionSpec {
+        guest_address: guest,
+        size_bytes,
+        user_address: user,
+        file_offset_bytes,
+    }
 }
 
 fn single_spec(region: &VhostUserSingleMemoryRegion) -> RegionSpec {
-    spec_of(region.guest_phys_addr, region.memory_size, region.user_addr, region.mmap_offset)
+    spec_of(
+        region.guest_phys_addr,
+        region.memory_size,
+        region.user_addr,
+        region.mmap_offset,
+    )
 }
 
 impl<D: Device> Session<D> {
-    /// SET_VRING_KICK, SET_VRING_CALL and SET_VRING_ERR in one.
+    /// `SET_VRING_KICK`, `SET_VRING_CALL` and `SET_VRING_ERR` in one.
     fn vring_fd(
         &mut self,
         index: u8,
@@ -156,7 +166,12 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
         }
         let memory = std::sync::Arc::clone(&self.memory);
         let vring = self.vring(u64::from(index))?;
-        let addresses = RingAddresses { size: vring.addresses.size, descriptor, available, used };
+        let addresses = RingAddresses {
+            size: vring.addresses.size,
+            descriptor,
+            available,
+            used,
+        };
         let guest = addresses.check(index, &memory)?;
         vring.addresses = addresses;
         vring.note_place(guest);
@@ -238,7 +253,9 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
     }
 
     fn set_gpu_socket(&mut self, gpu_backend: GpuBackend) -> Result<()> {
-        self.device.set_gpu_socket(gpu_backend).map_err(device_error)
+        self.device
+            .set_gpu_socket(gpu_backend)
+            .map_err(device_error)
     }
 
     fn get_shared_object(&mut self, uuid: VhostUserSharedMsg) -> Result<File> {
@@ -279,7 +296,9 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
         phase: VhostTransferStatePhase,
         fd: File,
     ) -> Result<Option<File>> {
-        self.device.set_device_state_fd(direction, phase, fd).map_err(device_error)
+        self.device
+            .set_device_state_fd(direction, phase, fd)
+            .map_err(device_error)
     }
 
     fn check_device_state(&mut self) -> Result<()> {

@@ -5,8 +5,8 @@
 //! the request-handler trait of the `vhost` crate, which reads and answers the messages;
 //! [`connection`] feeds that with what has arrived and takes out what the crate cannot carry.
 //!
-//! A vring is *started* from its kick descriptor to GET_VRING_BASE, and *enabled* by
-//! SET_VRING_ENABLE (vhost-user.rst "Ring states"). Both are kept apart: a driver's ring can be
+//! A vring is *started* from its kick descriptor to `GET_VRING_BASE`, and *enabled* by
+//! `SET_VRING_ENABLE` (vhost-user.rst "Ring states"). Both are kept apart: a driver's ring can be
 //! started and disabled, and a front-end may enable one long before it starts. A started vring is
 //! owned by a data thread; whatever changes it is told to that thread and acknowledged.
 //!
@@ -32,7 +32,7 @@ use crate::ring::RingFeatures;
 use crate::worker::{Command, Reply, VringStart, WorkerOptions, Workers};
 use record::VringRecord;
 
-/// VHOST_USER_F_PROTOCOL_FEATURES.
+/// `VHOST_USER_F_PROTOCOL_FEATURES`.
 const PROTOCOL_FEATURES: u64 = 1 << 30;
 
 /// What came of a message.
@@ -59,7 +59,7 @@ pub(crate) struct Session<D: Device> {
     /// The same memory as the `vhost-user-backend` crate sees it.
     guest_memory: GuestMemoryAtomic<GuestMemoryMmap<()>>,
     owned: bool,
-    /// None before the first SET_FEATURES.
+    /// None before the first `SET_FEATURES`.
     features: Option<u64>,
     protocol_features: u64,
 }
@@ -145,7 +145,9 @@ impl<D: Device> Session<D> {
             guard.replace(memory.to_guest_memory());
         }
         self.memory = memory;
-        self.device.update_memory(self.guest_memory.clone()).map_err(SessionError::Device)
+        self.device
+            .update_memory(self.guest_memory.clone())
+            .map_err(SessionError::Device)
     }
 
     fn vring(&mut self, index: u64) -> Result<&mut VringRecord, FrontEndError> {
@@ -191,7 +193,7 @@ impl<D: Device> Session<D> {
         Ok(())
     }
 
-    /// Stops a vring; the reply of GET_VRING_BASE.
+    /// Stops a vring; the reply of `GET_VRING_BASE`.
     fn stop(&mut self, index: u32) -> Result<u16, SessionError> {
         let queue = u16::try_from(index).unwrap_or(u16::MAX);
         let stopped = self.workers.stop(queue)?;
@@ -230,8 +232,10 @@ fn accepted(reply: Reply) -> Result<(), SessionError> {
     match reply {
         Reply::Done | Reply::Stopped { .. } => Ok(()),
         Reply::Refused(error) => Err(error.into()),
-        Reply::Failed(source) => {
-            Err(HostError { what: "watching an eventfd", source }.into())
+        Reply::Failed(source) => Err(HostError {
+            what: "watching an eventfd",
+            source,
         }
+        .into()),
     }
 }

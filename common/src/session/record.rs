@@ -67,7 +67,7 @@ impl VringRecord {
         })
     }
 
-    /// SET_VRING_NUM.
+    /// `SET_VRING_NUM`.
     pub(super) fn set_size(&mut self, index: u32, size: u32) -> Result<(), FrontEndError> {
         self.check_stopped(index, "SET_VRING_NUM")?;
         let max = u32::from(self.state.get_ref().get_queue().max_size());
@@ -80,7 +80,7 @@ impl VringRecord {
         Ok(())
     }
 
-    /// SET_VRING_BASE.
+    /// `SET_VRING_BASE`.
     pub(super) fn set_base(&mut self, index: u32, base: u32) -> Result<(), FrontEndError> {
         self.check_stopped(index, "SET_VRING_BASE")?;
         let Ok(base) = u16::try_from(base) else {
@@ -93,8 +93,9 @@ impl VringRecord {
     /// Notes where the ring was found in guest memory.
     pub(super) fn note_place(&self, guest: GuestRing) {
         // Checked by `RingAddresses::check`: aligned and within memory.
-        if let Err(error) =
-            self.state.set_queue_info(guest.descriptor, guest.available, guest.used)
+        if let Err(error) = self
+            .state
+            .set_queue_info(guest.descriptor, guest.available, guest.used)
         {
             log::debug!("the record of a vring refuses its place: {error}");
         }
@@ -120,8 +121,8 @@ pub(super) fn eventfd(
 ) -> Result<Option<OwnedFd>, FrontEndError> {
     let Some(file) = file else { return Ok(None) };
     let link = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let is_eventfd = std::fs::read_link(link)
-        .is_ok_and(|target| target.as_os_str() == "anon_inode:[eventfd]");
+    let is_eventfd =
+        std::fs::read_link(link).is_ok_and(|target| target.as_os_str() == "anon_inode:[eventfd]");
     let refused = FrontEndError::NotAnEventFd { index, what };
     if !is_eventfd {
         return Err(refused);
@@ -143,5 +144,7 @@ pub(super) fn eventfd(
 
 /// A duplicate for a data thread.
 pub(super) fn duplicate(fd: Option<&OwnedFd>) -> Result<Option<OwnedFd>, HostError> {
-    fd.map(OwnedFd::try_clone).transpose().map_err(HostError::of("duplicating an eventfd"))
+    fd.map(OwnedFd::try_clone)
+        .transpose()
+        .map_err(HostError::of("duplicating an eventfd"))
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The system calls that have no safe wrapper: io_uring, positioned vector I/O on guest memory,
+//! The system calls that have no safe wrapper: `io_uring`, positioned vector I/O on guest memory,
 //! signal handlers and the page that repairs a SIGBUS.
 
 #![expect(unsafe_code, reason = "this module is where the raw system calls are")]
@@ -24,13 +24,16 @@ pub(crate) struct IoVecs {
 // meanwhile.
 unsafe impl Send for IoVecs {}
 
-/// The kernel takes no more segments at once (IOV_MAX); the rest is a short transfer, continued.
+/// The kernel takes no more segments at once (`IOV_MAX`); the rest is a short transfer, continued.
 const MAX_SEGMENTS: usize = 1024;
 
 impl IoVecs {
     pub(crate) fn new(iovecs: &[iovec]) -> Self {
         let count = u32::try_from(iovecs.len().min(MAX_SEGMENTS)).unwrap_or(0);
-        Self { base: iovecs.as_ptr(), count }
+        Self {
+            base: iovecs.as_ptr(),
+            count,
+        }
     }
 
     fn count_c(self) -> c_int {
@@ -38,10 +41,12 @@ impl IoVecs {
     }
 }
 
-/// Turns the return value of a system call into bytes done or a negative errno, as io_uring does.
+/// Turns the return value of a system call into bytes done or a negative errno, as `io_uring` does.
 fn outcome(result: isize) -> i32 {
     if result < 0 {
-        return -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+        return -io::Error::last_os_error()
+            .raw_os_error()
+            .unwrap_or(libc::EIO);
     }
     // One call moves at most 0x7ffff000 bytes.
     i32::try_from(result).unwrap_or(i32::MAX)
@@ -58,9 +63,8 @@ pub(crate) fn read_vectored(fd: BorrowedFd<'_>, to: IoVecs, offset: i64) -> i32 
 /// `pwritev2(2)`; bytes written or a negative errno.
 pub(crate) fn write_vectored(fd: BorrowedFd<'_>, from: IoVecs, offset: i64, flags: c_int) -> i32 {
     // SAFETY: as in `read_vectored`.
-    let result = unsafe {
-        libc::pwritev2(fd.as_raw_fd(), from.base, from.count_c(), offset, flags)
-    };
+    let result =
+        unsafe { libc::pwritev2(fd.as_raw_fd(), from.base, from.count_c(), offset, flags) };
     outcome(result)
 }
 

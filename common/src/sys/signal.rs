@@ -75,8 +75,7 @@ impl Signals {
 type Handler = extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
 
 fn register(number: c_int, handler: Handler) -> io::Result<()> {
-    register_signal_handler(number, handler)
-        .map_err(|e| io::Error::from_raw_os_error(e.errno()))
+    register_signal_handler(number, handler).map_err(|e| io::Error::from_raw_os_error(e.errno()))
 }
 
 /// Async-signal-safe: one write to an eventfd.

@@ -26,25 +26,29 @@ pub(crate) struct Completion {
     pub(crate) more: bool,
 }
 
-/// One io_uring, used by the thread that made it.
+/// One `io_uring`, used by the thread that made it.
 pub(crate) struct Uring {
     ring: IoUring,
 }
 
 impl std::fmt::Debug for Uring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Uring").field("fd", &self.ring.as_raw_fd()).finish()
+        f.debug_struct("Uring")
+            .field("fd", &self.ring.as_raw_fd())
+            .finish()
     }
 }
 
 impl Uring {
     /// Sets a ring up with the best flags this kernel takes.
     ///
-    /// SINGLE_ISSUER and DEFER_TASKRUN (6.1) keep completions from interrupting the thread;
-    /// COOP_TASKRUN (5.19) does half of that.
+    /// `SINGLE_ISSUER` and `DEFER_TASKRUN` (6.1) keep completions from interrupting the thread;
+    /// `COOP_TASKRUN` (5.19) does half of that.
     pub(crate) fn new() -> io::Result<Self> {
         let mut best = IoUring::builder();
-        best.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
+        best.setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag();
         let mut good = IoUring::builder();
         good.setup_coop_taskrun().setup_taskrun_flag();
         let mut plain = IoUring::builder();
@@ -72,7 +76,8 @@ impl Uring {
             opcode::AsyncCancel::CODE,
         ];
         // EXT_ARG came with 5.11, multishot poll with 5.13 and RSRC_TAGS beside it.
-        let recent = ring.params().is_feature_ext_arg() && ring.params().is_feature_resource_tagging();
+        let recent =
+            ring.params().is_feature_ext_arg() && ring.params().is_feature_resource_tagging();
         if recent && needed.iter().all(|code| probe.is_supported(*code)) {
             return Ok(Self { ring });
         }
@@ -100,7 +105,12 @@ impl Uring {
         match self.ring.submit_and_wait(usize::from(wait)) {
             Ok(_) => Ok(()),
             // EINTR: a signal. EBUSY and EAGAIN: reap first, the entries stay queued.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {
+            Err(e)
+                if matches!(
+                    e.raw_os_error(),
+                    Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)
+                ) =>
+            {
                 Ok(())
             }
             Err(e) => Err(e),
@@ -119,11 +129,19 @@ impl Uring {
         }
     }
 
-    pub(crate) fn read(&mut self, file: u32, to: IoVecs, offset: u64, token: u64) -> io::Result<()> {
+    pub(crate) fn read(
+        &mut self,
+        file: u32,
+        to: IoVecs,
+        offset: u64,
+        token: u64,
+    ) -> io::Result<()> {
         let fd = types::Fixed(file);
         let entry = match single(to) {
             Some((base, len)) => opcode::Read::new(fd, base, len).offset(offset).build(),
-            None => opcode::Readv::new(fd, to.base, to.count).offset(offset).build(),
+            None => opcode::Readv::new(fd, to.base, to.count)
+                .offset(offset)
+                .build(),
         };
         self.push(entry.user_data(token))
     }
@@ -138,9 +156,10 @@ impl Uring {
     ) -> io::Result<()> {
         let fd = types::Fixed(file);
         let entry = match single(from) {
-            Some((base, len)) => {
-                opcode::Write::new(fd, base, len).offset(offset).rw_flags(flags).build()
-            }
+            Some((base, len)) => opcode::Write::new(fd, base, len)
+                .offset(offset)
+                .rw_flags(flags)
+                .build(),
             None => opcode::Writev::new(fd, from.base, from.count)
                 .offset(offset)
                 .rw_flags(flags)
@@ -159,7 +178,9 @@ impl Uring {
     /// Completes with `token` at each write to the eventfd `fd`, until cancelled.
     pub(crate) fn watch(&mut self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
         let events = u32::try_from(libc::POLLIN).unwrap_or(1);
-        let entry = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), events).multi(true).build();
+        let entry = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), events)
+            .multi(true)
+            .build();
         self.push(entry.user_data(token))
     }
 
@@ -191,5 +212,8 @@ fn single(iovecs: IoVecs) -> Option<(*mut u8, u32)> {
     let iov = unsafe { iovecs.base.read() };
     // What does not fit is a short transfer, continued by the caller; the kernel's own bound is
     // lower still.
-    Some((iov.iov_base.cast(), u32::try_from(iov.iov_len).unwrap_or(0x7fff_f000)))
+    Some((
+        iov.iov_base.cast(),
+        u32::try_from(iov.iov_len).unwrap_or(0x7fff_f000),
+    ))
 }

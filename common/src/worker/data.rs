@@ -108,7 +108,9 @@ impl<W: DeviceWorker> DataThread<W> {
             }
             let mut taken = 0;
             while taken < BUDGET && self.io.has_room(1) && slot.vring.is_live() {
-                let Some((head, chain)) = slot.vring.take(self.now_ns) else { break };
+                let Some((head, chain)) = slot.vring.take(self.now_ns) else {
+                    break;
+                };
                 taken += 1;
                 let mut cx = RequestCx {
                     vring: &mut slot.vring,
@@ -136,8 +138,15 @@ impl<W: DeviceWorker> DataThread<W> {
         for event in self.events.drain(..) {
             match event {
                 Event::Done { token, result } => {
-                    let Token { slot: index, head, tag } = Token::unpack(token);
-                    let slot = self.slots.get_mut(usize::from(index)).and_then(Option::as_mut);
+                    let Token {
+                        slot: index,
+                        head,
+                        tag,
+                    } = Token::unpack(token);
+                    let slot = self
+                        .slots
+                        .get_mut(usize::from(index))
+                        .and_then(Option::as_mut);
                     let Some(slot) = slot else { continue };
                     slot.vring.io_ended(head);
                     let mut cx = RequestCx {
@@ -146,7 +155,8 @@ impl<W: DeviceWorker> DataThread<W> {
                         slot: index,
                         now_ns: self.now_ns,
                     };
-                    self.worker.io_done(&mut slot.queue, &mut cx, head, tag, result);
+                    self.worker
+                        .io_done(&mut slot.queue, &mut cx, head, tag, result);
                 }
                 Event::Signalled(watch) if watch == self.mailbox_watch => {}
                 // Every turn looks at every ring; the kick has served its purpose by waking us.
@@ -173,7 +183,9 @@ impl<W: DeviceWorker> DataThread<W> {
                     self.io.unwatch(watch)?;
                 }
                 slot.vring.ring.allow_kicks();
-                let reply = Reply::Stopped { next_avail: slot.vring.ring.position() };
+                let reply = Reply::Stopped {
+                    next_avail: slot.vring.ring.position(),
+                };
                 answer(slot.stop.take(), reply);
                 *place = None;
             }
@@ -213,7 +225,12 @@ impl<W: DeviceWorker> DataThread<W> {
     }
 
     fn has_something(&mut self) -> bool {
-        let work = self.may_take() && self.slots.iter().flatten().any(|slot| slot.vring.has_work());
+        let work = self.may_take()
+            && self
+                .slots
+                .iter()
+                .flatten()
+                .any(|slot| slot.vring.has_work());
         work || self.io.is_ready() || self.mailbox.has_letters()
     }
 
@@ -316,7 +333,11 @@ impl<W: DeviceWorker> DataThread<W> {
             vring.call_anyway();
         }
         let queue = self.worker.start_queue(index, start.addresses.size);
-        let slot = Some(Slot { vring, queue, stop: None });
+        let slot = Some(Slot {
+            vring,
+            queue,
+            stop: None,
+        });
         match self.slots.iter_mut().find(|place| place.is_none()) {
             Some(place) => *place = slot,
             None => self.slots.push(slot),
@@ -327,10 +348,15 @@ impl<W: DeviceWorker> DataThread<W> {
     /// The thread's own handle of the snapshot: one for all of its vrings, so that requests count
     /// their references without touching a cache line of another thread.
     fn memory_of(&self, memory: &Arc<Memory>) -> Rc<Memory> {
-        let same = self.slots.iter().flatten().map(|slot| slot.vring.ring.memory()).find(|have| {
-            let (have, want) = (have.regions(), memory.regions());
-            have.len() == want.len() && have.iter().zip(want).all(|(a, b)| Arc::ptr_eq(a, b))
-        });
+        let same = self
+            .slots
+            .iter()
+            .flatten()
+            .map(|slot| slot.vring.ring.memory())
+            .find(|have| {
+                let (have, want) = (have.regions(), memory.regions());
+                have.len() == want.len() && have.iter().zip(want).all(|(a, b)| Arc::ptr_eq(a, b))
+            });
         same.map_or_else(|| Rc::new(Memory::clone(memory)), Rc::clone)
     }
 
@@ -348,7 +374,9 @@ impl<W: DeviceWorker> DataThread<W> {
             Err(error) => return Reply::Failed(error),
         };
         let mut old = None;
-        let reply = self.change(index, |vring| old = std::mem::replace(&mut vring.kick, watch));
+        let reply = self.change(index, |vring| {
+            old = std::mem::replace(&mut vring.kick, watch);
+        });
         if let Some(old) = old
             && let Err(error) = self.io.unwatch(old)
         {
@@ -358,7 +386,12 @@ impl<W: DeviceWorker> DataThread<W> {
     }
 
     fn stop(&mut self, index: u16, reply_to: SyncSender<Reply>) {
-        match self.slots.iter_mut().flatten().find(|slot| slot.vring.index == index) {
+        match self
+            .slots
+            .iter_mut()
+            .flatten()
+            .find(|slot| slot.vring.index == index)
+        {
             Some(slot) => {
                 slot.vring.stopping = true;
                 // Answered by `settle`, at once if there is nothing in flight.
@@ -369,7 +402,12 @@ impl<W: DeviceWorker> DataThread<W> {
     }
 
     fn change(&mut self, index: u16, change: impl FnOnce(&mut Vring)) -> Reply {
-        if let Some(slot) = self.slots.iter_mut().flatten().find(|s| s.vring.index == index) {
+        if let Some(slot) = self
+            .slots
+            .iter_mut()
+            .flatten()
+            .find(|s| s.vring.index == index)
+        {
             change(&mut slot.vring);
         }
         Reply::Done

@@ -49,7 +49,10 @@ pub(crate) enum Command {
     /// Use another error descriptor.
     SetErr { index: u16, fd: Option<OwnedFd> },
     /// The ring has moved.
-    SetAddresses { index: u16, addresses: RingAddresses },
+    SetAddresses {
+        index: u16,
+        addresses: RingAddresses,
+    },
     /// The memory table has changed.
     SetMemory(Arc<Memory>),
     /// Take no more chains, and complete those in flight; or go on.
@@ -87,7 +90,11 @@ pub(crate) struct Mailbox {
 impl Mailbox {
     pub(super) fn new() -> io::Result<Self> {
         let signal = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { letters: Mutex::default(), has_letters: AtomicBool::new(false), signal })
+        Ok(Self {
+            letters: Mutex::default(),
+            has_letters: AtomicBool::new(false),
+            signal,
+        })
     }
 
     pub(super) fn fd(&self) -> io::Result<OwnedFd> {

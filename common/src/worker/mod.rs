@@ -3,7 +3,7 @@
 //!
 //! A vring belongs to one data thread from start to stop; nobody else touches it. The control
 //! thread changes it by command and goes on only when the owner has acknowledged. That rule makes
-//! GET_VRING_BASE an exact drain and a move of the ring safe. Threads are made for started vrings,
+//! `GET_VRING_BASE` an exact drain and a move of the ring safe. Threads are made for started vrings,
 //! up to a bound, and end with the session.
 
 mod data;
@@ -58,13 +58,23 @@ struct Thread {
 
 impl<D: Device> Workers<D> {
     pub(crate) fn new(device: Arc<D>, options: WorkerOptions) -> Self {
-        Self { device, options, threads: Vec::new(), owners: BTreeMap::new(), paused: false }
+        Self {
+            device,
+            options,
+            threads: Vec::new(),
+            owners: BTreeMap::new(),
+            paused: false,
+        }
     }
 
     /// Gives a vring to the thread with the fewest, or to a new one while there may be more.
     pub(crate) fn start(&mut self, start: VringStart) -> Result<Reply, HostError> {
         let index = start.index;
-        let least = self.threads.iter().enumerate().min_by_key(|(_, thread)| thread.vrings);
+        let least = self
+            .threads
+            .iter()
+            .enumerate()
+            .min_by_key(|(_, thread)| thread.vrings);
         let thread = match least {
             Some((at, thread)) if thread.vrings == 0 => at,
             Some((at, _)) if self.threads.len() >= self.options.max_threads.max(1) => at,
@@ -82,7 +92,9 @@ impl<D: Device> Workers<D> {
 
     /// Stops a vring once what is in flight on it is done; returns the next available entry.
     pub(crate) fn stop(&mut self, index: u16) -> Result<Option<u16>, HostError> {
-        let Some(owner) = self.owners.remove(&index) else { return Ok(None) };
+        let Some(owner) = self.owners.remove(&index) else {
+            return Ok(None);
+        };
         if let Some(thread) = self.threads.get_mut(owner) {
             thread.vrings -= 1;
         }
@@ -136,7 +148,10 @@ impl<D: Device> Workers<D> {
 
     fn ask(&self, thread: usize, command: Command) -> Result<Reply, HostError> {
         const WHAT: &str = "a data thread has ended";
-        let gone = || HostError { what: WHAT, source: io::ErrorKind::BrokenPipe.into() };
+        let gone = || HostError {
+            what: WHAT,
+            source: io::ErrorKind::BrokenPipe.into(),
+        };
         let thread = self.threads.get(thread).ok_or_else(gone)?;
         let (reply_to, reply) = sync_channel(1);
         thread.mailbox.post((command, reply_to));
@@ -145,7 +160,9 @@ impl<D: Device> Workers<D> {
         loop {
             match reply.recv_timeout(std::time::Duration::from_secs(1)) {
                 Ok(reply) => return Ok(reply),
-                Err(_) if thread.handle.is_finished() => return reply.try_recv().map_err(|_e| gone()),
+                Err(_) if thread.handle.is_finished() => {
+                    return reply.try_recv().map_err(|_e| gone());
+                }
                 Err(_) => {}
             }
         }
@@ -179,9 +196,16 @@ impl<D: Device> Workers<D> {
                 }
             })
             .map_err(HostError::of("starting a data thread"))?;
-        let made = ready.recv().map_err(|_e| io::Error::from(io::ErrorKind::BrokenPipe));
-        made.and_then(|made| made).map_err(HostError::of("setting up a data thread"))?;
-        self.threads.push(Thread { mailbox, handle, vrings: 0 });
+        let made = ready
+            .recv()
+            .map_err(|_e| io::Error::from(io::ErrorKind::BrokenPipe));
+        made.and_then(|made| made)
+            .map_err(HostError::of("setting up a data thread"))?;
+        self.threads.push(Thread {
+            mailbox,
+            handle,
+            vrings: 0,
+        });
         if self.paused {
             self.ask(number, Command::Pause(true))?;
         }
@@ -197,7 +221,9 @@ impl<D: Device> Drop for Workers<D> {
 
 /// Binds this thread to the `number`-th of `cpus`.
 fn pin(cpus: &[usize], number: usize) {
-    let Some(cpu) = number.checked_rem(cpus.len()).and_then(|at| cpus.get(at)) else { return };
+    let Some(cpu) = number.checked_rem(cpus.len()).and_then(|at| cpus.get(at)) else {
+        return;
+    };
     let mut set = CpuSet::new();
     set.set(*cpu);
     if let Err(error) = sched_setaffinity(None, &set) {

@@ -18,7 +18,10 @@ pub(super) struct AdaptivePoll {
 
 impl AdaptivePoll {
     pub(super) fn new(max_ns: u64) -> Self {
-        Self { max_ns, window_ns: 0 }
+        Self {
+            max_ns,
+            window_ns: 0,
+        }
     }
 
     /// How long to look this time.

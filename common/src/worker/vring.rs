@@ -116,7 +116,10 @@ impl Vring {
     pub(super) fn break_ring(&mut self, error: RingError) {
         self.broken = true;
         if let Some(suppressed) = BROKEN_RING.allow() {
-            log::warn!("vring {} stopped: {error} ({suppressed} more not shown)", self.index);
+            log::warn!(
+                "vring {} stopped: {error} ({suppressed} more not shown)",
+                self.index
+            );
         }
         signal(self.err.as_ref());
     }
@@ -175,7 +178,10 @@ impl RequestCx<'_> {
     /// The buffers of a request in flight.
     #[inline]
     pub fn buffers(&mut self, head: u16) -> Option<&mut Buffers> {
-        self.vring.heads.get_mut(usize::from(head)).map(|head| &mut head.buffers)
+        self.vring
+            .heads
+            .get_mut(usize::from(head))
+            .map(|head| &mut head.buffers)
     }
 
     /// Starts a read of the file into the writable payload left of `head`.
@@ -236,10 +242,15 @@ impl RequestCx<'_> {
     #[inline]
     pub fn complete(&mut self, head: u16, used_bytes: u32, counted: Counted) {
         let vring = &mut *self.vring;
-        let Some(slot) = vring.heads.get_mut(usize::from(head)) else { return };
+        let Some(slot) = vring.heads.get_mut(usize::from(head)) else {
+            return;
+        };
         if !slot.busy || slot.pending != 0 {
             // The kernel may still write to the buffers: keeping them is the one safe answer.
-            log::error!("vring {}: descriptor {head} answered out of turn", vring.index);
+            log::error!(
+                "vring {}: descriptor {head} answered out of turn",
+                vring.index
+            );
             return;
         }
         slot.busy = false;
@@ -247,7 +258,9 @@ impl RequestCx<'_> {
         vring.in_flight -= 1;
         vring.ring.push_used(head, used_bytes);
         let latency_ns = self.now_ns.saturating_sub(slot.taken_ns);
-        vring.stats.record(counted.kind, counted.bytes, counted.ok, latency_ns);
+        vring
+            .stats
+            .record(counted.kind, counted.bytes, counted.ok, latency_ns);
     }
 
     #[inline]
@@ -257,7 +270,12 @@ impl RequestCx<'_> {
         tag: u16,
         start: impl FnOnce(&mut IoQueue, &Buffers, u64) -> std::io::Result<()>,
     ) -> std::io::Result<()> {
-        let token = Token { slot: self.slot, head, tag }.pack();
+        let token = Token {
+            slot: self.slot,
+            head,
+            tag,
+        }
+        .pack();
         let Some(slot) = self.vring.heads.get_mut(usize::from(head)) else {
             return Err(std::io::Error::from_raw_os_error(libc::EINVAL));
         };
@@ -294,7 +312,11 @@ impl Token {
 
     #[expect(clippy::cast_possible_truncation, reason = "takes the fields apart")]
     pub(super) fn unpack(token: u64) -> Self {
-        Self { slot: (token >> 32) as u16, head: (token >> 16) as u16, tag: token as u16 }
+        Self {
+            slot: (token >> 32) as u16,
+            head: (token >> 16) as u16,
+            tag: token as u16,
+        }
     }
 }
 

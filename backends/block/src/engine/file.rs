@@ -2,7 +2,7 @@
 //! Requests on an [`Image`].
 //!
 //! What the kernel takes as it is goes straight to the data thread's I/O queue: the guest's
-//! buffers are the kernel's, nothing is copied. What O_DIRECT would refuse (and SeaBIOS, OVMF and
+//! buffers are the kernel's, nothing is copied. What `O_DIRECT` would refuse (and `SeaBIOS`, OVMF and
 //! others send) goes through [`SlowPath`] on a blocking thread, with a copy.
 //!
 //! Where a write may be smaller than a block of the image, rewriting that block must not undo a
@@ -46,7 +46,13 @@ impl FileEngine {
     pub fn new(image: Image, io_engine: IoEngine) -> io::Result<Self> {
         let fd = Arc::new(image.as_fd().try_clone_to_owned()?);
         let alignment = image.alignment();
-        Ok(Self { image: Arc::new(image), fd, io_engine, locks: Arc::default(), alignment })
+        Ok(Self {
+            image: Arc::new(image),
+            fd,
+            io_engine,
+            locks: Arc::default(),
+            alignment,
+        })
     }
 
     fn is_unsafe(&self) -> bool {
@@ -61,13 +67,15 @@ impl FileEngine {
             return true;
         }
         self.alignment.fits_range(offset_bytes, len_bytes)
-            && iovecs.iter().all(|iov| {
-                self.alignment.fits_memory(iov.iov_base.addr(), iov.iov_len)
-            })
+            && iovecs
+                .iter()
+                .all(|iov| self.alignment.fits_memory(iov.iov_base.addr(), iov.iov_len))
     }
 
     fn read_slowly(&self, cx: &mut RequestCx<'_>, target: Target) -> Started {
-        let Some(buffers) = cx.buffers(target.head) else { return Started::Done(-libc::EIO) };
+        let Some(buffers) = cx.buffers(target.head) else {
+            return Started::Done(-libc::EIO);
+        };
         let len_bytes = buffers.writable_bytes().min(MAX_JOB_BYTES);
         let Some(payload) = buffers.writable_payload() else {
             return Started::Done(-libc::EIO);
@@ -84,7 +92,9 @@ impl FileEngine {
     }
 
     fn write_slowly(&self, cx: &mut RequestCx<'_>, target: Target, stable: bool) -> Started {
-        let Some(buffers) = cx.buffers(target.head) else { return Started::Done(-libc::EIO) };
+        let Some(buffers) = cx.buffers(target.head) else {
+            return Started::Done(-libc::EIO);
+        };
         let len_bytes = buffers.readable_bytes().min(MAX_JOB_BYTES);
         let Some(payload) = buffers.readable_payload() else {
             return Started::Done(-libc::EIO);
@@ -129,13 +139,22 @@ impl Engine for FileEngine {
     }
 
     fn readable_end_bytes(&self) -> io::Result<u64> {
-        self.image.refresh().map(|sectors| sectors * SECTOR_BYTES).map_err(host_error)
+        self.image
+            .refresh()
+            .map(|sectors| sectors * SECTOR_BYTES)
+            .map_err(host_error)
     }
 
     #[inline]
     fn read(&self, cx: &mut RequestCx<'_>, target: Target) -> Started {
-        let Some(buffers) = cx.buffers(target.head) else { return Started::Done(-libc::EIO) };
-        if self.fits(target.offset_bytes, buffers.writable(), buffers.writable_bytes()) {
+        let Some(buffers) = cx.buffers(target.head) else {
+            return Started::Done(-libc::EIO);
+        };
+        if self.fits(
+            target.offset_bytes,
+            buffers.writable(),
+            buffers.writable_bytes(),
+        ) {
             Started::of(cx.read(target.head, target.tag, IMAGE, target.offset_bytes))
         } else {
             self.read_slowly(cx, target)
@@ -145,7 +164,9 @@ impl Engine for FileEngine {
     #[inline]
     fn write(&self, cx: &mut RequestCx<'_>, target: Target, stable: bool) -> Started {
         let stable = stable && !self.is_unsafe();
-        let Some(buffers) = cx.buffers(target.head) else { return Started::Done(-libc::EIO) };
+        let Some(buffers) = cx.buffers(target.head) else {
+            return Started::Done(-libc::EIO);
+        };
         let len_bytes = buffers.readable_bytes();
         if !self.fits(target.offset_bytes, buffers.readable(), len_bytes) {
             return self.write_slowly(cx, target, stable);
@@ -219,7 +240,11 @@ fn host_error(error: ImageError) -> io::Error {
 }
 
 fn write_flags(stable: bool) -> ReadWriteFlags {
-    if stable { ReadWriteFlags::DSYNC } else { ReadWriteFlags::empty() }
+    if stable {
+        ReadWriteFlags::DSYNC
+    } else {
+        ReadWriteFlags::empty()
+    }
 }
 
 /// A position in a job's payload, which is at most [`MAX_JOB_BYTES`] long.
@@ -228,7 +253,11 @@ fn position(at: u64) -> Result<usize, SlowPathError> {
 }
 
 fn put(moved: usize, wanted: usize) -> Result<(), SlowPathError> {
-    if moved == wanted { Ok(()) } else { Err(SlowPathError::GuestMemory) }
+    if moved == wanted {
+        Ok(())
+    } else {
+        Err(SlowPathError::GuestMemory)
+    }
 }
 
 /// The result of a job in the form of a system call's.

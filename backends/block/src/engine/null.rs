@@ -66,11 +66,15 @@ impl Engine for NullEngine {
     }
 
     fn read(&self, cx: &mut RequestCx<'_>, target: Target) -> Started {
-        all(cx.buffers(target.head).map_or(0, |buffers| buffers.writable_bytes()))
+        all(cx
+            .buffers(target.head)
+            .map_or(0, |buffers| buffers.writable_bytes()))
     }
 
     fn write(&self, cx: &mut RequestCx<'_>, target: Target, _stable: bool) -> Started {
-        all(cx.buffers(target.head).map_or(0, |buffers| buffers.readable_bytes()))
+        all(cx
+            .buffers(target.head)
+            .map_or(0, |buffers| buffers.readable_bytes()))
     }
 
     fn flush(&self, _cx: &mut RequestCx<'_>, _target: Target) -> Started {
