@@ -143,7 +143,7 @@ impl Uring {
                 .offset(offset)
                 .build(),
         };
-        self.push(entry.user_data(token))
+        self.push(&entry.user_data(token))
     }
 
     pub(crate) fn write(
@@ -165,14 +165,14 @@ impl Uring {
                 .rw_flags(flags)
                 .build(),
         };
-        self.push(entry.user_data(token))
+        self.push(&entry.user_data(token))
     }
 
     pub(crate) fn fdatasync(&mut self, file: u32, token: u64) -> io::Result<()> {
         let entry = opcode::Fsync::new(types::Fixed(file))
             .flags(types::FsyncFlags::DATASYNC)
             .build();
-        self.push(entry.user_data(token))
+        self.push(&entry.user_data(token))
     }
 
     /// Completes with `token` at each write to the eventfd `fd`, until cancelled.
@@ -181,19 +181,19 @@ impl Uring {
         let entry = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), events)
             .multi(true)
             .build();
-        self.push(entry.user_data(token))
+        self.push(&entry.user_data(token))
     }
 
     /// Cancels the submission with `token`; the cancellation itself completes with `own_token`.
     pub(crate) fn cancel(&mut self, token: u64, own_token: u64) -> io::Result<()> {
-        self.push(opcode::AsyncCancel::new(token).build().user_data(own_token))
+        self.push(&opcode::AsyncCancel::new(token).build().user_data(own_token))
     }
 
-    fn push(&mut self, entry: Entry) -> io::Result<()> {
+    fn push(&mut self, entry: &Entry) -> io::Result<()> {
         loop {
             // SAFETY: every pointer in an entry comes from `IoVecs`, whose table and buffers are
             // kept until the completion is seen; descriptors are registered or kept likewise.
-            let pushed = unsafe { self.ring.submission().push(&entry) };
+            let pushed = unsafe { self.ring.submission().push(entry) };
             if pushed.is_ok() {
                 return Ok(());
             }
