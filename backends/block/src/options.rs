@@ -189,7 +189,11 @@ mod tests {
     fn man_page_that_is_shipped_is_the_one_of_this_command_line() {
         let shipped = include_str!("../../../dist/ringside-blk.1");
         let made = ringside_common::cli::man_page(Options::command()).unwrap();
-        assert_eq!(shipped, String::from_utf8(made).unwrap(), "see dist/README.md");
+        assert_eq!(
+            shipped,
+            String::from_utf8(made).unwrap(),
+            "see dist/README.md"
+        );
     }
 
     #[test]

@@ -145,7 +145,7 @@ impl IoQueue {
     fn driver(engine: Engine, files: &[Arc<OwnedFd>]) -> io::Result<Driver> {
         if engine == Engine::Uring {
             let fds: Vec<_> = files.iter().map(|fd| fd.as_raw_fd()).collect();
-            let ring = Uring::new().and_then(|ring| {
+            let ring = Uring::new().and_then(|mut ring| {
                 if !fds.is_empty() {
                     ring.register_files(&fds)?;
                 }

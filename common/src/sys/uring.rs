@@ -29,6 +29,7 @@ pub(crate) struct Completion {
 /// One `io_uring`, used by the thread that made it.
 pub(crate) struct Uring {
     ring: IoUring,
+    has_files: bool,
 }
 
 impl std::fmt::Debug for Uring {
@@ -79,14 +80,19 @@ impl Uring {
         let recent =
             ring.params().is_feature_ext_arg() && ring.params().is_feature_resource_tagging();
         if recent && needed.iter().all(|code| probe.is_supported(*code)) {
-            return Ok(Self { ring });
+            return Ok(Self {
+                ring,
+                has_files: false,
+            });
         }
         Err(io::Error::from_raw_os_error(libc::ENOSYS))
     }
 
     /// Registers files, so that no request has to look its descriptor up.
-    pub(crate) fn register_files(&self, fds: &[RawFd]) -> io::Result<()> {
-        self.ring.submitter().register_files(fds)
+    pub(crate) fn register_files(&mut self, fds: &[RawFd]) -> io::Result<()> {
+        self.ring.submitter().register_files(fds)?;
+        self.has_files = true;
+        Ok(())
     }
 
     /// Submissions not yet seen by the kernel.
@@ -198,6 +204,17 @@ impl Uring {
                 return Ok(());
             }
             self.enter(false)?;
+        }
+    }
+}
+
+impl Drop for Uring {
+    /// Closing the ring lets go of its files some time later; a lock on one of them would outlive
+    /// the session, or the process.
+    fn drop(&mut self) {
+        if self.has_files {
+            // What cannot be done here, the kernel does on its own.
+            let _ = self.ring.submitter().unregister_files();
         }
     }
 }
