@@ -4,7 +4,7 @@
 //! An [`IoQueue`] belongs to one data thread. It starts I/O on the device's files, watches
 //! eventfds (kicks, the mailbox) and tells what has happened. Two engines do the same work:
 //!
-//! * [`Uring`]: one `io_uring`; a batch of requests is one system call, which is also the one that
+//! * `Uring`: one `io_uring`; a batch of requests is one system call, which is also the one that
 //!   sleeps;
 //! * epoll and a pool of blocking threads, where `io_uring` is forbidden or `--aio=threads` is asked
 //!   for.
