@@ -22,10 +22,6 @@ impl Series {
         self.0.sort_by(f64::total_cmp);
     }
 
-    pub(crate) fn min(&self) -> f64 {
-        self.0.first().copied().unwrap_or(f64::NAN)
-    }
-
     pub(crate) fn median(&self) -> f64 {
         self.percentile(50)
     }
