@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ringside_tests::frontend::load::{RandomRead, Stop, random_read, sequential_read};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 use contender::{Contender, Maker, contenders};
 use figures::{Series, has_option, say};
@@ -29,11 +30,14 @@ Printed are medians over rounds (and the middle 80 %) of requests per second (IO
 per CPU-second of the back-end process, io_uring's workers included; then ratios, of `ours` at its
 defaults to that setting of theirs that does best in the figure concerned, taken round by round.
 qemu-storage-daemon gets the settings that are best for it: io_uring or threads, an iothread or
-none, and polling times.
+none, and polling times. Back-ends have processor 0, the front-end has processor 1; where the
+scheduler is free to put both on one processor, it does so now and then, and polling of either side
+then only keeps the other from running.
 
   cargo bench -p ringside-tests --bench versus              about a minute
   cargo bench -p ringside-tests --bench versus -- --full    all settings, about ten minutes
   cargo bench -p ringside-tests --bench versus -- --ours    without qemu-storage-daemon
+  cargo bench -p ringside-tests --bench versus -- --free    any processor for anyone
   RINGSIDE_BENCH_OLD=DIR  measures DIR/ringside-blk as well, as `old`: for a change under way
 ";
 
@@ -189,7 +193,16 @@ fn main() -> Result<()> {
     let makers = contenders(full, has_option("--ours"));
     let mut running = Vec::with_capacity(makers.len());
     for maker in &makers {
-        running.push(maker.start(&image)?);
+        let contender = maker.start(&image)?;
+        if !has_option("--free") {
+            contender.bind_to(0)?;
+        }
+        running.push(contender);
+    }
+    if !has_option("--free") {
+        let mut set = CpuSet::new();
+        set.set(1);
+        sched_setaffinity(None, &set)?;
     }
     let (rounds, slice) = if full {
         (15, Duration::from_millis(800))

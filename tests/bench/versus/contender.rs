@@ -11,6 +11,7 @@ use ringside_tests::frontend::memory::MemoryLayout;
 use ringside_tests::frontend::ring::CallMode;
 use ringside_tests::frontend::session::Session;
 use ringside_tests::process::{Launch, Process};
+use rustix::thread::{CpuSet, Pid, sched_setaffinity};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The binary before a change, for a comparison of the two.
@@ -166,6 +167,17 @@ impl Maker {
 }
 
 impl Contender {
+    /// Binds all threads of the back-end, as they are now, to processor `cpu`.
+    pub(crate) fn bind_to(&self, cpu: usize) -> Result<(), Box<dyn Error>> {
+        let mut set = CpuSet::new();
+        set.set(cpu);
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.process.id()))? {
+            let id = task?.file_name().to_string_lossy().parse()?;
+            sched_setaffinity(Pid::from_raw(id), &set)?;
+        }
+        Ok(())
+    }
+
     /// CPU time of the process, threads that have ended included.
     pub(crate) fn cpu_seconds(&self) -> Result<f64, Box<dyn Error>> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
