@@ -38,6 +38,7 @@ then only keeps the other from running.
   cargo bench -p ringside-tests --bench versus -- --full    all settings, about ten minutes
   cargo bench -p ringside-tests --bench versus -- --ours    without qemu-storage-daemon
   cargo bench -p ringside-tests --bench versus -- --free    any processor for anyone
+  cargo bench -p ringside-tests --bench versus -- --one     one processor for both sides
   RINGSIDE_BENCH_OLD=DIR  measures DIR/ringside-blk as well, as `old`: for a change under way
 ";
 
@@ -195,7 +196,7 @@ fn main() -> Result<()> {
     for maker in &makers {
         let contender = maker.start(&image)?;
         if !has_option("--free") {
-            contender.bind_to(0)?;
+            contender.bind_to(if has_option("--one") { 1 } else { 0 })?;
         }
         running.push(contender);
     }
