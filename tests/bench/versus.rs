@@ -12,7 +12,10 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ringside_tests::frontend::load::{RandomRead, Stop, random_read, sequential_read};
+use ringside_tests::frontend::load::{
+    RandomRead, Stop, fill_pattern, random_read, sequential_read,
+};
+use ringside_tests::frontend::ring::CallMode;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use contender::{Contender, Maker, contenders};
@@ -38,6 +41,7 @@ then only keeps the other from running.
   cargo bench -p ringside-tests --bench versus -- --full    all settings, about ten minutes
   cargo bench -p ringside-tests --bench versus -- --ours    without qemu-storage-daemon
   cargo bench -p ringside-tests --bench versus -- --free    any processor for anyone
+  cargo bench -p ringside-tests --bench versus -- --calls   a front-end that sleeps until called
   cargo bench -p ringside-tests --bench versus -- --one     one processor for both sides
   RINGSIDE_BENCH_OLD=DIR  measures DIR/ringside-blk as well, as `old`: for a change under way
 ";
@@ -119,7 +123,8 @@ fn image() -> Result<PathBuf> {
     let have = std::fs::metadata(&path).map_or(0, |meta| meta.len());
     if have != FILE_BYTES {
         let mut file = File::create(&path)?;
-        let chunk: Vec<u8> = (0..1_u32 << 20).map(|at| (at * 31) as u8).collect();
+        let mut chunk = vec![0; 1 << 20];
+        fill_pattern(0, 0, &mut chunk);
         for _ in 0..FILE_BYTES >> 20 {
             file.write_all(&chunk)?;
         }
@@ -191,10 +196,15 @@ fn main() -> Result<()> {
     }
     let full = has_option("--full");
     let image = image()?;
+    let calls = if has_option("--calls") {
+        CallMode::Wanted
+    } else {
+        CallMode::Never
+    };
     let makers = contenders(full, has_option("--ours"));
     let mut running = Vec::with_capacity(makers.len());
     for maker in &makers {
-        let contender = maker.start(&image)?;
+        let contender = maker.start(&image, calls)?;
         if !has_option("--free") {
             contender.bind_to(if has_option("--one") { 1 } else { 0 })?;
         }

@@ -392,44 +392,51 @@ fn reference(
 }
 
 /// What a plain walk of a chain that `virtio-queue` takes for whole finds strange in it.
-#[derive(Debug, Default)]
-struct Oddities {
-    unknown_flags: bool,
-    order: bool,
-    indirect: bool,
-    indirect_next: bool,
-    long_table: bool,
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Oddity {
+    UnknownFlags,
+    Order,
+    Indirect,
+    IndirectNext,
+    LongTable,
 }
 
-impl Oddities {
-    /// Whether any of it has to be a fault.
-    fn is_fault(&self, features: &RingFeatures) -> bool {
-        let refused = self.indirect && !features.indirect;
-        self.unknown_flags || self.order || self.indirect_next || self.long_table || refused
+impl Oddity {
+    /// Whether it has to be a fault.
+    fn is_fault(self, features: RingFeatures) -> bool {
+        self != Self::Indirect || !features.indirect
     }
 }
 
 impl Bench {
-    fn oddities(&self, head: u16) -> Oddities {
-        let mut odd = Oddities::default();
+    fn oddities(&self, head: u16) -> Vec<Oddity> {
+        let mut odd = Vec::new();
         let (mut table, mut index, mut written) = (DESCRIPTORS, head, false);
         // Bounded by the longest direct part and the longest table.
         for _ in 0..0x2_0000 {
             let Some(d) = self.descriptor(table.wrapping_add(16 * u64::from(index))) else {
                 break;
             };
-            odd.unknown_flags |= d.flags & !(NEXT | WRITE | INDIRECT) != 0;
+            if d.flags & !(NEXT | WRITE | INDIRECT) != 0 {
+                odd.push(Oddity::UnknownFlags);
+            }
             if d.flags & INDIRECT != 0 {
-                odd.indirect_next |= d.flags & NEXT != 0;
-                odd.long_table |= d.len_bytes / 16 > crate::chain::MAX_INDIRECT;
-                if odd.indirect {
+                if d.flags & NEXT != 0 {
+                    odd.push(Oddity::IndirectNext);
+                }
+                if d.len_bytes / 16 > crate::chain::MAX_INDIRECT {
+                    odd.push(Oddity::LongTable);
+                }
+                if odd.contains(&Oddity::Indirect) {
                     break;
                 }
-                odd.indirect = true;
+                odd.push(Oddity::Indirect);
                 (table, index) = (d.addr, 0);
                 continue;
             }
-            odd.order |= written && d.flags & WRITE == 0;
+            if written && d.flags & WRITE == 0 {
+                odd.push(Oddity::Order);
+            }
             written = d.flags & WRITE != 0;
             if d.flags & NEXT == 0 {
                 break;
@@ -462,20 +469,21 @@ fn compare_chain(
         (Ok(()), Some(want)) => {
             assert_eq!(Segments::of(&buffers), want, "head {head}");
             let odd = bench.oddities(head);
-            assert!(!odd.is_fault(&ring.features), "head {head}: {odd:?}");
+            let fault = odd.iter().any(|odd| odd.is_fault(ring.features));
+            assert!(!fault, "head {head}: {odd:?}");
             tally.whole += 1;
         }
         (Ok(()), None) => panic!("head {head}: a fault was served"),
         (Err(_), None) => tally.faults += 1,
         (Err(fault), Some(_)) => {
             let odd = bench.oddities(head);
+            let has = |oddity| odd.contains(&oddity);
             let justified = match fault {
-                ChainFault::Flags { .. } => odd.unknown_flags,
-                ChainFault::Order { .. } => odd.order,
-                ChainFault::Indirect { .. } => {
-                    odd.indirect_next || odd.indirect && !ring.features.indirect
-                }
-                ChainFault::IndirectLength { .. } => odd.long_table,
+                ChainFault::Flags { .. } => has(Oddity::UnknownFlags),
+                ChainFault::Order { .. } => has(Oddity::Order),
+                ChainFault::Indirect { .. } if ring.features.indirect => has(Oddity::IndirectNext),
+                ChainFault::Indirect { .. } => has(Oddity::Indirect),
+                ChainFault::IndirectLength { .. } => has(Oddity::LongTable),
                 _ => false,
             };
             assert!(justified, "head {head}: {fault} but {odd:?}");

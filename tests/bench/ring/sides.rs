@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The two rings that are compared, over the same kind of memory.
 
+#![expect(
+    clippy::expect_used,
+    reason = "a bench that cannot go on has nobody else to tell"
+)]
+
 use std::fs::File;
 use std::hint::black_box;
 use std::rc::Rc;

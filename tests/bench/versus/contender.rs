@@ -99,7 +99,7 @@ impl Maker {
     }
 
     /// Starts it on `image` and connects a driver.
-    pub(crate) fn start(&self, image: &Path) -> Result<Contender, Box<dyn Error>> {
+    pub(crate) fn start(&self, image: &Path, calls: CallMode) -> Result<Contender, Box<dyn Error>> {
         let launch = if self.is_theirs {
             self.their_launch(image)?
         } else {
@@ -107,7 +107,7 @@ impl Maker {
         };
         let mut process = launch.spawn()?;
         let mut session = Session::builder()
-            .calls(CallMode::Never)
+            .calls(calls)
             .memory(MemoryLayout::single(64 << 20).populate(true))
             .from_stream(process.connect(PATIENCE)?)?;
         let vring = session.start_all()?.remove(0);

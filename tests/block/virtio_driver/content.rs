@@ -27,10 +27,9 @@ pub(crate) struct Content {
 impl Content {
     /// A part of a fresh disk: zeroes.
     pub(crate) fn new(first: u64, sectors: u64) -> Self {
-        let sectors = usize::try_from(sectors).expect("the disk is small");
         Self {
             first,
-            held: vec![Held::Zeroes; sectors],
+            held: vec![Held::Zeroes; position(sectors)],
             generation: 0,
             scratch: Vec::new(),
         }
@@ -44,7 +43,7 @@ impl Content {
     pub(crate) fn write(&mut self, sector: u64, sectors: u64) -> &[u8] {
         self.generation += 1;
         self.set(sector, sectors, Held::Pattern(self.generation));
-        let bytes = usize::try_from(sectors).expect("the disk is small") * SECTOR_BYTES;
+        let bytes = position(sectors) * SECTOR_BYTES;
         self.scratch.resize(bytes, 0);
         fill_pattern(self.generation, self.first + sector, &mut self.scratch);
         &self.scratch
@@ -61,7 +60,7 @@ impl Content {
     /// Compares data that was read with what was written.
     pub(crate) fn check(&self, sector: u64, data: &[u8]) -> Result<()> {
         for (part, at) in data.chunks(SECTOR_BYTES).zip(sector..) {
-            let held = self.held[usize::try_from(at).expect("the disk is small")];
+            let held = self.held[position(at)];
             match held {
                 Held::Anything => {}
                 Held::Pattern(generation) => check_pattern(generation, self.first + at, part)?,
@@ -81,10 +80,14 @@ impl Content {
     }
 
     fn set(&mut self, sector: u64, sectors: u64, held: Held) {
-        let start = usize::try_from(sector).expect("the disk is small");
-        let count = usize::try_from(sectors).expect("the disk is small");
+        let (start, count) = (position(sector), position(sectors));
         self.held[start..start + count].fill(held);
     }
+}
+
+/// An index; one that is none is found by the bounds check.
+fn position(sector: u64) -> usize {
+    usize::try_from(sector).unwrap_or(usize::MAX)
 }
 
 #[test]
