@@ -561,3 +561,9 @@ impl Table for IndirectTable<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod reference;
+
+#[cfg(test)]
+mod tests;
