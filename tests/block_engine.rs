@@ -24,8 +24,8 @@ use ringside_common::io::Engine as IoEngine;
 use ringside_common::worker::RequestCx;
 
 use crate::frontend::load::Rng;
-pub use state::{Op, Pace, Sector};
 use state::{Effect, Outcome, SECTOR_BYTES, State};
+pub use state::{Op, Pace, Sector};
 
 /// The disk.
 #[derive(Debug)]

@@ -213,7 +213,10 @@ impl State {
 
     pub(super) fn flush_now(&mut self) -> io::Result<()> {
         *self.started.entry(Op::Flush).or_default() += 1;
-        let fault = self.faults.get_mut(&Op::Flush).and_then(VecDeque::pop_front);
+        let fault = self
+            .faults
+            .get_mut(&Op::Flush)
+            .and_then(VecDeque::pop_front);
         if let Some(Fault::Errno(errno)) = fault {
             return Err(io::Error::from_raw_os_error(errno));
         }

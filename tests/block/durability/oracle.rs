@@ -255,9 +255,7 @@ mod tests {
         let mut oracle = Oracle::new(2);
         let write = oracle.submitted(7, Effect::Certain, vec![0, 1], true);
         oracle.completed(write);
-        oracle
-            .check_cut(&[sector(7, 0), sector(7, 0)])
-            .unwrap_err();
+        oracle.check_cut(&[sector(7, 0), sector(7, 0)]).unwrap_err();
     }
 
     #[test]

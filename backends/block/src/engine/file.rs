@@ -12,9 +12,9 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
-use ringside_common::io::{Engine as IoEngine, FileId, errno_result};
+use ringside_common::io::{Engine as IoEngine, FileId};
 use ringside_common::worker::RequestCx;
-use rustix::io::{Errno, ReadWriteFlags};
+use rustix::io::{Errno, ReadWriteFlags, retry_on_intr};
 
 use super::{Engine, Ranges, Started, Target};
 use crate::config_space::Topology;
@@ -212,7 +212,11 @@ impl Engine for FileEngine {
                 });
             }
             match result_of(done, 0) {
-                0 if stable => errno_result(rustix::fs::fdatasync(image.as_fd())),
+                // A sync that fails is one that has lost something, even for want of space.
+                0 if stable => match retry_on_intr(|| rustix::fs::fdatasync(image.as_fd())) {
+                    Ok(()) => 0,
+                    Err(_errno) => -libc::EIO,
+                },
                 result => result,
             }
         };
@@ -223,7 +227,7 @@ impl Engine for FileEngine {
         if self.is_unsafe() || self.is_read_only() {
             return Ok(());
         }
-        Ok(rustix::fs::fdatasync(self.image.as_fd())?)
+        Ok(retry_on_intr(|| rustix::fs::fdatasync(self.image.as_fd()))?)
     }
 
     fn refresh(&self) -> io::Result<u64> {
