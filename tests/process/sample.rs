@@ -71,6 +71,20 @@ pub fn sample(pid: u32) -> Result<Sample> {
     Ok(sample)
 }
 
+/// The threads of a process whose names start with `prefix`.
+///
+/// # Errors
+///
+/// When the process is gone.
+pub fn thread_ids(pid: u32, prefix: &str) -> Result<Vec<u32>> {
+    let tasks = entries(&PathBuf::from(format!("/proc/{pid}/task")))?;
+    Ok(tasks
+        .iter()
+        .filter(|task| read(&task.join("comm")).is_ok_and(|name| name.starts_with(prefix)))
+        .filter_map(|task| task.file_name()?.to_str()?.parse().ok())
+        .collect())
+}
+
 fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).map_err(ProcessError::io("reading /proc"))
 }

@@ -195,6 +195,8 @@ fn j2_full_disk_fails_the_write_and_nothing_later() -> TestResult {
 /// From the failure on: every flush and every stable write fails; the rest goes on.
 fn assert_lost(bench: &mut Bench) -> TestResult {
     bench.set_cache(true)?;
+    let synced = |disk: &CacheDisk| disk.started(Op::Flush) + disk.started(Op::StableWrite);
+    let before = synced(&bench.disk);
     for queue in 0..QUEUES {
         assert_eq!(bench.flush(queue)?, status::IOERR, "flush on {queue}");
         assert_eq!(bench.write(queue, 32, 9)?, status::OK);
@@ -208,6 +210,7 @@ fn assert_lost(bench: &mut Bench) -> TestResult {
     for kind in [kind::WRITE_ZEROES, kind::DISCARD] {
         assert_eq!(bench.clear(kind)?, status::IOERR, "stable clear {kind}");
     }
+    assert_eq!(synced(&bench.disk), before, "there is nothing to try");
     bench.set_cache(true)
 }
 

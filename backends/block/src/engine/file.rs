@@ -11,6 +11,7 @@
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ringside_common::io::{Engine as IoEngine, FileId};
 use ringside_common::worker::RequestCx;
@@ -36,6 +37,7 @@ pub struct FileEngine {
     io_engine: IoEngine,
     locks: Arc<RangeLocks>,
     alignment: Alignment,
+    bounced_bytes: AtomicU64,
 }
 
 impl FileEngine {
@@ -52,6 +54,7 @@ impl FileEngine {
             io_engine,
             locks: Arc::default(),
             alignment,
+            bounced_bytes: AtomicU64::new(0),
         })
     }
 
@@ -80,6 +83,7 @@ impl FileEngine {
         let Some(payload) = buffers.writable_payload() else {
             return Started::Done(-libc::EIO);
         };
+        self.bounced_bytes.fetch_add(len_bytes, Ordering::Relaxed);
         let (image, locks) = (Arc::clone(&self.image), Arc::clone(&self.locks));
         let job = move || {
             let path = SlowPath::new(&*image, &locks);
@@ -99,6 +103,7 @@ impl FileEngine {
         let Some(payload) = buffers.readable_payload() else {
             return Started::Done(-libc::EIO);
         };
+        self.bounced_bytes.fetch_add(len_bytes, Ordering::Relaxed);
         let (image, locks) = (Arc::clone(&self.image), Arc::clone(&self.locks));
         let flags = write_flags(stable);
         let job = move || {
@@ -136,6 +141,10 @@ impl Engine for FileEngine {
 
     fn can_discard(&self) -> bool {
         self.image.can_discard()
+    }
+
+    fn bounced_bytes(&self) -> u64 {
+        self.bounced_bytes.load(Ordering::Relaxed)
     }
 
     fn readable_end_bytes(&self) -> io::Result<u64> {
