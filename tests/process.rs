@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal};
 pub use build::back_end_binary;
 pub use launch::Launch;
 pub use perf::{PRIVATE_TRACEFS, SyscallCounter, tracing_available};
-pub use sample::{Sample, sample, thread_ids};
+pub use sample::{Sample, ThreadActivity, sample, thread_activity, thread_ids};
 
 /// Between two looks at something that has no event to wait for.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);

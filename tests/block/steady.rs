@@ -7,6 +7,7 @@
 #[path = "steady/load.rs"]
 mod load;
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -22,7 +23,8 @@ use ringside_tests::frontend::memory::MemoryLayout;
 use ringside_tests::frontend::ring::CallMode;
 use ringside_tests::frontend::session::{Session, SessionBuilder};
 use ringside_tests::process::{
-    Launch, Process, Sample, SyscallCounter, thread_ids, tracing_available,
+    Launch, Process, ProcessError, Sample, SyscallCounter, ThreadActivity, thread_activity,
+    thread_ids, tracing_available,
 };
 use ringside_tests::skip;
 use serde_json::{Value, json};
@@ -110,21 +112,37 @@ impl BackEnd {
         }
     }
 
-    /// Figures once the kernel's helpers have retired: the same threads asleep twice in a row.
-    fn settled(&mut self) -> Result<Sample, Box<dyn Error>> {
-        let mut before = self.process.sample()?;
+    /// What our threads have done, once the load's last traces are gone. The kernel's own helpers
+    /// of io_uring retire after five idle seconds, all but one per ring, which wakes up every five
+    /// seconds to look whether it may.
+    fn settled(&mut self) -> Result<Activity, Box<dyn Error>> {
+        let mut before = activity(&self.process)?;
         let mut quiet = 0;
         Ok(self
             .process
             .poll_until("quiet process", PATIENCE, |process| {
                 std::thread::sleep(Duration::from_millis(100));
-                let now = process.sample()?;
+                let now = activity(process)?;
                 quiet = if now == before { quiet + 1 } else { 0 };
-                before = now;
-                // An idle helper of io_uring ends after five seconds.
-                Ok((quiet >= 60).then_some(now))
+                before.clone_from(&now);
+                Ok((quiet == 10 && helpers(process)? <= 4).then_some(now))
             })?)
     }
+}
+
+type Activity = BTreeMap<u32, ThreadActivity>;
+
+/// The prefix of the names of the kernel's helpers of io_uring.
+const HELPER: &str = "iou-wrk";
+
+fn activity(process: &Process) -> Result<Activity, ProcessError> {
+    let mut threads = thread_activity(process.id())?;
+    threads.retain(|_, thread| !thread.name.starts_with(HELPER));
+    Ok(threads)
+}
+
+fn helpers(process: &Process) -> Result<usize, ProcessError> {
+    Ok(thread_ids(process.id(), HELPER)?.len())
 }
 
 fn config() -> BlkConfig {
@@ -226,12 +244,21 @@ fn idle_device_does_not_wake_up() -> TestResult {
         drivers[0].flush()?.ok()?;
         let before = back_end.settled()?;
         std::thread::sleep(Duration::from_secs(10));
-        let after = back_end.process.sample()?;
+        let after = activity(&back_end.process)?;
+        let sum = |threads: &Activity| -> (u64, u64) {
+            let each = threads.values();
+            each.fold((0, 0), |(sleeps, cpu), thread| {
+                (sleeps + thread.voluntary_switches, cpu + thread.cpu_ns)
+            })
+        };
+        let ((sleeps_before, cpu_before), (sleeps, cpu_ns)) = (sum(&before), sum(&after));
         report(&format!(
-            "idle for 10 s with {engine}: {} wake-ups, {:?} of processor time, {} threads",
-            after.voluntary_switches - before.voluntary_switches,
-            after.cpu.saturating_sub(before.cpu),
-            after.threads
+            "idle for 10 s with {engine}: {} wake-ups, {} ns of processor time, {} threads, {} \
+             helpers of the kernel",
+            sleeps - sleeps_before,
+            cpu_ns - cpu_before,
+            after.len(),
+            helpers(&back_end.process)?
         ));
         assert_eq!(after, before, "{engine}");
         // Idle, not dead.
