@@ -69,9 +69,7 @@ pub(crate) enum Event {
 /// What [`IoQueue::turn`] waits for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Wait {
-    /// Nothing.
-    Nothing,
-    /// With much in flight, for a part of it, and not for long.
+    /// Nothing; or, with much in flight, a part of it, and not for long.
     Batch,
     /// For anything, for ever.
     Event,
@@ -309,7 +307,7 @@ impl IoQueue {
             Driver::Uring(ring) => {
                 let batch = match wait {
                     Wait::Batch => self.batching.size(self.in_flight),
-                    Wait::Nothing | Wait::Event => None,
+                    Wait::Event => None,
                 };
                 if let Some(count) = batch {
                     self.batching.observe(ring.enter_for(count)?);

@@ -101,8 +101,8 @@ fn every_watcher_of_a_shared_eventfd_hears_every_write() {
         let a = one.watch(fd.try_clone().unwrap()).unwrap();
         let b = two.watch(fd.try_clone().unwrap()).unwrap();
         // Submits the watches.
-        one.turn(Wait::Nothing, &mut Vec::new()).unwrap();
-        two.turn(Wait::Nothing, &mut Vec::new()).unwrap();
+        one.turn(Wait::Batch, &mut Vec::new()).unwrap();
+        two.turn(Wait::Batch, &mut Vec::new()).unwrap();
         for _ in 0..3 {
             rustix::io::write(&fd, &1_u64.to_ne_bytes()).unwrap();
             assert_eq!(wait_for(&mut one, 1), [Event::Signalled(a)]);
@@ -117,12 +117,12 @@ fn an_unwatched_eventfd_is_silent_and_closed() {
         let fd = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         let mut queue = IoQueue::new(engine, vec![]).unwrap();
         let id = queue.watch(fd.try_clone().unwrap()).unwrap();
-        queue.turn(Wait::Nothing, &mut Vec::new()).unwrap();
+        queue.turn(Wait::Batch, &mut Vec::new()).unwrap();
         queue.unwatch(id).unwrap();
-        queue.turn(Wait::Nothing, &mut Vec::new()).unwrap();
+        queue.turn(Wait::Batch, &mut Vec::new()).unwrap();
         rustix::io::write(&fd, &1_u64.to_ne_bytes()).unwrap();
         let mut events = Vec::new();
-        queue.turn(Wait::Nothing, &mut events).unwrap();
+        queue.turn(Wait::Batch, &mut events).unwrap();
         assert_eq!(events, []);
         assert!(queue.watches.get(id.0).unwrap().is_none());
     }
