@@ -2,11 +2,15 @@
 //! Everything the Ringside test suites share.
 //!
 //! * [`frontend`]: an in-process vhost-user front-end with a driver side that can also misbehave.
+//! * [`in_process`]: the block device served in this process, on any engine.
+//! * [`block_engine`]: such an engine, a disk with a volatile cache and faults at will.
 //! * [`process`]: runs a back-end binary as a child and samples it through `/proc`.
 //! * [`vm`]: boots a real Linux guest in QEMU with a back-end attached.
 //! * [`mod@skip`]: how a test says, countably, that its machine lacks something.
 
+pub mod block_engine;
 pub mod frontend;
+pub mod in_process;
 pub mod process;
 pub mod skip;
 pub mod vm;

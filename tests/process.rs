@@ -4,6 +4,7 @@
 
 mod build;
 mod launch;
+mod perf;
 mod sample;
 
 use std::fs;
@@ -17,7 +18,8 @@ use rustix::process::{Pid, Signal};
 
 pub use build::back_end_binary;
 pub use launch::Launch;
-pub use sample::{Sample, sample};
+pub use perf::{PRIVATE_TRACEFS, SyscallCounter, tracing_available};
+pub use sample::{Sample, ThreadActivity, sample, thread_activity, thread_ids};
 
 /// Between two looks at something that has no event to wait for.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);

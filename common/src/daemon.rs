@@ -87,6 +87,8 @@ pub struct Control {
 struct Pause {
     wanted: bool,
     reached: bool,
+    /// It was reached, but the device could not make stable what it had written.
+    flush_failed: bool,
 }
 
 impl Control {
@@ -105,7 +107,8 @@ impl Control {
 
     /// Stops taking requests and returns when those in flight are done; or goes on.
     ///
-    /// Returns false when that took longer than `patience`; it is then still under way.
+    /// Returns false when that took longer than `patience`, and is then still under way; or when
+    /// what was acknowledged could not be made stable.
     pub fn pause(&self, paused: bool, patience: Duration) -> bool {
         let mut state = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
         state.wanted = paused;
@@ -115,7 +118,7 @@ impl Control {
             .changed
             .wait_timeout_while(state, patience, |s| s.reached != s.wanted);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        state.reached == paused
+        state.reached == paused && !state.flush_failed
     }
 
     fn wanted(&self) -> bool {
@@ -125,11 +128,11 @@ impl Control {
             .wanted
     }
 
-    fn reached(&self, paused: bool) {
-        self.wanted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .reached = paused;
+    fn reached(&self, paused: bool, flush_failed: bool) {
+        let mut state = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        state.reached = paused;
+        state.flush_failed = flush_failed;
+        drop(state);
         self.changed.notify_all();
     }
 }
@@ -300,10 +303,13 @@ impl<D: Device> Daemon<'_, D> {
         if let Some(connection) = connection {
             connection.session().pause(paused)?;
         }
-        if paused {
-            self.device.flush().map_err(HostError::of("flushing"))?;
+        let mut flush_failed = false;
+        if paused && let Err(error) = self.device.flush() {
+            // A reason to tell who has asked, and none to leave the front-end alone.
+            log::error!("not all that was written is stable: {error}");
+            flush_failed = true;
         }
-        self.control.reached(paused);
+        self.control.reached(paused, flush_failed);
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What a process costs, from `/proc`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -69,6 +70,52 @@ pub fn sample(pid: u32) -> Result<Sample> {
             })?;
     }
     Ok(sample)
+}
+
+/// What one thread has done so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThreadActivity {
+    /// Its name.
+    pub name: String,
+    /// Times it went to sleep.
+    pub voluntary_switches: u64,
+    /// CPU time in the scheduler's nanoseconds.
+    pub cpu_ns: u64,
+}
+
+/// What the threads of a process have done so far, by thread id. One that ends meanwhile is left
+/// out.
+///
+/// # Errors
+///
+/// When the process is gone.
+pub fn thread_activity(pid: u32) -> Result<BTreeMap<u32, ThreadActivity>> {
+    let tasks = entries(&PathBuf::from(format!("/proc/{pid}/task")))?;
+    let of = |task: &PathBuf| {
+        let status = read(&task.join("status")).ok()?;
+        let schedstat = read(&task.join("schedstat")).ok()?;
+        let activity = ThreadActivity {
+            name: read(&task.join("comm")).ok()?.trim().to_owned(),
+            voluntary_switches: number(&status, "voluntary_ctxt_switches:")?,
+            cpu_ns: schedstat.split_whitespace().next()?.parse().ok()?,
+        };
+        Some((task.file_name()?.to_str()?.parse().ok()?, activity))
+    };
+    Ok(tasks.iter().filter_map(of).collect())
+}
+
+/// The threads of a process whose names start with `prefix`.
+///
+/// # Errors
+///
+/// When the process is gone.
+pub fn thread_ids(pid: u32, prefix: &str) -> Result<Vec<u32>> {
+    let tasks = entries(&PathBuf::from(format!("/proc/{pid}/task")))?;
+    Ok(tasks
+        .iter()
+        .filter(|task| read(&task.join("comm")).is_ok_and(|name| name.starts_with(prefix)))
+        .filter_map(|task| task.file_name()?.to_str()?.parse().ok())
+        .collect())
 }
 
 fn read(path: &Path) -> Result<String> {

@@ -121,17 +121,32 @@ impl Shared {
         // Nor does memory that the guest should not have named.
         let guest = matches!(errno, libc::EFAULT | libc::EINVAL | libc::ENXIO);
         if request == Request::Flush || (synced && !full && !guest) {
-            let first = !self.lost_writes.swap(true, Ordering::AcqRel);
-            if first {
-                log::error!(
-                    "a sync of the image has failed (errno {errno}); written data may be lost, so \
-                     every flush fails from now on"
-                );
-            }
+            self.note_lost_writes(&io::Error::from_raw_os_error(errno));
         }
         if let Some(suppressed) = IO_ERROR.allow() {
             log::warn!("{request:?} failed: errno {errno} ({suppressed} more not shown)");
         }
+    }
+
+    /// A sync has failed.
+    fn note_lost_writes(&self, error: &io::Error) {
+        if !self.lost_writes.swap(true, Ordering::AcqRel) {
+            log::error!(
+                "a sync of the image has failed ({error}); written data may be lost, so every \
+                 flush fails from now on"
+            );
+        }
+    }
+
+    /// Makes everything written so far stable, waiting for it.
+    fn flush_now(&self) -> io::Result<()> {
+        let synced = self.engine.flush_now();
+        if let Err(error) = &synced {
+            self.note_lost_writes(error);
+        } else if self.has_lost_writes() {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        synced
     }
 
     fn acked(&self, bit: u32) -> bool {
@@ -369,6 +384,6 @@ impl Device for BlockDevice {
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.shared.engine.flush_now()
+        self.shared.flush_now()
     }
 }

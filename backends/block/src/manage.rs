@@ -61,6 +61,7 @@ impl BlockManagement {
             "read_only": engine.is_read_only(),
             "discard": engine.can_discard(),
             "write_cache": self.device.shared().is_writeback(),
+            "bounced_bytes": engine.bounced_bytes(),
             "lost_writes": self.device.shared().has_lost_writes(),
         })
     }

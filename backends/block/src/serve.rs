@@ -9,8 +9,9 @@
 //! A write made while the write cache is off is started as a stable one and answered when it is;
 //! the mode is read when a request starts and kept with it. A flush is answered by a sync that
 //! began after the flush came, hence after every write that was answered before. A sync that fails
-//! may have dropped what it was to save, and the next one would not know: from then on no flush
-//! and no stable write succeeds.
+//! may have dropped what it was to save, and the next one would not know, nor one that was under
+//! way beside it: from then on no flush and no stable write succeeds, not even one that the host
+//! says has.
 
 use std::sync::Arc;
 
@@ -63,6 +64,8 @@ struct InFlight {
     /// Started with the write cache off.
     stable: bool,
     retries: u8,
+    /// Of a DISCARD or `WRITE_ZEROES`.
+    ranges: Option<Ranges>,
     guard: Option<RangeGuard>,
 }
 
@@ -72,8 +75,21 @@ impl InFlight {
         offset_bytes: 0,
         stable: false,
         retries: 0,
+        ranges: None,
         guard: None,
     };
+
+    /// Whether to succeed is to say that something is stable.
+    #[inline]
+    fn promises_stability(&self) -> bool {
+        match self.request {
+            Request::Flush => true,
+            Request::Out { .. } | Request::Discard { .. } | Request::WriteZeroes { .. } => {
+                self.stable
+            }
+            Request::In { .. } | Request::GetId => false,
+        }
+    }
 }
 
 impl BlockWorker {
@@ -203,26 +219,22 @@ impl Serving<'_, '_> {
             tag: 0,
             offset_bytes: self.slot.offset_bytes,
         };
+        // What was lost cannot be made stable by writing something else.
+        if self.slot.promises_stability() && self.shared.has_lost_writes() {
+            return self.finish(Status::IoErr);
+        }
         let engine = &*self.shared.engine;
         let started = match self.slot.request {
             Request::In { .. } => engine.read(self.cx, target),
-            // What was lost cannot be made stable by writing something else.
-            Request::Out { .. } if self.slot.stable && self.shared.has_lost_writes() => {
-                Started::Done(-libc::EIO)
-            }
             Request::Out { .. } => engine.write(self.cx, target, self.slot.stable),
-            Request::Flush if self.shared.has_lost_writes() => Started::Done(-libc::EIO),
             Request::Flush => engine.flush(self.cx, target),
-            // Answered or started by `begin`.
-            Request::GetId | Request::Discard { .. } | Request::WriteZeroes { .. } => {
-                Started::Done(-libc::EIO)
-            }
+            Request::Discard { .. } | Request::WriteZeroes { .. } => match &self.slot.ranges {
+                Some(ranges) => engine.clear(self.cx, target, ranges.clone()),
+                None => Started::Done(-libc::EIO),
+            },
+            // Answered by `begin`.
+            Request::GetId => Started::Done(-libc::EIO),
         };
-        self.after(started);
-    }
-
-    #[inline]
-    fn after(&mut self, started: Started) {
         match started {
             Started::Pending(guard) => self.slot.guard = guard,
             Started::Done(result) => self.proceed(result),
@@ -241,19 +253,27 @@ impl Serving<'_, '_> {
         match self.slot.request {
             Request::In { .. } => {
                 if moved as u64 == buffers.writable_bytes() {
-                    return self.finish(Status::Ok);
+                    return self.succeed();
                 }
                 buffers.consume_writable(moved);
             }
             Request::Out { .. } => {
                 if moved as u64 == buffers.readable_bytes() {
-                    return self.finish(Status::Ok);
+                    return self.succeed();
                 }
                 buffers.consume_readable(moved);
             }
-            _ => return self.finish(Status::Ok),
+            _ => return self.succeed(),
         }
         self.continue_after(moved);
+    }
+
+    /// The whole operation has succeeded. One that was to make something stable has only if no
+    /// sync has failed meanwhile: the kernel tells one caller of a failure, not all.
+    #[inline]
+    fn succeed(&mut self) {
+        let lost = self.slot.promises_stability() && self.shared.has_lost_writes();
+        self.finish(if lost { Status::IoErr } else { Status::Ok });
     }
 
     /// A transfer was short.
@@ -293,19 +313,9 @@ impl Serving<'_, '_> {
         let errno = -result;
         if matches!(errno, libc::EAGAIN | libc::EINTR) && self.slot.retries < MAX_RETRIES {
             self.slot.retries += 1;
-            let again = matches!(
-                self.slot.request,
-                Request::In { .. } | Request::Out { .. } | Request::Flush
-            );
-            if again {
-                return self.start();
-            }
+            return self.start();
         }
-        let synced = self.slot.stable
-            && matches!(
-                self.slot.request,
-                Request::Out { .. } | Request::Discard { .. } | Request::WriteZeroes { .. }
-            );
+        let synced = self.slot.promises_stability();
         self.shared.note_failure(self.slot.request, errno, synced);
         self.finish(Status::IoErr);
     }
@@ -325,27 +335,20 @@ impl Serving<'_, '_> {
                 Err(status) => return self.finish(status),
             }
         }
-        if self.slot.stable && self.shared.has_lost_writes() {
-            return self.finish(Status::IoErr);
-        }
-        let ranges = Ranges {
+        self.slot.offset_bytes = 0;
+        self.slot.ranges = Some(Ranges {
             segments,
             zero: kind == SegmentKind::WriteZeroes,
             stable: self.slot.stable,
-        };
-        let target = Target {
-            head: self.head,
-            tag: 0,
-            offset_bytes: 0,
-        };
-        let started = self.shared.engine.clear(self.cx, target, ranges);
-        self.after(started);
+        });
+        self.start();
     }
 
     /// Answers a request that was understood.
     #[inline]
     fn finish(&mut self, status: Status) {
         let request = self.slot.request;
+        self.slot.ranges = None;
         let bytes = match (request, status) {
             (Request::In { len_bytes, .. } | Request::Out { len_bytes, .. }, Status::Ok) => {
                 len_bytes

@@ -14,6 +14,7 @@
 //! Watches are edge-triggered and never read the eventfd: every write to it is seen by everyone
 //! who watches it, so that two vrings may share one, and a watch costs nothing per event.
 
+mod batching;
 mod epoll;
 mod pool;
 
@@ -25,6 +26,7 @@ use libc::iovec;
 
 use crate::sys::IoVecs;
 use crate::sys::uring::{Completion, MAX_IN_FLIGHT, Uring};
+use batching::Batching;
 pub(crate) use epoll::EpollLoop;
 use pool::Pool;
 
@@ -62,6 +64,15 @@ pub(crate) enum Event {
     Done { token: u64, result: i32 },
     /// A watched eventfd was written to.
     Signalled(WatchId),
+}
+
+/// What [`IoQueue::turn`] waits for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Wait {
+    /// Nothing; or, with much in flight, a part of it, and not for long.
+    Batch,
+    /// For anything, for ever.
+    Event,
 }
 
 /// A watched eventfd.
@@ -112,6 +123,7 @@ pub struct IoQueue {
     pool: Pool,
     pool_watch: WatchId,
     in_flight: usize,
+    batching: Batching,
     completions: Vec<Completion>,
 }
 
@@ -136,6 +148,7 @@ impl IoQueue {
             pool,
             pool_watch: WatchId(0),
             in_flight: 0,
+            batching: Batching::default(),
             completions: Vec::with_capacity(MAX_IN_FLIGHT),
         };
         queue.pool_watch = queue.watch(queue.pool.fd()?)?;
@@ -287,16 +300,23 @@ impl IoQueue {
         }
     }
 
-    /// Submits what was started and appends what has happened to `events`. With `wait`, sleeps
-    /// until there is something.
-    pub(crate) fn turn(&mut self, wait: bool, events: &mut Vec<Event>) -> io::Result<()> {
+    /// Submits what was started and appends what has happened to `events`.
+    pub(crate) fn turn(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()> {
         let mut completions = std::mem::take(&mut self.completions);
         match &mut self.driver {
             Driver::Uring(ring) => {
-                if wait || ring.queued() > 0 || ring.has_completions() {
-                    ring.enter(wait)?;
-                    ring.reap(&mut completions);
+                let batch = match wait {
+                    Wait::Batch => self.batching.size(self.in_flight),
+                    Wait::Event => None,
+                };
+                if let Some(count) = batch {
+                    self.batching.observe(ring.enter_for(count)?);
+                } else if wait == Wait::Event {
+                    ring.enter(true)?;
+                } else if ring.queued() > 0 || ring.has_completions() {
+                    ring.enter(false)?;
                 }
+                ring.reap(&mut completions);
             }
             Driver::Epoll(poll) => {
                 let (in_flight, finished) = (&mut self.in_flight, &mut self.finished);
@@ -307,7 +327,7 @@ impl IoQueue {
                 }
                 // With results at hand there is no need to ask the kernel for more.
                 if !any {
-                    poll.wait(wait, |token| {
+                    poll.wait(wait == Wait::Event, |token| {
                         completions.push(Completion {
                             token,
                             result: 0,

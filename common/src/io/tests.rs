@@ -7,7 +7,7 @@ use std::sync::Arc;
 use libc::iovec;
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::{Engine, Event, FileId, IoQueue};
+use super::{Engine, Event, FileId, IoQueue, Wait};
 
 fn file_with(content: &[u8]) -> Arc<OwnedFd> {
     let file = tempfile::tempfile().unwrap();
@@ -18,7 +18,7 @@ fn file_with(content: &[u8]) -> Arc<OwnedFd> {
 fn wait_for(queue: &mut IoQueue, count: usize) -> Vec<Event> {
     let mut events = Vec::new();
     while events.len() < count {
-        queue.turn(true, &mut events).unwrap();
+        queue.turn(Wait::Event, &mut events).unwrap();
     }
     events
 }
@@ -101,8 +101,8 @@ fn every_watcher_of_a_shared_eventfd_hears_every_write() {
         let a = one.watch(fd.try_clone().unwrap()).unwrap();
         let b = two.watch(fd.try_clone().unwrap()).unwrap();
         // Submits the watches.
-        one.turn(false, &mut Vec::new()).unwrap();
-        two.turn(false, &mut Vec::new()).unwrap();
+        one.turn(Wait::Batch, &mut Vec::new()).unwrap();
+        two.turn(Wait::Batch, &mut Vec::new()).unwrap();
         for _ in 0..3 {
             rustix::io::write(&fd, &1_u64.to_ne_bytes()).unwrap();
             assert_eq!(wait_for(&mut one, 1), [Event::Signalled(a)]);
@@ -117,12 +117,12 @@ fn an_unwatched_eventfd_is_silent_and_closed() {
         let fd = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         let mut queue = IoQueue::new(engine, vec![]).unwrap();
         let id = queue.watch(fd.try_clone().unwrap()).unwrap();
-        queue.turn(false, &mut Vec::new()).unwrap();
+        queue.turn(Wait::Batch, &mut Vec::new()).unwrap();
         queue.unwatch(id).unwrap();
-        queue.turn(false, &mut Vec::new()).unwrap();
+        queue.turn(Wait::Batch, &mut Vec::new()).unwrap();
         rustix::io::write(&fd, &1_u64.to_ne_bytes()).unwrap();
         let mut events = Vec::new();
-        queue.turn(false, &mut events).unwrap();
+        queue.turn(Wait::Batch, &mut events).unwrap();
         assert_eq!(events, []);
         assert!(queue.watches.get(id.0).unwrap().is_none());
     }

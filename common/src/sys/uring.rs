@@ -18,6 +18,10 @@ const CQ_ENTRIES: u32 = 4096;
 /// See [`CQ_ENTRIES`].
 pub(crate) const MAX_IN_FLIGHT: usize = 3072;
 
+/// The longest wait for a batch of completions, and so the most that a request of a driver that
+/// thinks us awake may have to wait for it.
+const MAX_BATCH_WAIT_NS: u32 = 100_000;
+
 /// A completion: token, result, and whether more follow for the same submission.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Completion {
@@ -108,7 +112,11 @@ impl Uring {
 
     /// Submits what is queued; with `wait`, sleeps until a completion is there.
     pub(crate) fn enter(&mut self, wait: bool) -> io::Result<()> {
-        match self.ring.submit_and_wait(usize::from(wait)) {
+        Self::entered(self.ring.submit_and_wait(usize::from(wait)))
+    }
+
+    fn entered(result: io::Result<usize>) -> io::Result<()> {
+        match result {
             Ok(_) => Ok(()),
             // EINTR: a signal. EBUSY and EAGAIN: reap first, the entries stay queued.
             Err(e)
@@ -120,6 +128,17 @@ impl Uring {
                 Ok(())
             }
             Err(e) => Err(e),
+        }
+    }
+
+    /// Submits what is queued and waits for `count` completions, but not for long; returns whether
+    /// they came.
+    pub(crate) fn enter_for(&mut self, count: usize) -> io::Result<bool> {
+        let timeout = types::Timespec::new().nsec(MAX_BATCH_WAIT_NS);
+        let arguments = types::SubmitArgs::new().timespec(&timeout);
+        match self.ring.submitter().submit_with_args(count, &arguments) {
+            Err(e) if e.raw_os_error() == Some(libc::ETIME) => Ok(false),
+            other => Self::entered(other).map(|()| true),
         }
     }
 

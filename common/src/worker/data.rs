@@ -3,7 +3,7 @@
 //!
 //! One turn: commands; a bounded batch of chains from each vring; one submit for all the I/O they
 //! started; completions; one publish and at most one call per vring. While turns find work there
-//! is no sleep and no notification is asked for. When a turn finds none, the thread polls as long
+//! is no sleep, but for a short one when much is in flight, and no notification is asked for. When a turn finds none, the thread polls as long
 //! as [`AdaptivePoll`] thinks it pays, asks for kicks, looks a last time and sleeps.
 
 use std::collections::VecDeque;
@@ -19,7 +19,7 @@ use super::mailbox::{Command, Letter, Mailbox, Reply, VringStart};
 use super::poll::AdaptivePoll;
 use super::vring::{RequestCx, Token, Vring};
 use crate::device::DeviceWorker;
-use crate::io::{Event, IoQueue, WatchId};
+use crate::io::{Event, IoQueue, Wait, WatchId};
 use crate::memory::Memory;
 use crate::ring::{Ring as _, SplitRing};
 
@@ -82,7 +82,7 @@ impl<W: DeviceWorker> DataThread<W> {
                 return Ok(());
             }
             let served = self.serve_all();
-            self.turn(false)?;
+            self.io.turn(Wait::Batch, &mut self.events)?;
             let progress = served || !self.events.is_empty();
             self.handle_events();
             self.settle()?;
@@ -124,10 +124,6 @@ impl<W: DeviceWorker> DataThread<W> {
             served = true;
         }
         served
-    }
-
-    fn turn(&mut self, wait: bool) -> io::Result<()> {
-        self.io.turn(wait, &mut self.events)
     }
 
     fn handle_events(&mut self) {
@@ -214,7 +210,7 @@ impl<W: DeviceWorker> DataThread<W> {
             self.count_poll(false);
         }
         if !self.may_take() || !self.ask_for_kicks() {
-            self.turn(true)?;
+            self.io.turn(Wait::Event, &mut self.events)?;
         }
         for slot in self.slots.iter_mut().flatten() {
             slot.vring.ring.suppress_kicks();

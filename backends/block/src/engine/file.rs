@@ -11,10 +11,11 @@
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use ringside_common::io::{Engine as IoEngine, FileId, errno_result};
+use ringside_common::io::{Engine as IoEngine, FileId};
 use ringside_common::worker::RequestCx;
-use rustix::io::{Errno, ReadWriteFlags};
+use rustix::io::{Errno, ReadWriteFlags, retry_on_intr};
 
 use super::{Engine, Ranges, Started, Target};
 use crate::config_space::Topology;
@@ -36,6 +37,7 @@ pub struct FileEngine {
     io_engine: IoEngine,
     locks: Arc<RangeLocks>,
     alignment: Alignment,
+    bounced_bytes: AtomicU64,
 }
 
 impl FileEngine {
@@ -52,6 +54,7 @@ impl FileEngine {
             io_engine,
             locks: Arc::default(),
             alignment,
+            bounced_bytes: AtomicU64::new(0),
         })
     }
 
@@ -80,6 +83,7 @@ impl FileEngine {
         let Some(payload) = buffers.writable_payload() else {
             return Started::Done(-libc::EIO);
         };
+        self.bounced_bytes.fetch_add(len_bytes, Ordering::Relaxed);
         let (image, locks) = (Arc::clone(&self.image), Arc::clone(&self.locks));
         let job = move || {
             let path = SlowPath::new(&*image, &locks);
@@ -99,6 +103,7 @@ impl FileEngine {
         let Some(payload) = buffers.readable_payload() else {
             return Started::Done(-libc::EIO);
         };
+        self.bounced_bytes.fetch_add(len_bytes, Ordering::Relaxed);
         let (image, locks) = (Arc::clone(&self.image), Arc::clone(&self.locks));
         let flags = write_flags(stable);
         let job = move || {
@@ -136,6 +141,10 @@ impl Engine for FileEngine {
 
     fn can_discard(&self) -> bool {
         self.image.can_discard()
+    }
+
+    fn bounced_bytes(&self) -> u64 {
+        self.bounced_bytes.load(Ordering::Relaxed)
     }
 
     fn readable_end_bytes(&self) -> io::Result<u64> {
@@ -212,7 +221,11 @@ impl Engine for FileEngine {
                 });
             }
             match result_of(done, 0) {
-                0 if stable => errno_result(rustix::fs::fdatasync(image.as_fd())),
+                // A sync that fails is one that has lost something, even for want of space.
+                0 if stable => match retry_on_intr(|| rustix::fs::fdatasync(image.as_fd())) {
+                    Ok(()) => 0,
+                    Err(_errno) => -libc::EIO,
+                },
                 result => result,
             }
         };
@@ -223,7 +236,7 @@ impl Engine for FileEngine {
         if self.is_unsafe() || self.is_read_only() {
             return Ok(());
         }
-        Ok(rustix::fs::fdatasync(self.image.as_fd())?)
+        Ok(retry_on_intr(|| rustix::fs::fdatasync(self.image.as_fd()))?)
     }
 
     fn refresh(&self) -> io::Result<u64> {

@@ -93,6 +93,12 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
     /// What the host says.
     fn readable_end_bytes(&self) -> io::Result<u64>;
 
+    /// Payload bytes that were copied on their way, because they could not go to the storage as
+    /// the guest had them.
+    fn bounced_bytes(&self) -> u64 {
+        0
+    }
+
     /// Reads into the writable payload left.
     fn read(&self, cx: &mut RequestCx<'_>, target: Target) -> Started;
 

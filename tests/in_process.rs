@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The block device served in this process, on a socket pair: the real request path, with any
+//! engine below it.
+
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use ringside_blk::device::{BlockDevice, BlockOptions};
+use ringside_blk::engine::Engine;
+use ringside_blk::image::CacheMode;
+use ringside_common::daemon::{Control, Source, serve};
+use ringside_common::error::HostError;
+use ringside_common::worker::WorkerOptions;
+
+use crate::frontend::session::{Session, SessionBuilder};
+use crate::frontend::{FrontendError, Result};
+
+/// Why a served connection did not end as it should.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// It ended in an error.
+    #[error("serving failed")]
+    Host(#[from] HostError),
+    /// The control thread panicked.
+    #[error("the control thread panicked")]
+    Panicked,
+}
+
+/// A device that outlives its connections, each of which is served on a thread of its own.
+#[derive(Debug)]
+pub struct Served {
+    device: Arc<BlockDevice>,
+    control: Arc<Control>,
+    workers: WorkerOptions,
+    thread: Option<JoinHandle<std::result::Result<(), HostError>>>,
+}
+
+impl Served {
+    /// A device of four queues on `engine`.
+    ///
+    /// # Errors
+    ///
+    /// When no descriptor is left.
+    pub fn new(engine: Arc<dyn Engine>, cache: CacheMode) -> Result<Self> {
+        let options = BlockOptions {
+            num_queues: 4,
+            queue_size: 1024,
+            serial: "in-process".to_owned(),
+            cache,
+        };
+        Ok(Self {
+            device: Arc::new(BlockDevice::new(engine, options)),
+            control: Arc::new(Control::new().map_err(FrontendError::io("eventfd"))?),
+            workers: WorkerOptions {
+                max_threads: 4,
+                cpus: Vec::new(),
+                max_poll_ns: 0,
+            },
+            thread: None,
+        })
+    }
+
+    /// Connects a front-end. The one before must have been dropped, and is waited for.
+    ///
+    /// # Errors
+    ///
+    /// When a message is refused or a thread or socket cannot be had.
+    pub fn connect(&mut self, builder: SessionBuilder) -> Result<Session> {
+        let _ = self.wait_end();
+        let (ours, theirs) = UnixStream::pair().map_err(FrontendError::io("socketpair"))?;
+        let (device, control) = (Arc::clone(&self.device), Arc::clone(&self.control));
+        let workers = self.workers.clone();
+        let thread = std::thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || serve(&device, Source::Connected(theirs), &workers, &control))
+            .map_err(FrontendError::io("starting a thread"))?;
+        self.thread = Some(thread);
+        builder.from_stream(ours)
+    }
+
+    /// Waits until the connection has been let go of, its front-end having been dropped.
+    ///
+    /// # Errors
+    ///
+    /// What the process would have ended with.
+    pub fn wait_end(&mut self) -> std::result::Result<(), ServeError> {
+        match self.thread.take().map(JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(result)) => Ok(result?),
+            Some(Err(_panic)) => Err(ServeError::Panicked),
+        }
+    }
+
+    /// The handle that drains and resumes.
+    #[must_use]
+    pub fn control(&self) -> &Arc<Control> {
+        &self.control
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn device(&self) -> &Arc<BlockDevice> {
+        &self.device
+    }
+}
