@@ -4,9 +4,13 @@
 //! * [`frontend`]: an in-process vhost-user front-end with a driver side that can also misbehave.
 //! * [`process`]: runs a back-end binary as a child and samples it through `/proc`.
 //! * [`vm`]: boots a real Linux guest in QEMU with a back-end attached.
+//! * [`support_chains`]: a `ringside-blk` with a ring laid by hand, checked to the byte.
 //! * [`mod@skip`]: how a test says, countably, that its machine lacks something.
 
 pub mod frontend;
 pub mod process;
 pub mod skip;
 pub mod vm;
+
+#[path = "hostile/support_chains.rs"]
+pub mod support_chains;
