@@ -98,7 +98,7 @@ fn d2_cycle_of_two_is_answered_with_an_error_and_serves_nothing() -> Outcome {
         bench.header(kind::IN, 5)?;
         let chain = relinked(&read_chain(&at), 2, 1);
         // Header, then data and status in turn until the table's length is used up.
-        let last = if (table_size(place, 3) - 1) % 2 == 0 {
+        let last = if (table_size(place, 3) - 1).is_multiple_of(2) {
             at.status
         } else {
             data_end(&at)

@@ -11,6 +11,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use crate::frontend::memory::{GuestMemory, MemoryLayout, RegionSpec};
 use crate::frontend::ring::{CallMode, Descriptor, RingLayout, Segment, desc_flag, write_table};
 use crate::frontend::session::{Session, SessionBuilder};
 use crate::frontend::vring::Vring;
-use crate::process::{Launch, Process};
+use crate::process::{Launch, Process, back_end_binary};
 
 /// What helpers return.
 pub type Outcome<T = ()> = Result<T, Box<dyn Error>>;
@@ -38,6 +39,10 @@ pub const IMAGE_SEED: u64 = 77;
 /// A length of one sector, as descriptors count it.
 pub const SECTOR: u32 = 512;
 
+/// The package under test, and its binary.
+pub const PACKAGE: &str = "ringside-blk";
+/// What `strace` writes, in the directory of the process.
+pub const TRACE: &str = "trace.log";
 /// The image in the directory of the process.
 const IMAGE: &str = "disk.img";
 /// The control socket in the same place.
@@ -49,10 +54,34 @@ const CONTROL: &str = "control.sock";
 ///
 /// When it does not build.
 pub fn launch() -> Outcome<Launch> {
-    let launch = Launch::back_end("ringside-blk")?;
+    Ok(with_sockets(Launch::back_end(PACKAGE)?))
+}
+
+/// The same under `strace` with these arguments, to have system calls fail or take long; `None`
+/// where that is not installed or may not trace.
+///
+/// # Errors
+///
+/// When the back-end does not build.
+pub fn launch_traced(arguments: &[&str]) -> Outcome<Option<Launch>> {
+    let works = Command::new("strace")
+        .args(["-qq", "-o", "/dev/null", "true"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    if !works.is_ok_and(|status| status.success()) {
+        return Ok(None);
+    }
+    let launch = Launch::program("strace")?;
+    let log = launch.path(TRACE);
+    let launch = launch.args(["-f", "-qq", "-o"]).arg(log).args(arguments);
+    Ok(Some(with_sockets(launch.arg(back_end_binary(PACKAGE)?))))
+}
+
+fn with_sockets(launch: Launch) -> Launch {
     let (socket, control) = (launch.socket(), launch.path(CONTROL));
     let launch = launch.arg("--socket-path").arg(socket);
-    Ok(launch.arg("--control-socket").arg(control))
+    launch.arg("--control-socket").arg(control)
 }
 
 /// The content of a new image.
@@ -89,7 +118,15 @@ impl Disk {
     ///
     /// When it does not start.
     pub fn start_with(content: &[u8], args: &[&str]) -> Outcome<Self> {
-        let launch = launch()?;
+        Self::launched(launch()?, content, args)
+    }
+
+    /// The same with a launch that was prepared already.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start.
+    pub fn launched(launch: Launch, content: &[u8], args: &[&str]) -> Outcome<Self> {
         let image = launch.path(IMAGE);
         std::fs::write(&image, content)?;
         let launch = launch.arg("--blk-file").arg(&image).args(args);
@@ -303,7 +340,7 @@ pub fn table(gpa: u64, len: u32) -> Descriptor {
 pub fn linked(descriptors: &[Descriptor]) -> Vec<Descriptor> {
     let mut chain = descriptors.to_vec();
     let last = chain.len().saturating_sub(1);
-    for (next, descriptor) in (1..).zip(chain.iter_mut().take(last)) {
+    for (next, descriptor) in (1..=u16::MAX).zip(chain.iter_mut().take(last)) {
         descriptor.flags |= desc_flag::NEXT;
         descriptor.next = next;
     }
