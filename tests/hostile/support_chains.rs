@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::frontend::blk::{BlkConfig, BlkDriver, SECTOR_BYTES, kind, status};
+use crate::frontend::blk::{BlkConfig, BlkDriver, SECTOR_BYTES, blk_feature, kind, status};
 use crate::frontend::load::fill_pattern;
 use crate::frontend::memory::{GuestMemory, MemoryLayout, RegionSpec};
 use crate::frontend::ring::{CallMode, Descriptor, RingLayout, Segment, desc_flag, write_table};
@@ -384,7 +384,7 @@ pub const MAX_TABLE: u16 = 1024;
 pub const RING: u16 = 256;
 
 /// Bytes of each of the three regions of a bench.
-const REGION_BYTES: usize = 512 << 10;
+const REGION_BYTES: usize = 256 << 10;
 
 /// A ring laid by hand on a running back-end, with a model of memory and image.
 #[derive(Debug)]
@@ -404,6 +404,7 @@ pub struct Bench {
     /// Header, data and status of the good requests in between.
     good: (u64, u64, u64),
     rounds: u64,
+    read_only: bool,
 }
 
 impl Bench {
@@ -458,6 +459,7 @@ impl Bench {
             memory.alloc(64, 64)?,
         );
         let image = disk.content()?;
+        let read_only = session.negotiated().offered & blk_feature::RO != 0;
         Ok(Self {
             disk,
             session,
@@ -467,6 +469,7 @@ impl Bench {
             image,
             good,
             rounds: 0,
+            read_only,
         })
     }
 
@@ -627,7 +630,7 @@ impl Bench {
         self.check_memory(expected, first_used, wanted.len())
     }
 
-    /// Writes a sector with the chain at `head` and reads it back.
+    /// Writes a sector with the chain at `head`, unless the disk is read-only, and reads it back.
     ///
     /// # Errors
     ///
@@ -638,7 +641,8 @@ impl Bench {
         // The last quarter of the disk is for these.
         let sector = DISK_SECTORS - 1 - self.rounds % (DISK_SECTORS / 4);
         let others = if head < 250 { (252, 253) } else { (2, 3) };
-        for (kind, flags) in [(kind::OUT, 0), (kind::IN, desc_flag::WRITE)] {
+        let steps = [(kind::OUT, 0), (kind::IN, desc_flag::WRITE)];
+        for (kind, flags) in steps.into_iter().skip(usize::from(self.read_only)) {
             self.header_at(header, kind, sector)?;
             let mut chain = linked(&[
                 readable(header, 16),
