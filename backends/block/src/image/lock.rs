@@ -13,6 +13,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
@@ -65,6 +66,11 @@ impl LockError {
     }
 }
 
+/// How long the locks of a process may outlive it: the kernel takes its `io_uring` apart, and with
+/// it the registered image, in its own time. Whoever restarts a back-end does so at once.
+const PATIENCE: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_millis(5);
+
 /// Locks an image for as long as its open file description lives.
 pub(super) fn lock(fd: &OwnedFd, read_only: bool) -> Result<(), LockError> {
     let had: &[_] = if read_only {
@@ -72,12 +78,22 @@ pub(super) fn lock(fd: &OwnedFd, read_only: bool) -> Result<(), LockError> {
     } else {
         &[CONSISTENT_READ, WRITE, RESIZE]
     };
+    // Without locks of our own meanwhile, which would turn others away.
+    let deadline = Instant::now() + PATIENCE;
+    while matches!(check_all(fd, had), Err(LockError::InUse { .. })) && Instant::now() < deadline {
+        std::thread::sleep(RETRY);
+    }
     for permission in had {
         take(fd, HAVE_BASE + permission.bit, permission)?;
     }
     for permission in &DENIED {
         take(fd, DENY_BASE + permission.bit, permission)?;
     }
+    check_all(fd, had)
+}
+
+/// Whether anyone else denies what we have, or has what we deny.
+fn check_all(fd: &OwnedFd, had: &[Permission]) -> Result<(), LockError> {
     for permission in had {
         check(fd, DENY_BASE + permission.bit, permission)?;
     }
