@@ -110,24 +110,7 @@ fn configuration_space_is_exact_to_the_byte() -> Outcome {
     let mut disk = Disk::start(&["--num-queues", "5", "--queue-size", "128"])?;
     let mut session = disk.session(Session::builder())?;
     let config = session.config(0, 256)?;
-    assert_eq!(BlkDriver::capacity(&config), Some(DISK_SECTORS));
-    assert_eq!(le32(&config, 8), 1 << 20, "size_max");
-    assert_eq!(le32(&config, 12), 126, "seg_max");
-    assert_eq!(le32(&config, 20), 512, "blk_size");
-    assert!(config[24] <= 7, "physical_block_exp {}", config[24]);
-    assert_eq!(config[25], 0, "alignment_offset");
-    assert!(le16(&config, 26) >= 1, "min_io_size");
-    assert_eq!(config[32], 1, "writeback");
-    assert_eq!(le16(&config, 34), 5, "num_queues");
-    assert_eq!(le32(&config, 36), 1 << 21, "max_discard_sectors");
-    assert_eq!(le32(&config, 40), 256, "max_discard_seg");
-    assert!(le32(&config, 44) >= 1, "discard_sector_alignment");
-    assert_eq!(le32(&config, 48), 1 << 15, "max_write_zeroes_sectors");
-    assert_eq!(le32(&config, 52), 256, "max_write_zeroes_seg");
-    assert_eq!(config[56], 1, "write_zeroes_may_unmap");
-    for zeroes in ALWAYS_ZERO {
-        assert!(config[zeroes.clone()].iter().all(|b| *b == 0), "{zeroes:?}");
-    }
+    check_fields(&config);
     // The prefixes front-ends read, and pieces anywhere: exactly as long as asked for.
     for size in [1, 8, 36, 48, 57, 60, 72, 96, 256] {
         let size_bytes = usize::try_from(size)?;
@@ -141,7 +124,37 @@ fn configuration_space_is_exact_to_the_byte() -> Outcome {
             "{offset} {size}"
         );
     }
-    // Without discards nothing is said of them.
+    Ok(())
+}
+
+/// Every field of a disk with 5 queues of up to 128 descriptors.
+fn check_fields(config: &[u8]) {
+    assert_eq!(BlkDriver::capacity(config), Some(DISK_SECTORS));
+    for (what, offset, wanted) in [
+        ("size_max", 8, 1 << 20),
+        ("seg_max", 12, 126),
+        ("blk_size", 20, 512),
+        ("max_discard_sectors", 36, 1 << 21),
+        ("max_discard_seg", 40, 256),
+        ("max_write_zeroes_sectors", 48, 1 << 15),
+        ("max_write_zeroes_seg", 52, 256),
+    ] {
+        assert_eq!(le32(config, offset), wanted, "{what}");
+    }
+    assert!(config[24] <= 7, "physical_block_exp {}", config[24]);
+    assert_eq!(config[25], 0, "alignment_offset");
+    assert!(le16(config, 26) >= 1, "min_io_size");
+    assert_eq!(config[32], 1, "writeback");
+    assert_eq!(le16(config, 34), 5, "num_queues");
+    assert!(le32(config, 44) >= 1, "discard_sector_alignment");
+    assert_eq!(config[56], 1, "write_zeroes_may_unmap");
+    for zeroes in ALWAYS_ZERO {
+        assert!(config[zeroes.clone()].iter().all(|b| *b == 0), "{zeroes:?}");
+    }
+}
+
+#[test]
+fn what_is_not_offered_has_zero_fields() -> Outcome {
     let mut disk = Disk::start(&["--discard", "ignore"])?;
     let mut session = disk.session(Session::builder())?;
     assert_eq!(session.negotiated().offered & blk_feature::DISCARD, 0);

@@ -846,6 +846,24 @@ enum Cut {
     Disconnect,
 }
 
+/// Counts the sectors that hold their part of the pattern `seed`; all others must be as they were,
+/// and so must those before `first`.
+fn new_sectors(content: &[u8], seed: u64, first: u64) -> Outcome<usize> {
+    let mut count = 0;
+    let mut expected = [0; SECTOR_BYTES];
+    for (sector, found) in (0..).zip(content.chunks(SECTOR_BYTES)) {
+        fill_pattern(IMAGE_SEED, sector, &mut expected);
+        let old = found == expected;
+        fill_pattern(seed, sector, &mut expected);
+        let new = found == expected && sector >= first;
+        if !(old || new) {
+            return Err(format!("sector {sector} is neither old nor new").into());
+        }
+        count += usize::from(new);
+    }
+    Ok(count)
+}
+
 #[test]
 fn e14_write_in_flight_at_a_reset_goes_to_its_sector_or_nowhere() -> Outcome {
     const SEED: u64 = 14;
@@ -892,20 +910,8 @@ fn e14_write_in_flight_at_a_reset_goes_to_its_sector_or_nowhere() -> Outcome {
                 std::thread::sleep(Duration::from_millis(20));
                 assert_eq!(driver.vring().ring.used_idx(), before, "{cut:?} {args:?}");
             }
-            let found = disk.content()?;
-            let mut whole = 0;
-            let mut expected = [0; SECTOR_BYTES];
-            for (sector, found) in (0..).zip(found.chunks(SECTOR_BYTES)) {
-                fill_pattern(IMAGE_SEED, sector, &mut expected);
-                let old = found == expected;
-                fill_pattern(SEED, sector, &mut expected);
-                let new = found == expected && sector >= sectors[0];
-                assert!(
-                    old || new,
-                    "{cut:?} {args:?}: sector {sector} is neither old nor new"
-                );
-                whole += usize::from(new);
-            }
+            let whole = new_sectors(&disk.content()?, SEED, sectors[0]);
+            let whole = whole.map_err(|error| format!("{cut:?} {args:?}: {error}"))?;
             assert!(
                 whole >= answered * 32,
                 "{cut:?} {args:?}: {answered} answered"

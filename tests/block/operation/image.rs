@@ -104,7 +104,7 @@ fn size_creates_a_sparse_image_and_leaves_one_that_is_there() -> Outcome {
     let there = ringside_tests::support_chains::launch()?
         .arg("--blk-file")
         .arg(&image);
-    let disk = Disk::of(there.args(["--size", "1M"]), image.clone())?;
+    let disk = Disk::of(there.args(["--size", "1M"]), image)?;
     assert_eq!(disk.info("size_bytes")?, json!(64 << 20));
     drop(disk);
 

@@ -280,72 +280,52 @@ pub(crate) fn arrangements(bench: &mut Bench, meant: &Meant) -> Outcome {
         Placing::Mixed(1),
         Placing::Mixed(2),
     ];
-    let stream = meant.to_stream().len();
     for placing in placings {
         let usual = Layout::usual(bench, meant, placing);
         serve(bench, meant, &usual)?;
-        // The header cut at each byte, bytewise, and in one with the data.
-        for cut in 1..16 {
-            let to_cuts = vec![cut, 16 - cut];
-            serve(
-                bench,
-                meant,
-                &Layout {
-                    to_cuts,
-                    ..usual.clone()
-                },
-            )?;
-        }
-        let cuts = |count: usize| vec![1; count.min(usize::from(RING) / 2)];
-        for to_cuts in [
-            vec![],
-            cuts(16),
-            cuts(stream),
-            vec![0, 16, 0],
-            vec![7, 0, 0, 9, 0],
-        ] {
-            serve(
-                bench,
-                meant,
-                &Layout {
-                    to_cuts,
-                    ..usual.clone()
-                },
-            )?;
-        }
-        // The status in one with the data, alone, and behind nothing.
-        let from_cuts = [
-            vec![],
-            cuts(meant.from_len),
-            vec![0, 0],
-            vec![1, 0],
-            vec![u32::try_from(meant.from_len)?, 1, 0],
-        ];
-        for from_cuts in from_cuts {
-            serve(
-                bench,
-                meant,
-                &Layout {
-                    from_cuts,
-                    ..usual.clone()
-                },
-            )?;
-        }
-        // Pieces that do not touch, and odd places.
-        for gap in [1, 3, 64] {
-            let to_cuts = vec![5, 5, 9];
-            let from_cuts = vec![3, 10];
-            let apart = Layout {
-                to_cuts,
-                from_cuts,
-                gap,
-                ..usual.clone()
-            };
-            serve(bench, meant, &apart)?;
+        for layout in cut_layouts(meant, &usual) {
+            serve(bench, meant, &layout)?;
         }
         straddle(bench, meant, &usual)?;
     }
     Ok(())
+}
+
+/// The usual layout in other pieces.
+fn cut_layouts(meant: &Meant, usual: &Layout) -> Vec<Layout> {
+    let to = |to_cuts: Vec<u32>| Layout {
+        to_cuts,
+        ..usual.clone()
+    };
+    let from = |from_cuts: Vec<u32>| Layout {
+        from_cuts,
+        ..usual.clone()
+    };
+    let bytewise = |count: usize| vec![1; count.min(usize::from(RING) / 2)];
+    let from_len = u32::try_from(meant.from_len).unwrap_or(u32::MAX);
+    // The header cut at each byte, bytewise, and in one with the data.
+    let mut layouts: Vec<_> = (1..16).map(|cut| to(vec![cut, 16 - cut])).collect();
+    layouts.extend([
+        to(vec![]),
+        to(bytewise(16)),
+        to(bytewise(meant.to_stream().len())),
+        to(vec![0, 16, 0]),
+        to(vec![7, 0, 0, 9, 0]),
+        // The status in one with the data, alone, and behind nothing.
+        from(vec![]),
+        from(bytewise(meant.from_len)),
+        from(vec![0, 0]),
+        from(vec![1, 0]),
+        from(vec![from_len, 1, 0]),
+    ]);
+    // Pieces that do not touch.
+    layouts.extend([1, 3, 64].map(|gap| Layout {
+        to_cuts: vec![5, 5, 9],
+        from_cuts: vec![3, 10],
+        gap,
+        ..usual.clone()
+    }));
+    layouts
 }
 
 /// Both streams across the border between two regions, at some of their bytes.
@@ -401,14 +381,21 @@ pub(crate) fn bad_contents(bench: &mut Bench, meant: &Meant) -> Outcome {
 }
 
 fn contents(meant: &Meant) -> Vec<Meant> {
-    let mut rows = Vec::new();
-    let ioerr = |row: Meant| {
-        row.answered(if row.is_unsupported() {
-            row.status
-        } else {
-            status::IOERR
-        })
+    [bad_headers(meant), bad_lengths(meant)].concat()
+}
+
+/// The same request refused, unless its type is refused anyway.
+fn refused(meant: &Meant) -> Meant {
+    let status = if meant.is_unsupported() {
+        meant.status
+    } else {
+        status::IOERR
     };
+    meant.answered(status)
+}
+
+fn bad_headers(meant: &Meant) -> Vec<Meant> {
+    let mut rows = Vec::new();
     // Bits of the type: the legacy barrier flag is ignored, others make it another type.
     let barrier = meant.kind | 0x8000_0000;
     rows.push(Meant {
@@ -435,16 +422,21 @@ fn contents(meant: &Meant) -> Vec<Meant> {
             ..meant.clone()
         };
         if meant.is_transfer() {
-            row = ioerr(row);
+            row = refused(&row);
         } else if meant.has_ranges() {
             // The header's sector is reserved: the range tells.
             row.sector = meant.sector;
             row.to[..8].copy_from_slice(&sector.to_le_bytes());
-            row = ioerr(row);
+            row = refused(&row);
         }
         rows.push(row);
     }
-    // No data, one byte less, one more.
+    rows
+}
+
+/// No data, one byte less, one more.
+fn bad_lengths(meant: &Meant) -> Vec<Meant> {
+    let mut rows = Vec::new();
     let mut short = vec![
         Meant {
             to: vec![],
@@ -463,17 +455,17 @@ fn contents(meant: &Meant) -> Vec<Meant> {
     let flushes = [kind::FLUSH, 5].contains(&meant.kind);
     for row in short {
         let same = row.to.len() == meant.to.len() && row.from_len == meant.from_len;
-        rows.push(if flushes || same { row } else { ioerr(row) });
+        rows.push(if flushes || same { row } else { refused(&row) });
     }
     let mut longer = meant.clone();
     longer.to.push(0);
-    rows.push(if flushes { longer } else { ioerr(longer) });
+    rows.push(if flushes { longer } else { refused(&longer) });
     let longer = Meant {
         from_len: meant.from_len + 1,
         ..meant.clone()
     };
     let harmless = flushes || meant.kind == kind::GET_ID;
-    rows.push(if harmless { longer } else { ioerr(longer) });
+    rows.push(if harmless { longer } else { refused(&longer) });
     rows
 }
 
