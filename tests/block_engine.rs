@@ -165,8 +165,8 @@ impl Engine for CacheDisk {
         true
     }
 
-    fn readable_end_bytes(&self) -> io::Result<u64> {
-        Ok(self.capacity_sectors * SECTOR_BYTES as u64)
+    fn zero_tail_bytes(&self) -> io::Result<std::ops::Range<u64>> {
+        Ok(0..0)
     }
 
     fn read(&self, cx: &mut RequestCx<'_>, target: Target) -> Started {

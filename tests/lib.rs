@@ -6,6 +6,7 @@
 //! * [`block_engine`]: such an engine, a disk with a volatile cache and faults at will.
 //! * [`process`]: runs a back-end binary as a child and samples it through `/proc`.
 //! * [`vm`]: boots a real Linux guest in QEMU with a back-end attached.
+//! * [`support_chains`]: a `ringside-blk` with a ring laid by hand, checked to the byte.
 //! * [`mod@skip`]: how a test says, countably, that its machine lacks something.
 
 pub mod block_engine;
@@ -14,3 +15,6 @@ pub mod in_process;
 pub mod process;
 pub mod skip;
 pub mod vm;
+
+#[path = "hostile/support_chains.rs"]
+pub mod support_chains;

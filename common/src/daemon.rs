@@ -81,6 +81,7 @@ pub struct Control {
     wanted: Mutex<Pause>,
     changed: Condvar,
     signal: std::os::fd::OwnedFd,
+    signals: Signals,
 }
 
 #[derive(Debug, Default)]
@@ -92,16 +93,19 @@ struct Pause {
 }
 
 impl Control {
-    /// A handle for one [`serve`].
+    /// A handle for one [`serve`]. From here on signals do not end the process any more but wait
+    /// for `serve`: to be made before any socket, so that whoever sees one may send a signal.
     ///
     /// # Errors
     /// When there is no descriptor left.
     pub fn new() -> io::Result<Self> {
+        let signals = Signals::install()?;
         let signal = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self {
             wanted: Mutex::default(),
             changed: Condvar::new(),
             signal,
+            signals,
         })
     }
 
@@ -148,7 +152,7 @@ pub fn serve<D: Device>(
     control: &Control,
 ) -> Result<(), HostError> {
     raise_descriptor_limit();
-    let signals = Signals::install().map_err(HostError::of("installing signal handlers"))?;
+    let signals = control.signals;
     let epoll = EpollLoop::new().map_err(HostError::of("making an epoll instance"))?;
     let add = |fd, token| {
         epoll

@@ -25,7 +25,7 @@ use virtio_bindings::bindings::virtio_ring::{
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 
-use crate::config_space::ConfigSpace;
+use crate::config_space::{ConfigSpace, ConfigSpaceError};
 use crate::engine::Engine;
 use crate::image::CacheMode;
 use crate::request::{ID_BYTES, Limits, Request, SegmentLimits, device_id};
@@ -47,6 +47,7 @@ const WRITE_ZEROES: SegmentLimits = SegmentLimits {
 };
 
 static IO_ERROR: LogLimiter = LogLimiter::new();
+static IGNORED_WRITE: LogLimiter = LogLimiter::new();
 
 /// What the device is made of.
 #[derive(Clone, Debug)]
@@ -331,9 +332,20 @@ impl VhostUserBackend for BlockDevice {
 
     fn set_config(&self, offset: u32, bytes: &[u8]) -> io::Result<()> {
         let mut config = self.shared.config_space();
-        config.write(offset, bytes).map_err(io::Error::other)?;
-        self.shared.wce.store(config.writeback, Ordering::Release);
-        self.shared.update_writeback();
+        match config.write(offset, bytes) {
+            Ok(_) if self.shared.acked(VIRTIO_BLK_F_CONFIG_WCE) => {
+                self.shared.wce.store(config.writeback, Ordering::Release);
+                self.shared.update_writeback();
+            }
+            // The byte is the driver's: front-ends hand on whatever it writes, and an error would
+            // end the connection.
+            Ok(_) | Err(ConfigSpaceError::BadWriteback { .. }) => {
+                if let Some(suppressed) = IGNORED_WRITE.allow() {
+                    log::debug!("writeback {bytes:?} ignored ({suppressed} more not shown)");
+                }
+            }
+            Err(error) => return Err(io::Error::other(error)),
+        }
         Ok(())
     }
 

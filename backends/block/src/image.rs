@@ -8,6 +8,7 @@
 mod lock;
 mod probe;
 
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -246,21 +247,32 @@ impl Image {
     ///
     /// [`ImageError::Probe`], with the capacity left as it was.
     pub fn refresh(&self) -> Result<u64, ImageError> {
+        let capacity_sectors = self.zero_tail_bytes()?.end / SECTOR_BYTES;
+        self.capacity_sectors
+            .store(capacity_sectors, Ordering::Release);
+        Ok(capacity_sectors)
+    }
+
+    /// What reads as zeroes behind the end that the file has at this moment: the rest of a last
+    /// block. The capacity stays what the driver was told.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::Probe`].
+    pub fn zero_tail_bytes(&self) -> Result<Range<u64>, ImageError> {
         let len_bytes = len_bytes(&self.fd, self.kind).map_err(|source| ImageError::Probe {
             path: self.path.clone(),
             what: "size",
             source,
         })?;
         let block_bytes = u64::from(self.alignment.block_bytes);
-        let blocks = match self.kind {
-            // The rest of a last block that the file ends in reads as zeroes.
-            Kind::RegularFile => len_bytes.div_ceil(block_bytes),
-            Kind::BlockDevice => len_bytes / block_bytes,
-        };
-        let capacity_sectors = blocks * (block_bytes / SECTOR_BYTES);
-        self.capacity_sectors
-            .store(capacity_sectors, Ordering::Release);
-        Ok(capacity_sectors)
+        Ok(match self.kind {
+            Kind::RegularFile => len_bytes..len_bytes.next_multiple_of(block_bytes),
+            Kind::BlockDevice => {
+                let end = len_bytes - len_bytes % block_bytes;
+                end..end
+            }
+        })
     }
 
     /// Makes a file longer or shorter. Returns the capacity in sectors.

@@ -291,20 +291,25 @@ impl Serving<'_, '_> {
         }
     }
 
-    /// The file has ended before the request. In its last block that is zeroes; behind it, the
-    /// file has shrunk under us.
+    /// A read has found nothing. In the rest of the file's last block that is zeroes; behind it,
+    /// the file has shrunk under us; before it, the file was shorter for a moment.
     fn read_past_the_end(&mut self) {
+        let start = self.slot.offset_bytes;
         let Some(buffers) = self.cx.buffers(self.head) else {
             return;
         };
         let left = buffers.writable_bytes();
-        let end = self.slot.offset_bytes.saturating_add(left);
-        let readable = self.shared.engine.readable_end_bytes();
-        if readable.is_ok_and(|readable| end <= readable) {
-            buffers.zero_at(0, usize::try_from(left).unwrap_or(usize::MAX));
-            self.finish(Status::Ok);
-        } else {
-            self.finish(Status::IoErr);
+        let end = start.saturating_add(left);
+        match self.shared.engine.zero_tail_bytes() {
+            Ok(tail) if tail.start <= start && end <= tail.end => {
+                buffers.zero_at(0, usize::try_from(left).unwrap_or(usize::MAX));
+                self.finish(Status::Ok);
+            }
+            Ok(tail) if start < tail.start && self.slot.retries < MAX_RETRIES => {
+                self.slot.retries += 1;
+                self.start();
+            }
+            _ => self.finish(Status::IoErr),
         }
     }
 

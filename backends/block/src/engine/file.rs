@@ -9,6 +9,7 @@
 //! write beside it, so there every write holds a lock on its range. Other images have no locks.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -147,11 +148,9 @@ impl Engine for FileEngine {
         self.bounced_bytes.load(Ordering::Relaxed)
     }
 
-    fn readable_end_bytes(&self) -> io::Result<u64> {
-        self.image
-            .refresh()
-            .map(|sectors| sectors * SECTOR_BYTES)
-            .map_err(host_error)
+    fn zero_tail_bytes(&self) -> io::Result<Range<u64>> {
+        // Not `refresh`: nobody would be told that the capacity is another one.
+        self.image.zero_tail_bytes().map_err(host_error)
     }
 
     #[inline]

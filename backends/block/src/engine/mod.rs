@@ -10,6 +10,7 @@ mod file;
 mod null;
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -86,12 +87,12 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
     /// Whether a discard frees space.
     fn can_discard(&self) -> bool;
 
-    /// The end of what can be read now: behind the file's end the rest of its last block reads as
-    /// zeroes.
+    /// What reads as zeroes now although the file has no such bytes: the rest of the block that
+    /// it ends in.
     ///
     /// # Errors
     /// What the host says.
-    fn readable_end_bytes(&self) -> io::Result<u64>;
+    fn zero_tail_bytes(&self) -> io::Result<Range<u64>>;
 
     /// Payload bytes that were copied on their way, because they could not go to the storage as
     /// the guest had them.

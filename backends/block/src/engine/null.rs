@@ -2,6 +2,7 @@
 //! A disk that does nothing, for measuring everything around it.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -61,8 +62,8 @@ impl Engine for NullEngine {
         true
     }
 
-    fn readable_end_bytes(&self) -> io::Result<u64> {
-        Ok(u64::MAX)
+    fn zero_tail_bytes(&self) -> io::Result<Range<u64>> {
+        Ok(0..0)
     }
 
     fn read(&self, cx: &mut RequestCx<'_>, target: Target) -> Started {

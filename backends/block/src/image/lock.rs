@@ -66,43 +66,34 @@ impl LockError {
     }
 }
 
-/// How long a predecessor may take to let go: the kernel closes the files of an `io_uring` some
-/// time after the process that had it has ended, and a restart is faster than that.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How long the locks of a process may outlive it: the kernel takes its `io_uring` apart, and with
+/// it the registered image, in its own time. Whoever restarts a back-end does so at once.
+const PATIENCE: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_millis(5);
 
 /// Locks an image for as long as its open file description lives.
 pub(super) fn lock(fd: &OwnedFd, read_only: bool) -> Result<(), LockError> {
-    // Not in step with another one that starts at the same time.
-    let pause = Duration::from_millis(5 + u64::from(std::process::id() % 16));
-    let start = Instant::now();
-    loop {
-        match lock_now(fd, read_only) {
-            Err(LockError::InUse { .. }) if start.elapsed() < PATIENCE => {
-                release(fd)?;
-                std::thread::sleep(pause);
-            }
-            result => return result,
-        }
-    }
-}
-
-/// Takes back what a failed attempt has locked, so that of two that start together one succeeds.
-fn release(fd: &OwnedFd) -> Result<(), LockError> {
-    sys::ofd_unlock(fd, HAVE_BASE..=DENY_BASE + RESIZE.bit).map_err(LockError::Failed)
-}
-
-fn lock_now(fd: &OwnedFd, read_only: bool) -> Result<(), LockError> {
     let had: &[_] = if read_only {
         &[CONSISTENT_READ]
     } else {
         &[CONSISTENT_READ, WRITE, RESIZE]
     };
+    // Without locks of our own meanwhile, which would turn others away.
+    let deadline = Instant::now() + PATIENCE;
+    while matches!(check_all(fd, had), Err(LockError::InUse { .. })) && Instant::now() < deadline {
+        std::thread::sleep(RETRY);
+    }
     for permission in had {
         take(fd, HAVE_BASE + permission.bit, permission)?;
     }
     for permission in &DENIED {
         take(fd, DENY_BASE + permission.bit, permission)?;
     }
+    check_all(fd, had)
+}
+
+/// Whether anyone else denies what we have, or has what we deny.
+fn check_all(fd: &OwnedFd, had: &[Permission]) -> Result<(), LockError> {
     for permission in had {
         check(fd, DENY_BASE + permission.bit, permission)?;
     }
