@@ -216,14 +216,20 @@ fn main() -> Result<()> {
         sched_setaffinity(None, &set)?;
     }
     let (rounds, slice) = if full {
-        (15, Duration::from_millis(800))
+        (15_u64, Duration::from_millis(800))
     } else {
         (11, Duration::from_millis(300))
     };
     for load in &LOADS {
         let mut figures = vec![Figures::default(); makers.len()];
         for round in 0..rounds {
-            for (contender, figures) in running.iter_mut().zip(&mut figures) {
+            // Each starts a round in turn, so that nobody always follows the same other.
+            let first = usize::try_from(round)? % makers.len();
+            for at in (0..makers.len()).map(|at| (first + at) % makers.len()) {
+                let (Some(contender), Some(figures)) = (running.get_mut(at), figures.get_mut(at))
+                else {
+                    continue;
+                };
                 let (iops, per_cpu) = measure(contender, load, slice, round)?;
                 figures.iops.push(iops);
                 figures.per_cpu.push(per_cpu);
