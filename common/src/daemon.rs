@@ -25,6 +25,7 @@ use crate::cli::Endpoint;
 use crate::device::{Device, EVENT_RELOAD};
 use crate::error::{FrontEndError, HostError};
 use crate::io::EpollLoop;
+use crate::logging::LogLimiter;
 use crate::session::connection::{Connection, Progress};
 use crate::socket::{BoundSocket, SocketError};
 use crate::sys::signal::Signals;
@@ -62,6 +63,11 @@ impl Source {
 
 /// Between two attempts to connect to a front-end that is not there.
 const CONNECT_RETRY: Duration = Duration::from_millis(200);
+
+/// A front-end can come and go as often as it likes; the log is not to follow.
+static CONNECTED: LogLimiter = LogLimiter::new();
+static LEFT: LogLimiter = LogLimiter::new();
+static BROKEN: LogLimiter = LogLimiter::new();
 
 /// Epoll tokens.
 const SIGNAL: u64 = 0;
@@ -241,7 +247,9 @@ impl<D: Device> Daemon<'_, D> {
                 return Ok(());
             }
         };
-        log::info!("a front-end has connected");
+        if let Some(suppressed) = CONNECTED.allow() {
+            log::info!("a front-end has connected ({suppressed} more not shown)");
+        }
         let events = Events::EPOLLIN | Events::EPOLLOUT | Events::EPOLLRDHUP | Events::EPOLLET;
         self.epoll
             .add_for(connection.fd(), events, CONNECTION)
@@ -249,9 +257,12 @@ impl<D: Device> Daemon<'_, D> {
         let result = self.exchange(&mut connection);
         let _ = self.epoll.remove(connection.fd());
         connection.session().end();
-        match result {
-            Ok(()) => log::info!("the front-end has left"),
-            Err(error) => log::warn!("the connection was closed: {error}"),
+        if let Err(error) = result {
+            if let Some(suppressed) = BROKEN.allow() {
+                log::warn!("the connection was closed: {error} ({suppressed} more not shown)");
+            }
+        } else if let Some(suppressed) = LEFT.allow() {
+            log::info!("the front-end has left ({suppressed} more not shown)");
         }
         Ok(())
     }

@@ -174,8 +174,8 @@ impl std::fmt::Display for RingPart {
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 #[non_exhaustive]
 pub enum RegionFault {
-    /// Zero bytes, or not a multiple of the page size.
-    #[error("its size or offset is not a multiple of {page_bytes} bytes")]
+    /// Zero bytes, or an offset that is not a multiple of the page size.
+    #[error("it is empty, or its offset is not a multiple of {page_bytes} bytes")]
     Unaligned {
         /// Page size of this machine.
         page_bytes: u64,

@@ -1,5 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What every Ringside back-end shares.
+//! What every Ringside back-end shares: sessions with front-ends, guest memory, virtqueues and the
+//! threads that serve them. A back-end implements [`device::Device`] and calls [`daemon::serve`].
+//!
+//! | module | does |
+//! |---|---|
+//! | [`daemon`] | the life of the process: listener, sessions one after the other, signals |
+//! | `session` | one front-end connection: features, memory table, vrings |
+//! | [`memory`] | checks, maps and translates guest memory |
+//! | [`ring`] | the split virtqueue on cached pointers |
+//! | [`chain`] | a checked walk of a descriptor chain |
+//! | [`worker`] | data threads, which own their vrings |
+//! | [`io`] | what a data thread waits on: `io_uring`, or epoll and blocking threads |
+//! | [`device`] | what a device is: a control side and a data side |
+//! | [`backchannel`] | messages to the front-end |
+//! | [`error`] | errors by culprit |
+//! | [`stats`], [`management`] | counters, control socket, metrics |
+//! | [`cli`], [`socket`], [`logging`] | options, sockets and logs of every back-end |
+//!
+//! How they work together is in `docs/architecture.md`.
 
 #[cfg(target_endian = "big")]
 compile_error!("virtio is little-endian; this crate reads its fields as they are");

@@ -374,6 +374,7 @@ impl Ring for SplitRing {
     #[inline]
     fn push_used(&mut self, head: u16, len_bytes: u32) {
         let slot = 4 + 8 * usize::from(self.next_used & self.mask());
+        #[expect(clippy::cast_ptr_alignment, reason = "`resolve` has checked it")]
         let element = self.parts.used.wrapping_add(slot).cast::<u32>();
         // SAFETY: the slot is within the used ring, which `resolve` found mapped and 4-aligned.
         #[expect(unsafe_code, reason = "a store to the used ring")]
@@ -466,6 +467,7 @@ impl Table for DirectTable {
 /// Reads one descriptor that lies in one piece at an 8-aligned address.
 #[inline]
 fn load_descriptor(at: *mut u8) -> Descriptor {
+    #[expect(clippy::cast_ptr_alignment, reason = "callers pass aligned addresses")]
     let words = at.cast::<u64>();
     // SAFETY: callers pass an 8-aligned address with 16 mapped bytes: an entry of a table that
     // `resolve` or `IndirectTable::new` checked.
@@ -559,3 +561,9 @@ impl Table for IndirectTable<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod reference;
+
+#[cfg(test)]
+mod tests;

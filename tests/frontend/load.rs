@@ -99,6 +99,20 @@ pub struct RandomRead {
     pub seed: u64,
 }
 
+impl RandomRead {
+    fn blocks(&self) -> Result<u64> {
+        let block_bytes = u64::from(self.block_bytes);
+        let blocks = self.span_bytes.checked_div(block_bytes).unwrap_or(0);
+        if blocks == 0 || block_bytes < SECTOR_BYTES as u64 {
+            return Err(FrontendError::Unusable {
+                what: "block length",
+                value: block_bytes,
+            });
+        }
+        Ok(blocks)
+    }
+}
+
 /// What a load did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadReport {
@@ -127,16 +141,32 @@ impl LoadReport {
 ///
 /// When a read fails or does not come back.
 pub fn random_read(driver: &mut BlkDriver, plan: &RandomRead) -> Result<LoadReport> {
-    let blocks = plan.span_bytes / u64::from(plan.block_bytes);
-    let block_sectors = u64::from(plan.block_bytes) / SECTOR_BYTES as u64;
-    if blocks == 0 || block_sectors == 0 {
-        return Err(FrontendError::Unusable {
-            what: "block length",
-            value: plan.block_bytes.into(),
-        });
-    }
     let mut rng = Rng::new(plan.seed);
-    let mut next = || BlkRequest::read(rng.below(blocks) * block_sectors, plan.block_bytes);
+    let blocks = plan.blocks()?;
+    keep_reading(driver, plan, || rng.below(blocks))
+}
+
+/// As [`random_read`], with the blocks in their order, again and again.
+///
+/// # Errors
+///
+/// As [`random_read`].
+pub fn sequential_read(driver: &mut BlkDriver, plan: &RandomRead) -> Result<LoadReport> {
+    let blocks = plan.blocks()?;
+    let mut at = plan.seed % blocks;
+    keep_reading(driver, plan, || {
+        at = (at + 1) % blocks;
+        at
+    })
+}
+
+fn keep_reading(
+    driver: &mut BlkDriver,
+    plan: &RandomRead,
+    mut next_block: impl FnMut() -> u64,
+) -> Result<LoadReport> {
+    let block_sectors = u64::from(plan.block_bytes) / SECTOR_BYTES as u64;
+    let mut next = || BlkRequest::read(next_block() * block_sectors, plan.block_bytes);
     let limit = match plan.stop {
         Stop::Requests(requests) => requests,
         Stop::Elapsed(_) => u64::MAX,

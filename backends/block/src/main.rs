@@ -75,10 +75,10 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
         cache: image.cache(),
     };
     let engine = Arc::new(FileEngine::new(image, io_engine)?);
-    start(Arc::new(BlockDevice::new(engine, block)), config)
+    start(&Arc::new(BlockDevice::new(engine, block)), config)
 }
 
-fn start(device: Arc<BlockDevice>, config: CommonConfig) -> Result<(), Box<dyn Error>> {
+fn start(device: &Arc<BlockDevice>, config: CommonConfig) -> Result<(), Box<dyn Error>> {
     let workers = WorkerOptions {
         max_threads: config.threads.get(),
         cpus: config.cpus,
@@ -91,16 +91,16 @@ fn start(device: Arc<BlockDevice>, config: CommonConfig) -> Result<(), Box<dyn E
     let management = if sockets.is_empty() {
         None
     } else {
-        let methods = BlockManagement::new(Arc::clone(&device), Arc::clone(&control));
+        let methods = BlockManagement::new(Arc::clone(device), Arc::clone(&control));
         let services = Services {
             program: "ringside-blk",
             version: env!("CARGO_PKG_VERSION"),
-            stats: Arc::clone(ringside_common::device::Device::stats(&*device)),
+            stats: Arc::clone(ringside_common::device::Device::stats(&**device)),
             manage: vec![Arc::new(methods)],
         };
         Some(sockets.spawn(services, || {})?)
     };
-    serve(&device, source, &workers, &control)?;
+    serve(device, source, &workers, &control)?;
     drop(management);
     Ok(())
 }

@@ -186,6 +186,25 @@ mod tests {
     }
 
     #[test]
+    fn man_page_that_is_shipped_is_the_one_of_this_command_line() {
+        let shipped = include_str!("../../../dist/ringside-blk.1");
+        let made = ringside_common::cli::man_page(Options::command()).unwrap();
+        assert_eq!(
+            shipped,
+            String::from_utf8(made).unwrap(),
+            "see dist/README.md"
+        );
+    }
+
+    #[test]
+    fn discovery_file_that_is_shipped_is_for_a_block_device() {
+        let shipped = include_str!("../../../dist/50-ringside-blk.json");
+        let shipped: serde_json::Value = serde_json::from_str(shipped).unwrap();
+        assert_eq!(shipped["type"], "block");
+        assert_eq!(shipped["binary"], "/usr/bin/ringside-blk");
+    }
+
+    #[test]
     fn sizes_have_suffixes() {
         assert_eq!(size("512").unwrap(), 512);
         assert_eq!(size("3K").unwrap(), 3 << 10);

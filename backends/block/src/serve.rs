@@ -3,7 +3,7 @@
 //!
 //! A request has one operation under way at a time. A transfer that comes back short is continued
 //! where it stopped; one that fails is answered as failed. Every chain is answered exactly once:
-//! each path below ends in [`Serving::finish`] or has I/O pending that will lead there.
+//! each path below ends in `Serving::finish` or has I/O pending that will lead there.
 //!
 //! # Durability
 //! A write made while the write cache is off is started as a stable one and answered when it is;
@@ -27,7 +27,7 @@ use crate::request::{
 };
 use crate::slow_path::RangeGuard;
 
-/// Names of the counters, in the order of [`kind_of`].
+/// Names of the counters, in the order of `kind_of`.
 pub const KINDS: &[&str] = &[
     "read",
     "write",

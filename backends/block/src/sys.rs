@@ -5,6 +5,7 @@
 
 use std::ffi::{c_int, c_short};
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::io::Errno;
@@ -41,6 +42,13 @@ pub(crate) fn block_device_discard(
 /// duplicate of `fd` is closed.
 pub(crate) fn ofd_lock_shared(fd: impl AsFd, byte: u8) -> Result<(), Errno> {
     let mut lock = one_byte(libc::F_RDLCK, byte)?;
+    ofd_fcntl(fd, libc::F_OFD_SETLK, &mut lock)
+}
+
+/// Gives up the locks of a range of bytes.
+pub(crate) fn ofd_unlock(fd: impl AsFd, bytes: RangeInclusive<u8>) -> Result<(), Errno> {
+    let mut lock = one_byte(libc::F_UNLCK, *bytes.start())?;
+    lock.l_len = i64::from(*bytes.end()) - i64::from(*bytes.start()) + 1;
     ofd_fcntl(fd, libc::F_OFD_SETLK, &mut lock)
 }
 

@@ -4,7 +4,7 @@
 //! An [`IoQueue`] belongs to one data thread. It starts I/O on the device's files, watches
 //! eventfds (kicks, the mailbox) and tells what has happened. Two engines do the same work:
 //!
-//! * [`Uring`]: one `io_uring`; a batch of requests is one system call, which is also the one that
+//! * `Uring`: one `io_uring`; a batch of requests is one system call, which is also the one that
 //!   sleeps;
 //! * epoll and a pool of blocking threads, where `io_uring` is forbidden or `--aio=threads` is asked
 //!   for.
@@ -158,7 +158,7 @@ impl IoQueue {
     fn driver(engine: Engine, files: &[Arc<OwnedFd>]) -> io::Result<Driver> {
         if engine == Engine::Uring {
             let fds: Vec<_> = files.iter().map(|fd| fd.as_raw_fd()).collect();
-            let ring = Uring::new().and_then(|ring| {
+            let ring = Uring::new().and_then(|mut ring| {
                 if !fds.is_empty() {
                     ring.register_files(&fds)?;
                 }

@@ -127,7 +127,8 @@ impl RegionSpec {
     fn check(&self) -> Result<(), RegionFault> {
         let page_bytes = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
         let unaligned = |value: u64| !value.is_multiple_of(page_bytes);
-        if self.size_bytes == 0 || unaligned(self.size_bytes) || unaligned(self.file_offset_bytes) {
+        // The size may end within a page: libblkio shares its rings in a file of just their length.
+        if self.size_bytes == 0 || unaligned(self.file_offset_bytes) {
             return Err(RegionFault::Unaligned { page_bytes });
         }
         let starts = [
@@ -360,7 +361,7 @@ mod tests {
 
     #[test]
     fn map_of_unaligned_or_empty_is_refused() {
-        for (size, offset) in [(0, 0), (100, 0), (4096, 100)] {
+        for (size, offset) in [(0, 0), (4096, 100)] {
             let spec = RegionSpec {
                 file_offset_bytes: offset,
                 ..spec(0, size, 0)
@@ -368,6 +369,20 @@ mod tests {
             let got = fault(Region::map(spec, memfd(8192)));
             assert_eq!(got, RegionFault::Unaligned { page_bytes: 4096 });
         }
+    }
+
+    #[test]
+    fn map_that_ends_within_a_page_is_that_long_and_no_longer() {
+        let region = Region::map(spec(0x1000, 100, 0x9000), memfd(100)).unwrap();
+        let memory = Memory::new(vec![region]).unwrap();
+        let run = memory.guest_run(0x1000, 4096, &mut 0).unwrap();
+        assert_eq!(run.len_bytes, 100);
+        assert!(memory.guest_run(0x1064, 1, &mut 0).is_none());
+        assert_eq!(memory.user_run(0x9000, 101), None);
+        assert_eq!(
+            fault(Region::map(spec(0x1000, 100, 0x9000), memfd(99))),
+            RegionFault::BeyondFile { file_bytes: 99 }
+        );
     }
 
     #[test]

@@ -189,7 +189,7 @@ impl<D: Device> Session<D> {
         vring.state.set_queue_ready(true);
         let reply = self.workers.start(start)?;
         accepted(reply)?;
-        log::info!("vring {index} started");
+        log::debug!("vring {index} started");
         Ok(())
     }
 
@@ -200,7 +200,7 @@ impl<D: Device> Session<D> {
         let vring = self.vring(u64::from(index))?;
         if let Some(next_avail) = stopped {
             vring.state.set_queue_next_avail(next_avail);
-            log::info!("vring {index} stopped at {next_avail}");
+            log::debug!("vring {index} stopped at {next_avail}");
         }
         vring.started = false;
         vring.kick = None;

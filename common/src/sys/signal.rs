@@ -101,7 +101,9 @@ extern "C" fn on_reload(_number: c_int, _info: *mut siginfo_t, _context: *mut c_
 
 extern "C" fn on_bus_error(number: c_int, info: *mut siginfo_t, _context: *mut c_void) {
     // SAFETY: the kernel passes a valid siginfo to an SA_SIGINFO handler.
-    let address = unsafe { (*info).si_addr() };
+    let info = unsafe { &*info };
+    // SAFETY: for SIGBUS the kernel has set the address.
+    let address = unsafe { info.si_addr() };
     if crate::memory::sigbus::repair(address.addr()) {
         TORN.store(true, Ordering::Release);
         wake();

@@ -33,6 +33,7 @@ pub(crate) struct Completion {
 /// One `io_uring`, used by the thread that made it.
 pub(crate) struct Uring {
     ring: IoUring,
+    has_files: bool,
 }
 
 impl std::fmt::Debug for Uring {
@@ -83,14 +84,19 @@ impl Uring {
         let recent =
             ring.params().is_feature_ext_arg() && ring.params().is_feature_resource_tagging();
         if recent && needed.iter().all(|code| probe.is_supported(*code)) {
-            return Ok(Self { ring });
+            return Ok(Self {
+                ring,
+                has_files: false,
+            });
         }
         Err(io::Error::from_raw_os_error(libc::ENOSYS))
     }
 
     /// Registers files, so that no request has to look its descriptor up.
-    pub(crate) fn register_files(&self, fds: &[RawFd]) -> io::Result<()> {
-        self.ring.submitter().register_files(fds)
+    pub(crate) fn register_files(&mut self, fds: &[RawFd]) -> io::Result<()> {
+        self.ring.submitter().register_files(fds)?;
+        self.has_files = true;
+        Ok(())
     }
 
     /// Submissions not yet seen by the kernel.
@@ -162,7 +168,7 @@ impl Uring {
                 .offset(offset)
                 .build(),
         };
-        self.push(entry.user_data(token))
+        self.push(&entry.user_data(token))
     }
 
     pub(crate) fn write(
@@ -184,14 +190,14 @@ impl Uring {
                 .rw_flags(flags)
                 .build(),
         };
-        self.push(entry.user_data(token))
+        self.push(&entry.user_data(token))
     }
 
     pub(crate) fn fdatasync(&mut self, file: u32, token: u64) -> io::Result<()> {
         let entry = opcode::Fsync::new(types::Fixed(file))
             .flags(types::FsyncFlags::DATASYNC)
             .build();
-        self.push(entry.user_data(token))
+        self.push(&entry.user_data(token))
     }
 
     /// Completes with `token` at each write to the eventfd `fd`, until cancelled.
@@ -200,23 +206,34 @@ impl Uring {
         let entry = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), events)
             .multi(true)
             .build();
-        self.push(entry.user_data(token))
+        self.push(&entry.user_data(token))
     }
 
     /// Cancels the submission with `token`; the cancellation itself completes with `own_token`.
     pub(crate) fn cancel(&mut self, token: u64, own_token: u64) -> io::Result<()> {
-        self.push(opcode::AsyncCancel::new(token).build().user_data(own_token))
+        self.push(&opcode::AsyncCancel::new(token).build().user_data(own_token))
     }
 
-    fn push(&mut self, entry: Entry) -> io::Result<()> {
+    fn push(&mut self, entry: &Entry) -> io::Result<()> {
         loop {
             // SAFETY: every pointer in an entry comes from `IoVecs`, whose table and buffers are
             // kept until the completion is seen; descriptors are registered or kept likewise.
-            let pushed = unsafe { self.ring.submission().push(&entry) };
+            let pushed = unsafe { self.ring.submission().push(entry) };
             if pushed.is_ok() {
                 return Ok(());
             }
             self.enter(false)?;
+        }
+    }
+}
+
+impl Drop for Uring {
+    /// Closing the ring lets go of its files some time later; a lock on one of them would outlive
+    /// the session, or the process.
+    fn drop(&mut self) {
+        if self.has_files {
+            // What cannot be done here, the kernel does on its own.
+            let _ = self.ring.submitter().unregister_files();
         }
     }
 }

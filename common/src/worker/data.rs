@@ -199,7 +199,7 @@ impl<W: DeviceWorker> DataThread<W> {
         let mut now_ns = start_ns;
         while now_ns.wrapping_sub(start_ns) < window_ns {
             if self.has_something() {
-                self.poll.observe(now_ns.wrapping_sub(start_ns));
+                self.poll.hit();
                 self.count_poll(true);
                 return Ok(());
             }
@@ -215,7 +215,7 @@ impl<W: DeviceWorker> DataThread<W> {
         for slot in self.slots.iter_mut().flatten() {
             slot.vring.ring.suppress_kicks();
         }
-        self.poll.observe(monotonic_ns().wrapping_sub(start_ns));
+        self.poll.slept(monotonic_ns().wrapping_sub(start_ns));
         self.handle_events();
         self.settle()
     }

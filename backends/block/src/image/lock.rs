@@ -13,6 +13,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
@@ -65,8 +66,32 @@ impl LockError {
     }
 }
 
+/// How long a predecessor may take to let go: the kernel closes the files of an `io_uring` some
+/// time after the process that had it has ended, and a restart is faster than that.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// Locks an image for as long as its open file description lives.
 pub(super) fn lock(fd: &OwnedFd, read_only: bool) -> Result<(), LockError> {
+    // Not in step with another one that starts at the same time.
+    let pause = Duration::from_millis(5 + u64::from(std::process::id() % 16));
+    let start = Instant::now();
+    loop {
+        match lock_now(fd, read_only) {
+            Err(LockError::InUse { .. }) if start.elapsed() < PATIENCE => {
+                release(fd)?;
+                std::thread::sleep(pause);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Takes back what a failed attempt has locked, so that of two that start together one succeeds.
+fn release(fd: &OwnedFd) -> Result<(), LockError> {
+    sys::ofd_unlock(fd, HAVE_BASE..=DENY_BASE + RESIZE.bit).map_err(LockError::Failed)
+}
+
+fn lock_now(fd: &OwnedFd, read_only: bool) -> Result<(), LockError> {
     let had: &[_] = if read_only {
         &[CONSISTENT_READ]
     } else {
