@@ -121,7 +121,8 @@ impl CacheDisk {
         deliver: impl FnOnce(Outcome) -> i32 + Send + 'static,
     ) -> Started {
         let (send, receive) = sync_channel(1);
-        if let Some(outcome) = self.state().start(op, effect, send) {
+        let ended = self.state().start(op, effect, send);
+        if let Some(outcome) = ended {
             return Started::Done(deliver(outcome));
         }
         let job = move || receive.recv().map_or(-libc::EIO, deliver);

@@ -60,7 +60,7 @@ impl BackEnd {
             .create_new(true)
             .open(&image)?;
         let block = vec![0x5a; 1 << 20];
-        for _ in 0..BLOCKS * u64::from(BLOCK_BYTES) >> 20 {
+        for _ in 0..(BLOCKS * u64::from(BLOCK_BYTES)) >> 20 {
             file.write_all(&block)?;
         }
         file.sync_all()?;
@@ -113,7 +113,7 @@ impl BackEnd {
     }
 
     /// What our threads have done, once the load's last traces are gone. The kernel's own helpers
-    /// of io_uring retire after five idle seconds, all but one per ring, which wakes up every five
+    /// of `io_uring` retire after five idle seconds, all but one per ring, which wakes up every five
     /// seconds to look whether it may.
     fn settled(&mut self) -> Result<Activity, Box<dyn Error>> {
         let mut before = activity(&self.process)?;
@@ -132,7 +132,7 @@ impl BackEnd {
 
 type Activity = BTreeMap<u32, ThreadActivity>;
 
-/// The prefix of the names of the kernel's helpers of io_uring.
+/// The prefix of the names of the kernel's helpers of `io_uring`.
 const HELPER: &str = "iou-wrk";
 
 fn activity(process: &Process) -> Result<Activity, ProcessError> {
