@@ -713,8 +713,8 @@ fn e12_overlapping_writes_leave_whole_sectors_of_one_of_them() -> Outcome {
 
 #[test]
 fn e12_flush_completes_with_the_sync_that_began_after_it() -> Outcome {
-    // Each sync takes 300 ms.
-    let inject = "inject=fdatasync:delay_enter=300000";
+    // Each sync takes 600 ms.
+    let inject = "inject=fdatasync:delay_enter=600000";
     let Some(launch) = launch_traced(&["-e", "trace=fdatasync", "-e", inject])? else {
         skip!("strace cannot trace here");
     };
@@ -737,13 +737,13 @@ fn e12_flush_completes_with_the_sync_that_began_after_it() -> Outcome {
     let first = driver.wait()?.ok()?;
     assert_eq!(first.slot, other);
     assert!(
-        began.elapsed() < Duration::from_millis(300),
+        began.elapsed() < Duration::from_millis(600),
         "{:?}",
         began.elapsed()
     );
     assert_eq!(driver.wait()?.ok()?.slot, flush);
     assert!(
-        began.elapsed() >= Duration::from_millis(300),
+        began.elapsed() >= Duration::from_millis(600),
         "{:?}",
         began.elapsed()
     );
@@ -757,7 +757,7 @@ fn e12_flush_completes_with_the_sync_that_began_after_it() -> Outcome {
     driver.publish()?;
     while driver.wait()?.ok()?.slot != other {}
     assert!(
-        began.elapsed() >= Duration::from_millis(300),
+        began.elapsed() >= Duration::from_millis(600),
         "{:?}",
         began.elapsed()
     );

@@ -63,6 +63,17 @@ fn read_answer(bench: &Bench, sector: u64) -> Answer {
     Answer::read(bench.at.status, vec![(bench.at.data, data)])
 }
 
+/// A complete write with one more descriptor behind it, which spoils it all: it is not to be
+/// served as the shorter request that it begins with.
+fn spoil_complete_write(bench: &mut Bench, behind: Descriptor, answer: &Answer) -> Outcome {
+    let at = bench.at;
+    bench.header(kind::OUT, 3)?;
+    bench.fresh_data(SECTOR_BYTES)?;
+    let mut chain = write_chain(&at);
+    chain.push(behind);
+    bench.try_chain(Table::Direct, &relinked(&chain, 2, 3), answer)
+}
+
 #[test]
 fn d1_self_loop_is_answered_with_an_error_where_a_writable_byte_precedes_it() -> Outcome {
     let mut bench = Bench::start()?;
@@ -331,6 +342,8 @@ fn d8_readable_behind_writable_is_refused() -> Outcome {
         let answer = Answer::refused(data_end(&at));
         bench.try_chain(place, &linked(&chain), &answer)?;
     }
+    let behind = readable(at.data, SECTOR);
+    spoil_complete_write(&mut bench, behind, &Answer::refused(at.status))?;
     // Across the two tables.
     bench.header(kind::OUT, 3)?;
     write_table(&bench.memory, at.table, &[readable(at.data, SECTOR)])?;
@@ -367,6 +380,20 @@ fn d9_unknown_flags_are_refused() -> Outcome {
             }
         }
     }
+    let refused = Answer::refused(at.status);
+    for unknown in [0x8, 0x8000] {
+        let behind = Descriptor {
+            flags: unknown | desc_flag::WRITE,
+            ..readable(at.data, 1)
+        };
+        spoil_complete_write(&mut bench, behind, &refused)?;
+        // On the reference to a sound table.
+        bench.header(kind::OUT, 3)?;
+        bench.lay(Table::Indirect, &write_chain(&at))?;
+        let spoil = |d: &mut Descriptor| d.flags |= unknown;
+        bench.vring.ring.edit_desc(INDIRECT_HEAD, spoil);
+        bench.try_head(INDIRECT_HEAD, &Answer::dropped())?;
+    }
     Ok(())
 }
 
@@ -382,6 +409,8 @@ fn d10_indirect_without_the_feature_is_refused() -> Outcome {
         table(at.table, 3 * Descriptor::LEN),
     ]);
     bench.try_chain(Table::Direct, &chain, &Answer::refused(at.status))?;
+    let behind = table(at.table, Descriptor::LEN);
+    spoil_complete_write(&mut bench, behind, &Answer::refused(at.status))?;
     serve_write(&mut bench, Table::Direct, &write_chain(&at), 3)
 }
 
@@ -405,7 +434,13 @@ fn d11_indirect_with_next_is_refused() -> Outcome {
         table(at.table, 3 * Descriptor::LEN),
         writable(at.status + 1, 1),
     ]);
-    bench.try_chain(Table::Direct, &chain, &Answer::refused(at.status))
+    bench.try_chain(Table::Direct, &chain, &Answer::refused(at.status))?;
+    let behind = Descriptor {
+        flags: desc_flag::INDIRECT | desc_flag::NEXT,
+        next: 9,
+        ..table(at.table, Descriptor::LEN)
+    };
+    spoil_complete_write(&mut bench, behind, &Answer::refused(at.status))
 }
 
 #[test]
@@ -420,6 +455,10 @@ fn d12_nested_indirect_is_refused() -> Outcome {
     let chain = linked(&[readable(at.header, 16), nested]);
     bench.try_chain(Table::Indirect, &chain, &Answer::dropped())?;
     let chain = linked(&[readable(at.header, 16), writable(at.status, 1), nested]);
+    bench.try_chain(Table::Indirect, &chain, &Answer::refused(at.status))?;
+    let mut parts = write_chain(&at);
+    parts.push(nested);
+    let chain = relinked(&parts, 2, 3);
     bench.try_chain(Table::Indirect, &chain, &Answer::refused(at.status))?;
     // A table that is its own entry.
     let own = table(at.table, Descriptor::LEN);
@@ -455,6 +494,8 @@ fn d13_indirect_table_of_an_odd_length_is_refused() -> Outcome {
             table(at.table, len),
         ]);
         bench.try_chain(Table::Direct, &chain, &Answer::refused(at.status))?;
+        let behind = table(at.table, len);
+        spoil_complete_write(&mut bench, behind, &Answer::refused(at.status))?;
     }
     Ok(())
 }
@@ -482,6 +523,8 @@ fn d14_indirect_table_anywhere_in_memory_is_served_and_elsewhere_refused() -> Ou
         bench.try_head(INDIRECT_HEAD, &Answer::dropped())?;
         let chain = linked(&[readable(at.header, 16), writable(at.status, 1), entry(gpa)]);
         bench.try_chain(Table::Direct, &chain, &Answer::refused(at.status))?;
+        let behind = entry(gpa);
+        spoil_complete_write(&mut bench, behind, &Answer::refused(at.status))?;
     }
     let unaligned = (1..=16).map(|offset| at.table + offset);
     let crossing = (0..=48).map(|before| at.border - before);
@@ -585,6 +628,26 @@ fn spoilt_addresses(bench: &mut Bench, bad: &[(u64, u32)]) -> Outcome {
             }
         }
     }
+    // Behind a sector that is memory: not to be served as that one sector.
+    for (addr, len) in bad.iter().copied() {
+        let hole = readable(addr, len);
+        for (kind, sound) in [
+            (kind::OUT, readable(at.data, SECTOR)),
+            (kind::IN, writable(at.data, SECTOR)),
+        ] {
+            bench.header(kind, 3)?;
+            let hole = Descriptor {
+                flags: sound.flags,
+                ..hole
+            };
+            let chain = linked(&[readable(at.header, 16), sound, hole, writable(at.status, 1)]);
+            bench.try_chain(Table::Direct, &chain, &Answer::refused(at.status))?;
+            let chain = linked(&[readable(at.header, 16), hole, sound, writable(at.status, 1)]);
+            bench.try_chain(Table::Indirect, &chain, &Answer::refused(at.status))?;
+        }
+        let behind = writable(addr, len);
+        spoil_complete_write(bench, behind, &Answer::dropped())?;
+    }
     Ok(())
 }
 
@@ -596,12 +659,12 @@ fn d17_address_and_length_that_overflow_are_refused() -> Outcome {
         (u64::MAX, SECTOR),
         (u64::MAX - 511, SECTOR),
         (u64::MAX - 510, SECTOR),
-        (u64::MAX - 0xffff_fffe, u32::MAX - 1024),
+        (u64::MAX - 0xffff_fffe, u32::MAX - 2048),
         (1 << 63, SECTOR),
         // Wraps round to where the data is.
         (0_u64.wrapping_sub(0x1000), 0x4001_0000),
         // As long as a chain may be, and no memory.
-        (bench.at.data, u32::MAX - 1024),
+        (bench.at.data, u32::MAX - 2048),
     ];
     spoilt_addresses(&mut bench, &bad)
 }
