@@ -42,6 +42,10 @@ pub enum Engine {
     Inline,
 }
 
+/// Payload started before a turn is due. What is in the page cache is copied while it is submitted:
+/// with large requests the first of a batch would wait for the copies of all the others.
+const MAX_QUEUED_BYTES: u64 = 256 << 10;
+
 /// A file of the device, as registered with [`IoQueue::new`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct FileId(u32);
@@ -123,6 +127,8 @@ pub struct IoQueue {
     pool: Pool,
     pool_watch: WatchId,
     in_flight: usize,
+    /// Payload of what was started since the last turn.
+    queued_bytes: u64,
     batching: Batching,
     completions: Vec<Completion>,
 }
@@ -148,6 +154,7 @@ impl IoQueue {
             pool,
             pool_watch: WatchId(0),
             in_flight: 0,
+            queued_bytes: 0,
             batching: Batching::default(),
             completions: Vec::with_capacity(MAX_IN_FLIGHT),
         };
@@ -255,6 +262,18 @@ impl IoQueue {
         self.in_flight + more <= MAX_IN_FLIGHT
     }
 
+    /// Whether more is to be started before the next [`turn`](Self::turn).
+    #[inline]
+    pub(crate) fn may_start(&self) -> bool {
+        self.queued_bytes < MAX_QUEUED_BYTES && self.has_room(1)
+    }
+
+    /// Takes note of `bytes` that were started to move.
+    #[inline]
+    pub(crate) fn add_bytes(&mut self, bytes: u64) {
+        self.queued_bytes = self.queued_bytes.saturating_add(bytes);
+    }
+
     /// Reports each write to `fd` from now on.
     pub(crate) fn watch(&mut self, fd: OwnedFd) -> io::Result<WatchId> {
         let index = match self.watches.iter().position(Option::is_none) {
@@ -303,6 +322,7 @@ impl IoQueue {
     /// Submits what was started and appends what has happened to `events`.
     pub(crate) fn turn(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()> {
         let mut completions = std::mem::take(&mut self.completions);
+        self.queued_bytes = 0;
         match &mut self.driver {
             Driver::Uring(ring) => {
                 let batch = match wait {

@@ -107,7 +107,7 @@ impl<W: DeviceWorker> DataThread<W> {
                 self.now_ns = monotonic_ns();
             }
             let mut taken = 0;
-            while taken < BUDGET && self.io.has_room(1) && slot.vring.is_live() {
+            while taken < BUDGET && self.io.may_start() && slot.vring.is_live() {
                 let Some((head, chain)) = slot.vring.take(self.now_ns) else {
                     break;
                 };

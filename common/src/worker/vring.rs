@@ -197,6 +197,7 @@ impl RequestCx<'_> {
         offset_bytes: u64,
     ) -> std::io::Result<()> {
         self.start(head, tag, |io, buffers, token| {
+            io.add_bytes(buffers.writable_bytes());
             io.read(file, buffers.writable(), offset_bytes, token)
         })
     }
@@ -216,6 +217,7 @@ impl RequestCx<'_> {
         dsync: bool,
     ) -> std::io::Result<()> {
         self.start(head, tag, |io, buffers, token| {
+            io.add_bytes(buffers.readable_bytes());
             io.write(file, buffers.readable(), offset_bytes, dsync, token)
         })
     }
