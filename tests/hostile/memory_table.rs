@@ -279,7 +279,7 @@ fn b6_every_slot_offered_works_and_one_more_closes() -> TestResult {
     assert!(client.is_alive(PATIENCE));
     assert_eq!(
         victim.footprint()?.fds,
-        victim.before().fds + 2 + usize::try_from(slots)?
+        victim.before().fds + usize::try_from(slots)?
     );
     add(slots)?;
     client.expect_closed(PATIENCE)?;
@@ -391,11 +391,26 @@ fn b6_removing_the_region_of_a_ring_stops_it_and_no_other() -> TestResult {
     victim.check()
 }
 
-/// Starts 128 writes of a megabyte from the second region and changes memory under them.
+/// Changes memory under requests in flight. How long the disk is in the way is up to the kernel:
+/// attempts that hit nothing are made again.
 fn changed_in_flight(
     aio: &str,
     change: impl Fn(&mut Session, &GuestMemory) -> TestResult,
 ) -> TestResult {
+    for _ in 0..20 {
+        if attempt_in_flight(aio, &change)? {
+            return Ok(());
+        }
+    }
+    Err("nothing was ever in flight".into())
+}
+
+/// Starts writes of a megabyte each from the second region and changes memory under them; whether
+/// some of them were still in flight afterwards.
+fn attempt_in_flight(
+    aio: &str,
+    change: impl Fn(&mut Session, &GuestMemory) -> TestResult,
+) -> ringside_tests::hostile::Result<bool> {
     const BYTES: u32 = 1 << 20;
     const WRITES: u64 = 24;
     let mut victim = Victim::file(&["--aio", aio])?;
@@ -430,7 +445,7 @@ fn changed_in_flight(
     })?;
     change(&mut session, &memory)?;
     let done = driver.vring().ring.used_idx();
-    assert!(u64::from(done) < WRITES, "nothing was in flight");
+    let hit = u64::from(done) < WRITES;
     while driver.in_flight() > 0 {
         let slot = driver.wait()?.ok()?.slot;
         driver.release(slot);
@@ -446,7 +461,8 @@ fn changed_in_flight(
     write_pattern(&mut driver, &PLAN)?;
     check_content(&mut driver, &PLAN)?;
     drop((session, driver, drivers));
-    victim.check()
+    victim.check()?;
+    Ok(hit)
 }
 
 #[test]

@@ -87,21 +87,30 @@ impl Victim {
             )
             .spawn()?;
         process.wait_listening(PATIENCE)?;
-        let idle = footprint(&process)?;
         let mut victim = Self {
+            before: footprint(&process)?,
             process,
-            before: idle,
             file_backed,
         };
         // What a first session allocates for good (heap, log buffers) is not the case's.
         victim.serve_verified()?;
-        wait_until("idle descriptors and threads", || {
-            let now = footprint(&victim.process)?;
-            Ok((now.fds, now.threads, now.shared_maps)
-                == (idle.fds, idle.threads, idle.shared_maps))
+        let silent = victim.silent()?;
+        wait_until("the threads of the first session gone", || {
+            victim.before = footprint(&victim.process)?;
+            Ok((victim.before.threads, victim.before.shared_maps) == (1, 0))
         })?;
-        victim.before = footprint(&victim.process)?;
+        drop(silent);
         Ok(victim)
+    }
+
+    /// A connection that only shows, by being served, that the one before is over: footprints are
+    /// taken while there is one, before the case and after it.
+    fn silent(&mut self) -> Result<RawClient> {
+        let client = self.raw()?;
+        if !client.is_alive(PATIENCE) {
+            return Err("a new front-end is not served".into());
+        }
+        Ok(client)
     }
 
     /// The process.
@@ -195,7 +204,7 @@ impl Victim {
         footprint(&self.process)
     }
 
-    /// What it held before the case.
+    /// What it held before the case, with one silent connection.
     #[must_use]
     pub fn before(&self) -> Footprint {
         self.before
@@ -254,11 +263,13 @@ impl Victim {
     /// When one of these is not so.
     pub fn check(&mut self) -> TestResult {
         self.serve_verified()?;
+        let silent = self.silent()?;
         let (process, before) = (&self.process, self.before);
         let settled = wait_until("descriptors, threads and mappings as before", || {
             Ok(footprint(process)?.is_back_at(&before))
         });
         settled.map_err(|e| format!("{e}: {before:?}, now {:?}", self.footprint()))?;
+        drop(silent);
         if let Some(status) = self.process.try_exit()? {
             return Err(format!("the process has ended: {status}").into());
         }

@@ -530,7 +530,10 @@ fn random_descriptor(rng: &mut Rng, playground: u64, bytes: u64) -> Descriptor {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one scope of threads around one case")]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one scope of threads around one case"
+)]
 fn c12_ring_rewritten_while_it_is_read_is_served_or_stopped() -> TestResult {
     const GROUND: usize = 1 << 20;
     const GUARD: usize = 64 << 10;
