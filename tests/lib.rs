@@ -4,6 +4,7 @@
 //! * [`frontend`]: an in-process vhost-user front-end with a driver side that can also misbehave.
 //! * [`in_process`]: the block device served in this process, on any engine.
 //! * [`block_engine`]: such an engine, a disk with a volatile cache and faults at will.
+//! * [`hostile`]: a running back-end as the victim of hostile cases, and the check after each.
 //! * [`process`]: runs a back-end binary as a child and samples it through `/proc`.
 //! * [`vm`]: boots a real Linux guest in QEMU with a back-end attached.
 //! * [`support_chains`]: a `ringside-blk` with a ring laid by hand, checked to the byte.
@@ -12,6 +13,7 @@
 pub mod block_engine;
 pub mod frontend;
 pub mod in_process;
+pub mod hostile;
 pub mod process;
 pub mod skip;
 pub mod vm;

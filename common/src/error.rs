@@ -36,6 +36,12 @@ pub enum FrontEndError {
         /// The largest size accepted.
         max: u32,
     },
+    /// A start without a size.
+    #[error("vring {index}: started before its size was set")]
+    VringSizeUnset {
+        /// The vring.
+        index: u32,
+    },
     /// A part of a vring that is misaligned, or not within one memory region.
     #[error("vring {index}: {part} at {address:#x} is misaligned or outside of guest memory")]
     VringAddress {
@@ -130,6 +136,15 @@ pub enum FrontEndError {
         /// The offending value.
         value: u64,
     },
+    /// Descriptors with a message that takes none, or more than any message has.
+    #[error("message {request}: descriptors it does not take")]
+    Descriptors {
+        /// Request number.
+        request: u32,
+    },
+    /// A back-channel that leads to our own socket.
+    #[error("the back-channel is a connection to this back-end")]
+    OwnConnection,
     /// The device has no use for the message.
     #[error("{message} is not supported by this device")]
     Unsupported {

@@ -88,9 +88,7 @@ impl Session {
     /// When a message is refused.
     pub fn start(&mut self, vring: &Vring, base: u16) -> Result<()> {
         self.set_up(vring, base)?;
-        self.frontend
-            .set_vring_kick(vring.index, vring.kick.fd())
-            .map_err(FrontendError::message("SET_VRING_KICK"))?;
+        self.set_kick(vring)?;
         if self.negotiated.features & feature::PROTOCOL_FEATURES != 0 {
             self.enable(vring.index, true)?;
         }
@@ -138,6 +136,17 @@ impl Session {
             avail_ring_addr: self.memory.uva(layout.avail_gpa)?,
             log_addr: None,
         })
+    }
+
+    /// Sends the kick of a vring: starts it, or replaces the kick of one that runs.
+    ///
+    /// # Errors
+    ///
+    /// When the message is refused.
+    pub fn set_kick(&self, vring: &Vring) -> Result<()> {
+        self.frontend
+            .set_vring_kick(vring.index, vring.kick.fd())
+            .map_err(FrontendError::message("SET_VRING_KICK"))
     }
 
     /// Enables or disables a vring.

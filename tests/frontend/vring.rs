@@ -28,13 +28,26 @@ impl Event {
     ///
     /// When the kernel has no file descriptor left.
     pub fn new() -> Result<Self> {
-        let fd = EventFd::new(EFD_NONBLOCK).map_err(FrontendError::io("eventfd"))?;
+        Self::of(EventFd::new(EFD_NONBLOCK).map_err(FrontendError::io("eventfd"))?)
+    }
+
+    fn of(fd: EventFd) -> Result<Self> {
         let epoll = Epoll::new().map_err(FrontendError::io("epoll_create"))?;
         let interest = EpollEvent::new(EventSet::IN, 0);
         epoll
             .ctl(ControlOperation::Add, fd.as_raw_fd(), interest)
             .map_err(FrontendError::io("epoll_ctl"))?;
         Ok(Self { fd, epoll })
+    }
+
+    /// The same eventfd a second time, with its one counter.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has no file descriptor left.
+    pub fn try_clone(&self) -> Result<Self> {
+        let fd = self.fd.try_clone().map_err(FrontendError::io("dup"))?;
+        Self::of(fd)
     }
 
     /// Adds 1 to the counter.

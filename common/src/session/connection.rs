@@ -9,8 +9,9 @@
 //! Before that, the header is looked at with `MSG_PEEK`. It is checked here for all messages; some
 //! are consumed here because the crate refuses what real front-ends send (QEMU's network device
 //! sends `SET_VRING_ENABLE` before the features it depends on) or does not know the message
-//! (`SEND_RARP`, `NET_SET_MTU`, `SET_STATUS`, `GET_STATUS`); and the descriptor of `SET_BACKEND_REQ_FD` is
-//! duplicated, since the crate keeps it to itself.
+//! (`SEND_RARP`, `NET_SET_MTU`, `SET_STATUS`, `GET_STATUS`); the descriptor of `SET_BACKEND_REQ_FD` is
+//! duplicated, since the crate keeps it to itself; and descriptors where there may be none, or too
+//! many, are refused: more than the crate has room for would make it wait for the header for ever.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,7 +20,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::IoSliceMut;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recv, recvmsg};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recv, recvmsg,
+};
 use vhost::vhost_user::message::{FrontendReq, VhostUserProtocolFeatures};
 use vhost::vhost_user::{BackendReqHandler, Error};
 
@@ -38,6 +41,24 @@ const FLAG_REPLY: u32 = 1 << 2;
 const FLAG_NEED_REPLY: u32 = 1 << 3;
 /// Vring descriptors: the index in bits 0-7, "no descriptor" in bit 8 (vhost-user.rst).
 const VRING_FD_BITS: u64 = 0x1ff;
+
+/// The most descriptors a message has: those of a full `SET_MEM_TABLE`; the crate's bound too.
+const MAX_DESCRIPTORS: usize = 32;
+/// The messages that descriptors may come with.
+const WITH_DESCRIPTORS: [FrontendReq; 12] = [
+    FrontendReq::SET_MEM_TABLE,
+    FrontendReq::SET_LOG_BASE,
+    FrontendReq::SET_LOG_FD,
+    FrontendReq::SET_VRING_KICK,
+    FrontendReq::SET_VRING_CALL,
+    FrontendReq::SET_VRING_ERR,
+    FrontendReq::SET_BACKEND_REQ_FD,
+    FrontendReq::SET_INFLIGHT_FD,
+    FrontendReq::GPU_SET_SOCKET,
+    FrontendReq::ADD_MEM_REG,
+    FrontendReq::REM_MEM_REG,
+    FrontendReq::SET_DEVICE_STATE_FD,
+];
 
 /// How a connection goes on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -140,7 +161,7 @@ impl<D: Device> Connection<D> {
     /// What the connection is to be closed for.
     pub(crate) fn proceed(&mut self) -> Result<Progress, Error> {
         loop {
-            let Some(header) = self.peek_header()? else {
+            let Some((header, has_descriptors)) = self.peek_header()? else {
                 return Ok(if self.is_hung_up()? {
                     Progress::Closed
                 } else {
@@ -159,20 +180,39 @@ impl<D: Device> Connection<D> {
             if !self.can_answer()? {
                 return Ok(Progress::Blocked);
             }
+            let descriptors = if has_descriptors {
+                self.peek_descriptors(header)?
+            } else {
+                Vec::new()
+            };
+            // With more behind it, they may be those of a later message.
+            let alone = self.arrived_bytes()? == HEADER_BYTES + body_bytes;
+            if alone && !descriptors.is_empty() && !takes_descriptors(header) {
+                let request = header.request;
+                return self.refuse(header, FrontEndError::Descriptors { request });
+            }
             if !self.consume(header)? {
-                self.hand_over(header)?;
+                self.hand_over(header, descriptors)?;
             }
         }
     }
 
-    fn peek_header(&self) -> Result<Option<Header>, Error> {
+    /// The header at the head of the socket, and whether descriptors came with it or with a
+    /// message behind it: looking on, the kernel goes as far as the first descriptors there are.
+    fn peek_header(&self) -> Result<Option<(Header, bool)>, Error> {
         let mut bytes = [0; HEADER_BYTES];
-        match recv(
+        // Without room for descriptors the kernel only says that there are some.
+        let peeked = recvmsg(
             &self.socket,
-            &mut bytes,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut RecvAncillaryBuffer::default(),
             RecvFlags::PEEK | RecvFlags::DONTWAIT,
-        ) {
-            Ok((HEADER_BYTES, _)) => Ok(Some(Header::parse(bytes))),
+        );
+        match peeked {
+            Ok(seen) if seen.bytes == HEADER_BYTES => {
+                let has_descriptors = seen.flags.contains(ReturnFlags::CTRUNC);
+                Ok(Some((Header::parse(bytes), has_descriptors)))
+            }
             Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(None),
             Err(e) => Err(Error::SocketError(e.into())),
         }
@@ -253,18 +293,39 @@ impl<D: Device> Connection<D> {
     }
 
     /// Gives the message to the crate.
-    fn hand_over(&mut self, header: Header) -> Result<(), Error> {
+    fn hand_over(&mut self, header: Header, descriptors: Vec<OwnedFd>) -> Result<(), Error> {
         self.check_vring_fd(header)?;
-        let back_channel = if header.is(FrontendReq::SET_BACKEND_REQ_FD) {
-            self.peek_descriptor()?
-        } else {
-            None
-        };
+        let back_channel = descriptors
+            .into_iter()
+            .next()
+            .filter(|_| header.is(FrontendReq::SET_BACKEND_REQ_FD));
+        if back_channel.as_ref().is_some_and(|fd| self.leads_here(fd)) {
+            return self.refuse(header, FrontEndError::OwnConnection);
+        }
         self.handler.handle_request()?;
         if back_channel.is_some() {
             self.device.back_channel().set(back_channel);
         }
         Ok(())
+    }
+
+    /// Whether `fd` is the other end of a connection to our socket, by its name. We would hold
+    /// this connection open ourselves, and never learn that the front-end has gone.
+    fn leads_here(&self, fd: &OwnedFd) -> bool {
+        let Ok(other) = fd.try_clone().map(UnixStream::from) else {
+            return false;
+        };
+        let (Ok(to), Ok(here)) = (other.peer_addr(), self.socket.local_addr()) else {
+            return false;
+        };
+        to.as_pathname()
+            .is_some_and(|path| Some(path) == here.as_pathname())
+    }
+
+    /// Answers that the message failed, where that is asked for, and is the error.
+    fn refuse<T>(&self, header: Header, error: FrontEndError) -> Result<T, Error> {
+        self.answer_ack(header, true)?;
+        Err(error.into())
     }
 
     /// The crate takes the low byte for the vring index and ignores the rest.
@@ -288,32 +349,38 @@ impl<D: Device> Connection<D> {
         };
         let value = u64::from_le_bytes(*body);
         if value & !VRING_FD_BITS != 0 {
-            return Err(payload_error(header, value));
+            let request = header.request;
+            return self.refuse(header, FrontEndError::Payload { request, value });
         }
         Ok(())
     }
 
-    /// A duplicate of the descriptor at the head of the socket.
+    /// Duplicates of the first descriptors on the socket, those of this message or of a later one.
     ///
-    /// The kernel may show us the descriptors of a later message when this one has none; the crate
-    /// then refuses the message and the duplicate is dropped.
-    fn peek_descriptor(&self) -> Result<Option<OwnedFd>, Error> {
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(32))];
+    /// More than any message has close the connection, whichever message they are with.
+    fn peek_descriptors(&self, header: Header) -> Result<Vec<OwnedFd>, Error> {
+        let request = header.request;
+        let mut space =
+            [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        recvmsg(
+        let seen = recvmsg(
             &self.socket,
             &mut [IoSliceMut::new(&mut byte)],
             &mut ancillary,
             flags,
         )
         .map_err(|e| Error::SocketError(e.into()))?;
-        let mut found = None;
+        let mut found = Vec::new();
         for message in ancillary.drain() {
-            if let RecvAncillaryMessage::ScmRights(mut fds) = message {
-                found = fds.next();
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                found.extend(fds);
             }
+        }
+        // Alignment may leave room for one more.
+        if found.len() > MAX_DESCRIPTORS || seen.flags.contains(ReturnFlags::CTRUNC) {
+            return self.refuse(header, FrontEndError::Descriptors { request });
         }
         Ok(found)
     }
@@ -402,6 +469,10 @@ impl<D: Device> Connection<D> {
             Err(e) => Err(Error::SocketError(io::Error::from(e))),
         }
     }
+}
+
+fn takes_descriptors(header: Header) -> bool {
+    WITH_DESCRIPTORS.iter().any(|request| header.is(*request))
 }
 
 fn payload_error(header: Header, value: u64) -> Error {

@@ -171,6 +171,10 @@ impl<D: Device> Session<D> {
         let queue = u16::try_from(index).unwrap_or(u16::MAX);
         let stats = self.device.stats().queue(queue);
         let vring = self.vring(u64::from(index))?;
+        if vring.addresses.size == 0 {
+            // Any address would do for a ring of no entries, and none could ever be served.
+            return Err(FrontEndError::VringSizeUnset { index }.into());
+        }
         let guest = vring.addresses.check(index, &memory)?;
         vring.note_place(guest);
         let start = VringStart {

@@ -124,19 +124,17 @@ pub(super) fn eventfd(
     let is_eventfd =
         std::fs::read_link(link).is_ok_and(|target| target.as_os_str() == "anon_inode:[eventfd]");
     let refused = FrontEndError::NotAnEventFd { index, what };
-    if !is_eventfd {
+    let Ok(flags) = fcntl_getfl(&file) else {
+        return Err(refused);
+    };
+    // One opened by its path has the same name and can neither be written to nor waited for.
+    if !is_eventfd || flags.contains(OFlags::PATH) {
         return Err(refused);
     }
     if what == "kick" {
         return Ok(Some(file.into()));
     }
-    let nonblocking = fcntl_getfl(&file).and_then(|flags| {
-        if flags.contains(OFlags::NONBLOCK) {
-            return Ok(());
-        }
-        fcntl_setfl(&file, flags | OFlags::NONBLOCK)
-    });
-    if nonblocking.is_err() {
+    if !flags.contains(OFlags::NONBLOCK) && fcntl_setfl(&file, flags | OFlags::NONBLOCK).is_err() {
         return Err(refused);
     }
     Ok(Some(file.into()))
