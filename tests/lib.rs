@@ -12,8 +12,8 @@
 
 pub mod block_engine;
 pub mod frontend;
-pub mod in_process;
 pub mod hostile;
+pub mod in_process;
 pub mod process;
 pub mod skip;
 pub mod vm;
