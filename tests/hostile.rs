@@ -6,10 +6,12 @@
 //!   [`Victim::check`] is the common check.
 //! * [`Bystander`]: verified I/O on another queue, during a case and after it.
 //! * [`SlowDisk`]: keeps writes to a file in flight for long.
+//! * [`support_chains`]: a `ringside-blk` with a ring laid by hand, checked to the byte.
 //! * [`wire`]: bodies of messages, sound or not.
 
 mod bystander;
 mod slow_disk;
+pub mod support_chains;
 mod victim;
 pub mod wire;
 

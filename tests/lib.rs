@@ -7,7 +7,6 @@
 //! * [`hostile`]: a running back-end as the victim of hostile cases, and the check after each.
 //! * [`process`]: runs a back-end binary as a child and samples it through `/proc`.
 //! * [`vm`]: boots a real Linux guest in QEMU with a back-end attached.
-//! * [`support_chains`]: a `ringside-blk` with a ring laid by hand, checked to the byte.
 //! * [`mod@skip`]: how a test says, countably, that its machine lacks something.
 
 pub mod block_engine;
@@ -17,6 +16,3 @@ pub mod in_process;
 pub mod process;
 pub mod skip;
 pub mod vm;
-
-#[path = "hostile/support_chains.rs"]
-pub mod support_chains;

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use ringside_tests::frontend::blk::{BlkDriver, SECTOR_BYTES};
 use ringside_tests::frontend::load::{Verify, check_content, write_pattern};
+use ringside_tests::hostile::support_chains::Outcome;
 use ringside_tests::process::Launch;
-use ringside_tests::support_chains::Outcome;
 
 /// Writes and verifies blocks over the whole of a disk, at depth, and flushes.
 fn verify_io(driver: &mut BlkDriver, disk_bytes: u64, seed: u64) -> Outcome {

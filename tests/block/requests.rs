@@ -10,7 +10,9 @@ use ringside_tests::frontend::blk::{
 use ringside_tests::frontend::raw::{Header, RawClient};
 use ringside_tests::frontend::session::Session;
 use ringside_tests::frontend::{FrontendError, ids};
-use ringside_tests::support_chains::{Bench, DISK_BYTES, DISK_SECTORS, Disk, Outcome, PATIENCE};
+use ringside_tests::hostile::support_chains::{
+    Bench, DISK_BYTES, DISK_SECTORS, Disk, Outcome, PATIENCE,
+};
 use serde_json::json;
 
 use matrix::{Access, all_kinds};

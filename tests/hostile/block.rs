@@ -13,11 +13,11 @@ use ringside_tests::frontend::load::{Rng, check_pattern, fill_pattern};
 use ringside_tests::frontend::memory::{FIRST_GPA, MemoryLayout};
 use ringside_tests::frontend::ring::Descriptor;
 use ringside_tests::frontend::session::Session;
-use ringside_tests::skip;
-use ringside_tests::support_chains::{
+use ringside_tests::hostile::support_chains::{
     Answer, Bench, DISK_BYTES, DISK_SECTORS, Disk, IMAGE_SEED, MAX_TABLE, Outcome, PATIENCE,
     SECTOR, TABLES, TRACE, Table, image_pattern, launch_traced, linked, readable, writable,
 };
+use ringside_tests::skip;
 use serde_json::json;
 
 /// Request types this device does not know: SCSI, the lifetime, secure erase, zones, and numbers
@@ -487,7 +487,7 @@ fn e8_bad_discard_and_write_zeroes_do_nothing() -> Outcome {
         } else {
             bench.lay(Table::Indirect, &linked(&parts))?;
             let done = Answer::status(at.status, status::OK);
-            bench.exchange(&[(ringside_tests::support_chains::INDIRECT_HEAD, done)])?;
+            bench.exchange(&[(ringside_tests::hostile::support_chains::INDIRECT_HEAD, done)])?;
         }
     }
     Ok(())
@@ -507,7 +507,7 @@ fn e9_requests_of_four_gib_are_bounded() -> Outcome {
     parts.push(writable(at.status, 1));
     let table_gpa = at.border + (6 << 20);
     ringside_tests::frontend::ring::write_table(&bench.memory, table_gpa, &linked(&parts))?;
-    let entry = ringside_tests::support_chains::table(table_gpa, 65535 * Descriptor::LEN);
+    let entry = ringside_tests::hostile::support_chains::table(table_gpa, 65535 * Descriptor::LEN);
     for head in 0..256 {
         bench.vring.ring.set_desc(head, entry);
     }
@@ -527,7 +527,7 @@ fn e9_requests_of_four_gib_are_bounded() -> Outcome {
     ringside_tests::frontend::ring::write_table(&bench.memory, table_gpa, &linked(&parts))?;
     let len = u32::from(MAX_TABLE) * Descriptor::LEN;
     for head in 0..256 {
-        let entry = ringside_tests::support_chains::table(table_gpa, len);
+        let entry = ringside_tests::hostile::support_chains::table(table_gpa, len);
         bench.vring.ring.set_desc(head, entry);
     }
     let refused = Answer::refused(at.status);

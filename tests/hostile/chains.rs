@@ -12,7 +12,7 @@
 use ringside_tests::frontend::blk::{SECTOR_BYTES, kind, status};
 use ringside_tests::frontend::ring::{Descriptor, desc_flag, write_table};
 use ringside_tests::frontend::session::Session;
-use ringside_tests::support_chains::{
+use ringside_tests::hostile::support_chains::{
     Answer, Bench, Disk, INDIRECT_HEAD, MAX_TABLE, Outcome, Places, RING, SECTOR, TABLES, Table,
     linked, readable, relinked, table, writable,
 };
@@ -730,7 +730,7 @@ fn d19_header_in_any_pieces_is_served() -> Outcome {
 
 /// A header with its bytes 64 apart, behind the data.
 fn scatter_header(bench: &Bench, kind: u32, sector: u64) -> Outcome {
-    let header = ringside_tests::support_chains::header_bytes(kind, sector);
+    let header = ringside_tests::hostile::support_chains::header_bytes(kind, sector);
     for (gpa, byte) in (bench.at.data + 8192..).step_by(64).zip(header) {
         bench.memory.write(gpa, &[byte])?;
     }

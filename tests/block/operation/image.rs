@@ -9,12 +9,12 @@ use ringside_tests::frontend::blk::{
 };
 use ringside_tests::frontend::load::{check_pattern, fill_pattern};
 use ringside_tests::frontend::session::Session;
-use ringside_tests::process::{Launch, Process};
-use ringside_tests::skip;
-use ringside_tests::support_chains::{
+use ringside_tests::hostile::support_chains::{
     DISK_BYTES, DISK_SECTORS, Disk, IMAGE_SEED, Outcome, PACKAGE, PATIENCE, image_pattern, launch,
     launch_traced,
 };
+use ringside_tests::process::{Launch, Process};
+use ringside_tests::skip;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -101,7 +101,7 @@ fn size_creates_a_sparse_image_and_leaves_one_that_is_there() -> Outcome {
     drop(driver);
     assert!(disk.process.terminate(PATIENCE)?.success());
 
-    let there = ringside_tests::support_chains::launch()?
+    let there = ringside_tests::hostile::support_chains::launch()?
         .arg("--blk-file")
         .arg(&image);
     let disk = Disk::of(there.args(["--size", "1M"]), image)?;
@@ -113,7 +113,7 @@ fn size_creates_a_sparse_image_and_leaves_one_that_is_there() -> Outcome {
         (&[], "cannot open"),
         (&["--size", "1M", "--read-only"], "cannot open"),
     ] {
-        let launch = ringside_tests::support_chains::launch()?;
+        let launch = ringside_tests::hostile::support_chains::launch()?;
         let image = launch.path("none.img");
         let (code, wrote) = run(launch.arg("--blk-file").arg(&image).args(args))?;
         assert_eq!(code, Some(1), "{args:?}: {wrote}");
@@ -230,7 +230,7 @@ fn block_size_of_4096_is_shown_and_smaller_requests_served() -> Outcome {
     let launch = launch.arg("--blk-file").arg(image);
     let (code, said) = run(launch.args(["--size", "4608", "--block-size", "4096"]))?;
     assert_eq!(code, Some(1), "{said}");
-    let (code, _) = run(ringside_tests::support_chains::launch()?.args([
+    let (code, _) = run(ringside_tests::hostile::support_chains::launch()?.args([
         "--memory",
         "--size",
         "1M",

@@ -10,11 +10,11 @@ use ringside_tests::frontend::FrontendError;
 use ringside_tests::frontend::blk::{BlkConfig, BlkDriver, BlkRequest, SECTOR_BYTES, status};
 use ringside_tests::frontend::load::check_pattern;
 use ringside_tests::frontend::session::Session;
-use ringside_tests::process::{Launch, Process, back_end_binary};
-use ringside_tests::skip;
-use ringside_tests::support_chains::{
+use ringside_tests::hostile::support_chains::{
     DISK_BYTES, Disk, IMAGE_SEED, Outcome, PACKAGE, PATIENCE, image_pattern, launch, launch_traced,
 };
+use ringside_tests::process::{Launch, Process, back_end_binary};
+use ringside_tests::skip;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 

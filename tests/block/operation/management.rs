@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use ringside_tests::frontend::FrontendError;
 use ringside_tests::frontend::blk::{BlkConfig, BlkDriver, BlkRequest, SECTOR_BYTES};
 use ringside_tests::frontend::session::Session;
-use ringside_tests::process::Launch;
-use ringside_tests::skip;
-use ringside_tests::support_chains::{
+use ringside_tests::hostile::support_chains::{
     DISK_BYTES, DISK_SECTORS, Disk, Outcome, PACKAGE, PATIENCE, control, image_pattern, launch,
     launch_traced,
 };
+use ringside_tests::process::Launch;
+use ringside_tests::skip;
 use serde_json::{Value, json};
 
 use super::{run, verify_io};

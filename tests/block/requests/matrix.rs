@@ -7,7 +7,7 @@
 
 use ringside_tests::frontend::blk::{Range, SECTOR_BYTES, kind, status};
 use ringside_tests::frontend::ring::{Descriptor, write_table};
-use ringside_tests::support_chains::{
+use ringside_tests::hostile::support_chains::{
     Answer, Bench, DISK_SECTORS, INDIRECT_HEAD, Outcome, RING, Table, header_bytes, linked,
     readable, relinked, table, writable,
 };
