@@ -1,16 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! When to wait for several completions with one system call.
 //!
-//! I/O that goes through the kernel's own threads, such as buffered writes on most file systems,
-//! ends one by one, and each end would cost a system call to see it and another to start the next.
-//! With much in flight it pays to wait for a part of it: the disk keeps the rest to work on, and
+//! Writes to the page cache go through the kernel's own threads on most file systems. They end one
+//! by one, and each end would cost a system call to see it and another to start the next. With
+//! many in flight it pays to wait for a part of them: those threads keep the rest to work on, and
 //! with completions at an even pace no request takes longer by more than that part of its time.
 //! Where they come too slowly the wait is given up, and tried again ever more rarely.
+//!
+//! Reads from the page cache end while they are submitted, and direct I/O ends when the disk says
+//! so: neither is waited for in batches.
 
-/// The part of what is in flight that is waited for.
-const SHARE: usize = 4;
+/// The part of the writes in flight that is waited for.
+const SHARE: usize = 2;
 /// The most waited for.
 const MAX_COUNT: usize = 32;
+/// Fewer are not worth it.
+const MIN_COUNT: usize = 4;
 /// The most turns between two attempts.
 const MAX_PAUSE: u32 = 63;
 
@@ -24,11 +29,11 @@ pub(super) struct Batching {
 }
 
 impl Batching {
-    /// How many completions to wait for with so many in flight; `None` for not at all.
+    /// How many completions to wait for with so many writes in flight; `None` for not at all.
     #[inline]
     pub(super) fn size(&mut self, in_flight: usize) -> Option<usize> {
         let count = (in_flight / SHARE).min(MAX_COUNT);
-        if count < 2 {
+        if count < MIN_COUNT {
             return None;
         }
         if self.left > 0 {
@@ -38,10 +43,11 @@ impl Batching {
         Some(count)
     }
 
-    /// Takes note of whether they came in time.
+    /// Takes note of how many of the `wanted` completions came in time. Half of them are worth the
+    /// wait as well.
     #[inline]
-    pub(super) fn observe(&mut self, came: bool) {
-        self.pause = if came {
+    pub(super) fn observe(&mut self, wanted: usize, came: usize) {
+        self.pause = if came * 2 >= wanted {
             0
         } else {
             (self.pause * 2 + 1).min(MAX_PAUSE)
@@ -59,8 +65,8 @@ mod tests {
         let mut batching = Batching::default();
         assert_eq!(batching.size(0), None);
         assert_eq!(batching.size(7), None);
-        assert_eq!(batching.size(8), Some(2));
-        assert_eq!(batching.size(32), Some(8));
+        assert_eq!(batching.size(8), Some(4));
+        assert_eq!(batching.size(32), Some(16));
         assert_eq!(batching.size(3000), Some(32));
     }
 
@@ -68,14 +74,14 @@ mod tests {
     fn slow_completions_end_the_waits_and_quick_ones_bring_them_back() {
         let mut batching = Batching::default();
         for pause in [1, 3, 7, 15, 31, 63, 63] {
-            assert_eq!(batching.size(32), Some(8));
-            batching.observe(false);
+            assert_eq!(batching.size(32), Some(16));
+            batching.observe(16, 7);
             for _ in 0..pause {
                 assert_eq!(batching.size(32), None);
             }
         }
-        assert_eq!(batching.size(32), Some(8));
-        batching.observe(true);
-        assert_eq!(batching.size(32), Some(8));
+        assert_eq!(batching.size(32), Some(16));
+        batching.observe(16, 8);
+        assert_eq!(batching.size(32), Some(16));
     }
 }

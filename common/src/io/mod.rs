@@ -23,6 +23,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use libc::iovec;
+use rustix::fs::{OFlags, fcntl_getfl};
 
 use crate::sys::IoVecs;
 use crate::sys::uring::{Completion, MAX_IN_FLIGHT, Uring};
@@ -85,6 +86,8 @@ pub(crate) struct WatchId(usize);
 
 /// Marks the tokens of watches; those of I/O are below.
 const WATCH_TOKEN: u64 = 1 << 63;
+/// Marks the tokens of writes that the kernel's own threads are likely to do.
+const HANDED_WRITE_TOKEN: u64 = 1 << 62;
 /// The completion of a cancellation; nothing to do.
 const CANCEL_TOKEN: u64 = u64::MAX;
 
@@ -127,6 +130,10 @@ pub struct IoQueue {
     pool: Pool,
     pool_watch: WatchId,
     in_flight: usize,
+    /// Those of them that are writes to the page cache.
+    handed_writes: usize,
+    /// Whether writes go to the page cache: no file is open with `O_DIRECT`.
+    buffered: bool,
     /// Payload of what was started since the last turn.
     queued_bytes: u64,
     batching: Batching,
@@ -140,6 +147,9 @@ impl IoQueue {
     /// When neither engine can be set up.
     pub fn new(engine: Engine, files: Vec<Arc<OwnedFd>>) -> io::Result<Self> {
         let driver = Self::driver(engine, &files)?;
+        let direct =
+            |fd: &Arc<OwnedFd>| fcntl_getfl(fd).is_ok_and(|flags| flags.contains(OFlags::DIRECT));
+        let buffered = !files.iter().any(direct);
         let pool = Pool::new()?;
         let mut queue = Self {
             driver,
@@ -154,6 +164,8 @@ impl IoQueue {
             pool,
             pool_watch: WatchId(0),
             in_flight: 0,
+            handed_writes: 0,
+            buffered,
             queued_bytes: 0,
             batching: Batching::default(),
             completions: Vec::with_capacity(MAX_IN_FLIGHT),
@@ -213,6 +225,12 @@ impl IoQueue {
         let from = IoVecs::new(from);
         let flags = if dsync { libc::RWF_DSYNC } else { 0 };
         let started = match &mut self.driver {
+            Driver::Uring(ring) if self.buffered && !dsync => {
+                let token = token | HANDED_WRITE_TOKEN;
+                let started = ring.write(file.0, from, offset_bytes, flags, token);
+                self.handed_writes += usize::from(started.is_ok());
+                started
+            }
             Driver::Uring(ring) => ring.write(file.0, from, offset_bytes, flags, token),
             Driver::Epoll(_) => {
                 let offset = offset(offset_bytes)?;
@@ -326,17 +344,20 @@ impl IoQueue {
         match &mut self.driver {
             Driver::Uring(ring) => {
                 let batch = match wait {
-                    Wait::Batch => self.batching.size(self.in_flight),
+                    Wait::Batch => self.batching.size(self.handed_writes),
                     Wait::Event => None,
                 };
                 if let Some(count) = batch {
-                    self.batching.observe(ring.enter_for(count)?);
+                    ring.enter_for(count)?;
                 } else if wait == Wait::Event {
                     ring.enter(true)?;
                 } else if ring.queued() > 0 || ring.has_completions() {
                     ring.enter(false)?;
                 }
                 ring.reap(&mut completions);
+                if let Some(count) = batch {
+                    self.batching.observe(count, completions.len());
+                }
             }
             Driver::Epoll(poll) => {
                 let (in_flight, finished) = (&mut self.in_flight, &mut self.finished);
@@ -371,8 +392,11 @@ impl IoQueue {
         }
         if done.token & WATCH_TOKEN == 0 {
             self.in_flight = self.in_flight.saturating_sub(1);
+            if done.token & HANDED_WRITE_TOKEN != 0 {
+                self.handed_writes = self.handed_writes.saturating_sub(1);
+            }
             events.push(Event::Done {
-                token: done.token,
+                token: done.token & !HANDED_WRITE_TOKEN,
                 result: done.result,
             });
             return Ok(());

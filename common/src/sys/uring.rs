@@ -131,14 +131,13 @@ impl Uring {
         }
     }
 
-    /// Submits what is queued and waits for `count` completions, but not for long; returns whether
-    /// they came.
-    pub(crate) fn enter_for(&mut self, count: usize) -> io::Result<bool> {
+    /// Submits what is queued and waits for `count` completions, but not for long.
+    pub(crate) fn enter_for(&mut self, count: usize) -> io::Result<()> {
         let timeout = types::Timespec::new().nsec(MAX_BATCH_WAIT_NS);
         let arguments = types::SubmitArgs::new().timespec(&timeout);
         match self.ring.submitter().submit_with_args(count, &arguments) {
-            Err(e) if e.raw_os_error() == Some(libc::ETIME) => Ok(false),
-            other => Self::entered(other).map(|()| true),
+            Err(e) if e.raw_os_error() == Some(libc::ETIME) => Ok(()),
+            other => Self::entered(other),
         }
     }
 
