@@ -169,11 +169,10 @@ fn a16_configuration_space_out_of_range_changes_nothing() -> TestResult {
         victim.closes_on(wire::header(request::GET_CONFIG, &body), &body, &[])?;
         victim.closes_on(wire::header(request::SET_CONFIG, &body), &body, &[])?;
     }
-    // Read-only fields, several bytes, bad values, unknown flags. `writeback` is at 32.
+    // Read-only fields, several bytes, unknown flags. `writeback` is at 32.
     for (offset, flags, payload) in [
         (0, 1, vec![0xff; 8]),
         (31, 1, vec![0; 1]),
-        (32, 1, vec![2]),
         (32, 1, vec![0; 2]),
         (33, 1, vec![0]),
         (256, 1, vec![0]),
@@ -182,7 +181,9 @@ fn a16_configuration_space_out_of_range_changes_nothing() -> TestResult {
         let body = config(offset, u32::try_from(payload.len())?, flags, &payload);
         victim.closes_on(wire::header(request::SET_CONFIG, &body), &body, &[])?;
     }
+    // A value that is none is the driver's doing, passed on by the front-end: ignored.
     let mut session = victim.session(Session::builder())?;
+    session.set_config(32, &[2])?;
     assert_eq!(session.config(0, 60)?, before);
     drop(session);
     victim.check()
