@@ -5,6 +5,7 @@
 //! sizes, the alignment that `O_DIRECT` demands and whether it can discard. It never looks at the
 //! content, so nothing a guest writes into its disk changes how the disk is read (case E15).
 
+mod error;
 mod lock;
 mod probe;
 
@@ -16,12 +17,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use clap::ValueEnum;
 use rustix::fs::{FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
-use thiserror::Error;
 
 use crate::config_space::Topology;
 use crate::request::SECTOR_BYTES;
 use crate::slow_path::{Alignment, Storage};
 use crate::sys;
+pub use error::ImageError;
 
 /// Smallest block size: a sector.
 const MIN_BLOCK_BYTES: u32 = 512;
@@ -71,108 +72,6 @@ pub struct ImageOptions {
     /// Lock the image against other users. For images on file systems without locks, and for
     /// guests that share a disk and know it.
     pub lock: bool,
-}
-
-/// An image that cannot be used as asked.
-#[derive(Debug, Error)]
-pub enum ImageError {
-    /// `open` failed.
-    #[error("{path}: cannot open the image")]
-    Open {
-        /// The image.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: Errno,
-    },
-    /// A new image could not be made.
-    #[error("{path}: cannot create an image of {size_bytes} bytes")]
-    Create {
-        /// The image.
-        path: PathBuf,
-        /// Its size.
-        size_bytes: u64,
-        /// Why.
-        #[source]
-        source: Errno,
-    },
-    /// A directory, FIFO, socket or character device.
-    #[error("{path}: neither a regular file nor a block device")]
-    FileType {
-        /// The image.
-        path: PathBuf,
-    },
-    /// A write-protected block device, opened for writing.
-    #[error("{path}: the block device is read-only")]
-    ReadOnlyDevice {
-        /// The image.
-        path: PathBuf,
-    },
-    /// Another process uses the image in a way that excludes this one.
-    #[error("{path}: in use by another process, which holds the \"{permission}\" lock")]
-    InUse {
-        /// The image.
-        path: PathBuf,
-        /// QEMU's name of what that process does or forbids.
-        permission: &'static str,
-    },
-    /// The file system could not lock.
-    #[error("{path}: cannot lock the image")]
-    Lock {
-        /// The image.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: Errno,
-    },
-    /// A size or limit of the image is unknown.
-    #[error("{path}: cannot find out the {what}")]
-    Probe {
-        /// The image.
-        path: PathBuf,
-        /// What was asked for.
-        what: &'static str,
-        /// Why.
-        #[source]
-        source: Errno,
-    },
-    /// `O_DIRECT` is not for this file.
-    #[error("{path}: the file system cannot bypass its page cache (cache mode none)")]
-    DirectUnsupported {
-        /// The image.
-        path: PathBuf,
-    },
-    /// A block size that no driver takes.
-    #[error("block size {block_size_bytes} is not a power of two from 512 to 65536")]
-    BlockSize {
-        /// The size.
-        block_size_bytes: u32,
-    },
-    /// A size of the image that its blocks do not divide.
-    #[error("image size {size_bytes} is not a multiple of the block size {block_size_bytes}")]
-    Size {
-        /// The size.
-        size_bytes: u64,
-        /// The block size.
-        block_size_bytes: u32,
-    },
-    /// Only a writable file can be resized from here.
-    #[error("{path}: a read-only image or block device cannot be resized from here")]
-    NotResizable {
-        /// The image.
-        path: PathBuf,
-    },
-    /// `ftruncate` failed.
-    #[error("{path}: cannot resize the image to {size_bytes} bytes")]
-    Resize {
-        /// The image.
-        path: PathBuf,
-        /// Its new size.
-        size_bytes: u64,
-        /// Why.
-        #[source]
-        source: Errno,
-    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,6 +18,7 @@ use vm_memory::{
 };
 
 use super::*;
+use crate::chain::Descriptor;
 use crate::memory::{Region, RegionSpec};
 
 /// Guest address and length; the first two touch.

@@ -7,6 +7,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use std::sync::Mutex;
+
 use super::*;
 
 /// What the next calls of a [`FakeDisk`] do instead of all they are asked for.
