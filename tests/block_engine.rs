@@ -18,7 +18,6 @@ use std::os::fd::OwnedFd;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ringside_blk::config_space::Topology;
 use ringside_blk::engine::{Engine, Ranges, Started, Target};
 use ringside_common::io::Engine as IoEngine;
 use ringside_common::worker::RequestCx;
@@ -147,27 +146,8 @@ impl Engine for CacheDisk {
         self.capacity_sectors
     }
 
-    fn topology(&self) -> Topology {
-        Topology {
-            logical_block_bytes: 512,
-            physical_block_bytes: 512,
-            alignment_offset_bytes: 0,
-            min_io_bytes: 512,
-            opt_io_bytes: 0,
-            discard_granularity_bytes: 512,
-        }
-    }
-
-    fn is_read_only(&self) -> bool {
-        false
-    }
-
     fn can_discard(&self) -> bool {
         true
-    }
-
-    fn zero_tail_bytes(&self) -> io::Result<std::ops::Range<u64>> {
-        Ok(0..0)
     }
 
     fn read(&self, cx: &mut RequestCx<'_>, target: Target) -> Started {

@@ -37,6 +37,18 @@ pub struct Topology {
     pub discard_granularity_bytes: u32,
 }
 
+impl Topology {
+    /// Storage without blocks of its own.
+    pub const SECTORS: Self = Self {
+        logical_block_bytes: 512,
+        physical_block_bytes: 512,
+        alignment_offset_bytes: 0,
+        min_io_bytes: 512,
+        opt_io_bytes: 0,
+        discard_granularity_bytes: 512,
+    };
+}
+
 /// Every field of the configuration space that is not constant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConfigSpace {

@@ -61,6 +61,31 @@ fn c6_two_hundred_thousand_requests_across_wraps_are_correct() -> TestResult {
 }
 
 #[test]
+fn c1_queue_of_32768_entries_is_served_across_its_wrap_where_it_is_allowed() -> TestResult {
+    let mut victim = Victim::memory_with(&["--queue-size", "32768"])?;
+    let mut session = victim.session(Session::builder().queue_size(32768))?;
+    let mut vring = session.create_vring(0)?;
+    vring.ring.reset(65_000);
+    session.start(&vring, 65_000)?;
+    let mut driver = BlkDriver::new(vring, BlkConfig::default())?;
+    // The ring has come round twice after 65 536 requests, and its index once after 536.
+    for seed in 0..64 {
+        let plan = Verify {
+            depth: 32,
+            block_bytes: 512,
+            blocks: 512,
+            seed,
+            ..PLAN
+        };
+        write_pattern(&mut driver, &plan)?;
+        check_content(&mut driver, &plan)?;
+    }
+    assert_eq!(session.stop(0)?, 65_000);
+    drop((session, driver));
+    victim.check()
+}
+
+#[test]
 fn c9_kick_storm_on_one_queue_leaves_the_other_half_its_speed() -> TestResult {
     /// A storm that is not the back-end's costs this machine the same processor; what is left is
     /// what the back-end makes of it. Noise of others only ever lowers a figure, in either case:

@@ -78,11 +78,15 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
     /// Size of the disk in sectors, which may change at any time.
     fn capacity_sectors(&self) -> u64;
 
-    /// Block sizes to present.
-    fn topology(&self) -> Topology;
+    /// Block sizes to present; sectors, unless the storage has others.
+    fn topology(&self) -> Topology {
+        Topology::SECTORS
+    }
 
     /// Whether writes are refused.
-    fn is_read_only(&self) -> bool;
+    fn is_read_only(&self) -> bool {
+        false
+    }
 
     /// Whether a discard frees space.
     fn can_discard(&self) -> bool;
@@ -92,7 +96,9 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// What the host says.
-    fn zero_tail_bytes(&self) -> io::Result<Range<u64>>;
+    fn zero_tail_bytes(&self) -> io::Result<Range<u64>> {
+        Ok(0..0)
+    }
 
     /// Payload bytes that were copied on their way, because they could not go to the storage as
     /// the guest had them.

@@ -2,7 +2,6 @@
 //! A disk that does nothing, for measuring everything around it.
 
 use std::io;
-use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -10,7 +9,6 @@ use ringside_common::io::Engine as IoEngine;
 use ringside_common::worker::RequestCx;
 
 use super::{Engine, Ranges, Started, Target};
-use crate::config_space::Topology;
 
 /// Reads leave the buffer as it is, writes are dropped, everything is done at once.
 #[derive(Clone, Copy, Debug)]
@@ -43,27 +41,8 @@ impl Engine for NullEngine {
         self.capacity_sectors
     }
 
-    fn topology(&self) -> Topology {
-        Topology {
-            logical_block_bytes: 512,
-            physical_block_bytes: 512,
-            alignment_offset_bytes: 0,
-            min_io_bytes: 512,
-            opt_io_bytes: 0,
-            discard_granularity_bytes: 512,
-        }
-    }
-
-    fn is_read_only(&self) -> bool {
-        false
-    }
-
     fn can_discard(&self) -> bool {
         true
-    }
-
-    fn zero_tail_bytes(&self) -> io::Result<Range<u64>> {
-        Ok(0..0)
     }
 
     fn read(&self, cx: &mut RequestCx<'_>, target: Target) -> Started {
