@@ -18,7 +18,8 @@ pub struct Bystander {
 }
 
 impl Bystander {
-    /// Starts; the second half of the disk is its own.
+    /// Starts; the last 64 KiB of the disk are its own. A hostile driver that writes at random
+    /// writes to sectors made of small bytes, and the number of that one is not.
     ///
     /// # Errors
     ///
@@ -34,7 +35,7 @@ impl Bystander {
                 let plan = Verify {
                     depth: 4,
                     block_bytes: 4096,
-                    first_sector: super::DISK_BYTES / 1024,
+                    first_sector: super::DISK_BYTES / 512 - 128,
                     blocks: 16,
                     seed: count.load(Ordering::Relaxed),
                 };

@@ -41,7 +41,8 @@ impl Pair {
         builder: ringside_tests::frontend::session::SessionBuilder,
         config: BlkConfig,
     ) -> Result<Self> {
-        let mut victim = Victim::memory_with(&["--threads", "1"])?;
+        // A discard made of random bytes can be as large as the disk.
+        let mut victim = Victim::memory_with(&["--threads", "1", "--discard", "ignore"])?;
         let mut session = victim.session(builder.queues(2))?;
         let mut vrings = session.start_all()?;
         let second = vrings.remove(1);
