@@ -460,11 +460,20 @@ fn attempt_in_flight(
     change(&mut session, &memory)?;
     let done = driver.vring().ring.used_idx();
     let hit = u64::from(done) < WRITES;
+    // One that the device had not taken yet finds its buffer gone, and is refused for that: such
+    // an attempt says nothing.
+    let mut refused = 0;
     while driver.in_flight() > 0 {
-        let slot = driver.wait()?.ok()?.slot;
-        driver.release(slot);
+        let completion = driver.wait()?;
+        refused += u64::from(completion.status != 0);
+        driver.release(completion.slot);
     }
     slow.finish()?;
+    if refused > 0 {
+        drop((session, driver, drivers));
+        victim.check()?;
+        return Ok(false);
+    }
     // What was written came from the old mapping, all of it.
     let image = File::open(victim.process().path("disk.img"))?;
     let mut back = vec![0; BYTES as usize];

@@ -340,12 +340,14 @@ impl IoQueue {
     /// Submits what was started and appends what has happened to `events`.
     pub(crate) fn turn(&mut self, wait: Wait, events: &mut Vec<Event>) -> io::Result<()> {
         let mut completions = std::mem::take(&mut self.completions);
+        // More may be waiting in the rings: no time for a batch of completions.
+        let laden = self.queued_bytes >= MAX_QUEUED_BYTES;
         self.queued_bytes = 0;
         match &mut self.driver {
             Driver::Uring(ring) => {
                 let batch = match wait {
-                    Wait::Batch => self.batching.size(self.handed_writes),
-                    Wait::Event => None,
+                    Wait::Batch if !laden => self.batching.size(self.handed_writes),
+                    Wait::Batch | Wait::Event => None,
                 };
                 if let Some(count) = batch {
                     ring.enter_for(count)?;
