@@ -14,7 +14,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Arg, Args, Command, ValueEnum};
+use clap::{Args, Command, ValueEnum};
 use listenfd::ListenFd;
 use log::LevelFilter;
 use thiserror::Error;
@@ -297,17 +297,6 @@ fn activation_socket(activation: &mut ListenFd) -> Result<Endpoint, CliError> {
         }
         count => Err(CliError::TooManyActivationSockets { count }),
     }
-}
-
-/// Sets the defaults of a device on its command, so that `--help` and the man page tell them.
-///
-/// `command` must contain [`CommonArgs`].
-#[must_use]
-pub fn with_defaults(command: Command, num_queues: u16, queue_size: u16) -> Command {
-    let default = |value: u16| move |arg: Arg| arg.default_value(value.to_string());
-    command
-        .mut_arg("num_queues", default(num_queues))
-        .mut_arg("queue_size", default(queue_size))
 }
 
 /// Arguments of the subcommand `ctl`.

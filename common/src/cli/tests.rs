@@ -197,19 +197,6 @@ fn fd_is_told_apart_by_what_it_is() {
 }
 
 #[test]
-fn with_defaults_changes_help_and_value() {
-    let command = with_defaults(Cli::command(), 8, 512);
-    let help = command.clone().render_long_help().to_string();
-    assert!(
-        help.contains("[default: 8]") && help.contains("[default: 512]"),
-        "{help}"
-    );
-    let matches = command.try_get_matches_from(["x", "--connect=a"]).unwrap();
-    assert_eq!(matches.get_one::<u16>("num_queues"), Some(&8));
-    assert_eq!(matches.get_one::<u16>("queue_size"), Some(&512));
-}
-
-#[test]
 fn man_page_names_every_visible_option() {
     let page = String::from_utf8(man_page(Cli::command()).unwrap()).unwrap();
     let page = page.replace("\\-", "-");

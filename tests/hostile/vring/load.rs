@@ -17,6 +17,22 @@ use vhost::vhost_user::VhostUserFrontend;
 
 use crate::PLAN;
 
+/// Writes and reads back 512 sectors, with other content in each of `rounds`: 1024 requests each.
+fn verified_rounds(driver: &mut BlkDriver, rounds: u64) -> TestResult {
+    for seed in 0..rounds {
+        let plan = Verify {
+            depth: 32,
+            block_bytes: 512,
+            blocks: 512,
+            seed,
+            ..PLAN
+        };
+        write_pattern(driver, &plan)?;
+        check_content(driver, &plan)?;
+    }
+    Ok(())
+}
+
 #[test]
 fn c6_two_hundred_thousand_requests_across_wraps_are_correct() -> TestResult {
     for (event_idx, calls) in [
@@ -32,17 +48,7 @@ fn c6_two_hundred_thousand_requests_across_wraps_are_correct() -> TestResult {
         session.start(&vring, u16::MAX)?;
         let mut driver = BlkDriver::new(vring, BlkConfig::default())?;
         // 66 560 requests with content in between, and as many again to get past the third wrap.
-        for seed in 0..130 {
-            let plan = Verify {
-                depth: 32,
-                block_bytes: 512,
-                blocks: 512,
-                seed,
-                ..PLAN
-            };
-            write_pattern(&mut driver, &plan)?;
-            check_content(&mut driver, &plan)?;
-        }
+        verified_rounds(&mut driver, 130)?;
         let rest = RandomRead {
             depth: 32,
             block_bytes: 512,
@@ -69,17 +75,7 @@ fn c1_queue_of_32768_entries_is_served_across_its_wrap_where_it_is_allowed() -> 
     session.start(&vring, 65_000)?;
     let mut driver = BlkDriver::new(vring, BlkConfig::default())?;
     // The ring has come round twice after 65 536 requests, and its index once after 536.
-    for seed in 0..64 {
-        let plan = Verify {
-            depth: 32,
-            block_bytes: 512,
-            blocks: 512,
-            seed,
-            ..PLAN
-        };
-        write_pattern(&mut driver, &plan)?;
-        check_content(&mut driver, &plan)?;
-    }
+    verified_rounds(&mut driver, 64)?;
     assert_eq!(session.stop(0)?, 65_000);
     drop((session, driver));
     victim.check()
