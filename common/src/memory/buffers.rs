@@ -232,6 +232,86 @@ impl Buffers {
         self.writable_bytes -= taken as u64;
     }
 
+    /// Adds the device-writable bytes of `other` behind those left here, so that several chains are
+    /// one stream. Returns false, with nothing added, when `other` lies in another memory table.
+    #[inline]
+    pub fn append_writable(&mut self, other: &Self) -> bool {
+        /// Consumed iovecs kept at the front before the rest is moved there.
+        const STALE_IOVECS: usize = 256;
+        match (&self.memory, &other.memory) {
+            (Some(mine), Some(theirs)) if Rc::ptr_eq(mine, theirs) => {}
+            (None, Some(theirs)) => {
+                let memory = Rc::clone(theirs);
+                self.begin(&memory);
+            }
+            _ => return false,
+        }
+        if self.writable_bytes == 0 {
+            self.iovecs.clear();
+            self.split = 0;
+            self.readable_start = 0;
+            self.writable_start = 0;
+        } else if self.writable_start >= STALE_IOVECS {
+            self.iovecs.drain(..self.writable_start);
+            self.split = 0;
+            self.readable_start = 0;
+            self.writable_start = 0;
+        }
+        self.iovecs.extend_from_slice(other.writable());
+        self.writable_bytes += other.writable_bytes;
+        true
+    }
+
+    /// Drops `bytes` from the end of the writable stream.
+    pub fn truncate_writable(&mut self, bytes: u64) {
+        let mut left = bytes.min(self.writable_bytes);
+        self.writable_bytes -= left;
+        while left > 0 {
+            let Some(last) = self.iovecs.last_mut() else {
+                return;
+            };
+            if left < last.iov_len as u64 {
+                last.iov_len -= usize::try_from(left).unwrap_or(0);
+                return;
+            }
+            left -= last.iov_len as u64;
+            self.iovecs.pop();
+        }
+    }
+
+    /// Copies up to `len_bytes` from `from_offset` of the readable stream of `from` to `offset` of
+    /// the writable stream here; returns how many there were and fitted.
+    #[inline]
+    pub fn copy_from(
+        &mut self,
+        offset: usize,
+        from: &Self,
+        from_offset: usize,
+        len_bytes: usize,
+    ) -> usize {
+        let to = self.writable();
+        let mut done = 0;
+        each_piece(
+            from.readable(),
+            from_offset,
+            len_bytes,
+            |source, at, len| {
+                if at != done {
+                    return;
+                }
+                done += each_piece(to, offset + at, len, |target, within, len| {
+                    // SAFETY: both are pieces of iovecs that `push` made from runs of snapshots still
+                    // held, `len` bytes each; two guests may share memory, so they may overlap.
+                    #[expect(unsafe_code, reason = "a copy between guests")]
+                    unsafe {
+                        std::ptr::copy(source.wrapping_add(within), target, len);
+                    }
+                });
+            },
+        );
+        done
+    }
+
     /// The readable payload left, for a blocking thread.
     #[must_use]
     pub fn readable_payload(&self) -> Option<Payload> {
@@ -382,7 +462,7 @@ fn copy_out(iovecs: &[iovec], offset: usize, to: &mut [u8]) -> usize {
     })
 }
 
-fn copy_in(iovecs: &[iovec], offset: usize, from: &[u8]) -> usize {
+pub(super) fn copy_in(iovecs: &[iovec], offset: usize, from: &[u8]) -> usize {
     each_piece(iovecs, offset, from.len(), |guest, at, len| {
         let Some(part) = from.get(at..at + len) else {
             return;

@@ -12,8 +12,10 @@
 
 mod buffers;
 pub mod sigbus;
+mod vectors;
 
 pub use buffers::{Buffers, Payload};
+pub use vectors::{Gather, IoScratch, Scatter};
 
 use std::fs::File;
 use std::os::fd::AsRawFd;

@@ -68,6 +68,54 @@ pub(crate) fn write_vectored(fd: BorrowedFd<'_>, from: IoVecs, offset: i64, flag
     outcome(result)
 }
 
+/// What the calls below return: a count, or the errno.
+#[inline]
+fn counted(result: isize) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_e| io::Error::last_os_error())
+}
+
+/// `writev(2)`.
+#[inline]
+pub(crate) fn writev(fd: BorrowedFd<'_>, from: &[iovec]) -> io::Result<usize> {
+    let count = c_int::try_from(from.len()).unwrap_or(c_int::MAX);
+    // SAFETY: see `memory::Gather`, which borrows what it names.
+    counted(unsafe { libc::writev(fd.as_raw_fd(), from.as_ptr(), count) })
+}
+
+/// `readv(2)`.
+#[inline]
+pub(crate) fn readv(fd: BorrowedFd<'_>, to: &[iovec]) -> io::Result<usize> {
+    let count = c_int::try_from(to.len()).unwrap_or(c_int::MAX);
+    // SAFETY: see `memory::Scatter`, which borrows what it names.
+    counted(unsafe { libc::readv(fd.as_raw_fd(), to.as_ptr(), count) })
+}
+
+fn message(iovecs: &[iovec]) -> libc::msghdr {
+    // SAFETY: all zeroes is a message of nothing, to nobody.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = iovecs.as_ptr().cast_mut();
+    message.msg_iovlen = iovecs.len();
+    message
+}
+
+/// `sendmsg(2)` without waiting.
+#[inline]
+pub(crate) fn sendmsg(fd: BorrowedFd<'_>, from: &[iovec]) -> io::Result<usize> {
+    let message = message(from);
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: see `memory::Gather`; the kernel does not write the table.
+    counted(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, flags) })
+}
+
+/// `recvmsg(2)` without waiting; the length is that of the whole datagram.
+#[inline]
+pub(crate) fn recvmsg(fd: BorrowedFd<'_>, to: &[iovec]) -> io::Result<usize> {
+    let mut message = message(to);
+    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+    // SAFETY: see `memory::Scatter`; the kernel does not write the table.
+    counted(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) })
+}
+
 /// A new epoll instance, whose bare descriptor from the `epoll` crate gets an owner.
 pub(crate) fn epoll_instance() -> io::Result<OwnedFd> {
     let fd = epoll::create(true)?;
