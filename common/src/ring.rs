@@ -48,6 +48,9 @@ pub trait Ring {
         out: &mut Buffers,
     ) -> Result<(), ChainFault>;
 
+    /// Makes the `heads` taken last available again; they must not have been given back.
+    fn undo(&mut self, heads: u16);
+
     /// Adds a used element; the driver does not see it before [`publish`](Ring::publish).
     fn push_used(&mut self, head: u16, len_bytes: u32);
 
@@ -370,6 +373,11 @@ impl Ring for SplitRing {
         let result = walk.run(&table, head);
         self.hint = hint;
         result
+    }
+
+    #[inline]
+    fn undo(&mut self, heads: u16) {
+        self.next_avail = self.next_avail.wrapping_sub(heads);
     }
 
     #[inline]
