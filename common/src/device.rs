@@ -60,6 +60,13 @@ pub trait Device: VhostUserBackend<Bitmap = (), Vring = VringMutex> + 'static {
         false
     }
 
+    /// Whether chains are given back in the order they were taken, none held when a vring stops. The
+    /// used index then tells where to go on, and a `SET_VRING_BASE` that says something else is
+    /// wrong: cloud-hypervisor sends the available index when it reconnects.
+    fn serves_in_order(&self) -> bool {
+        false
+    }
+
     /// A front-end has left, or asked for a reset: what it had set is void.
     fn session_ended(&self) {}
 

@@ -207,7 +207,8 @@ pub struct SplitRing {
 }
 
 impl SplitRing {
-    /// Builds the ring at `addresses`, with `next_avail` from `SET_VRING_BASE`.
+    /// Builds the ring at `addresses`, with `next_avail` from `SET_VRING_BASE`, or without one to go
+    /// on where the used ring ends.
     ///
     /// The used index is the one in guest memory: it is what the driver has seen, whoever served
     /// the ring before.
@@ -219,7 +220,7 @@ impl SplitRing {
         memory: &Rc<Memory>,
         addresses: RingAddresses,
         features: RingFeatures,
-        next_avail: u16,
+        next_avail: Option<u16>,
     ) -> Result<Self, FrontEndError> {
         let (parts, _guest) = addresses.resolve(memory).map_err(|e| e.of(index))?;
         let mut ring = Self {
@@ -227,8 +228,8 @@ impl SplitRing {
             memory: Rc::clone(memory),
             addresses,
             features,
-            next_avail,
-            avail_idx: next_avail,
+            next_avail: 0,
+            avail_idx: 0,
             next_used: 0,
             published: 0,
             kicks_allowed: true,
@@ -236,6 +237,8 @@ impl SplitRing {
         };
         ring.next_used = ring.u16_at(ring.parts.used, 2).load(Ordering::Acquire);
         ring.published = ring.next_used;
+        ring.next_avail = next_avail.unwrap_or(ring.next_used);
+        ring.avail_idx = ring.next_avail;
         Ok(ring)
     }
 

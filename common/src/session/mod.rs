@@ -189,6 +189,7 @@ impl<D: Device> Session<D> {
             addresses,
             features,
             next_avail,
+            in_order: self.device.serves_in_order(),
             enabled,
             paused: false,
             kick,

@@ -19,8 +19,11 @@ use super::poll::AdaptivePoll;
 use super::turn::{DeviceWorker, Place, Turn, Vrings, monotonic_ns};
 use super::vring::Vring;
 use crate::io::{Event, IoQueue, Wait, WatchId};
+use crate::logging::LogLimiter;
 use crate::memory::Memory;
 use crate::ring::{Ring as _, SplitRing};
+
+static OTHER_BASE: LogLimiter = LogLimiter::new();
 
 /// Events for which there is room from the start.
 const EVENTS: usize = 64;
@@ -294,12 +297,22 @@ impl<'m, W: DeviceWorker> DataThread<'m, W> {
             &memory,
             start.addresses,
             start.features,
-            start.next_avail,
+            (!start.in_order).then_some(start.next_avail),
         );
         let ring = match ring {
             Ok(ring) => ring,
             Err(error) => return Ok(Reply::Refused(error)),
         };
+        if ring.position() != start.next_avail
+            && let Some(suppressed) = OTHER_BASE.allow()
+        {
+            let (base, used) = (start.next_avail, ring.position());
+            log::info!(
+                "vring {}: the front-end says {base}, the used ring says {used} and is believed \
+                 ({suppressed} more not shown)",
+                id.index
+            );
+        }
         let restarted = ring.position() != 0;
         let mut vring = Vring::new(id, ring, start.stats);
         vring.enabled = start.enabled;

@@ -31,7 +31,10 @@ pub(crate) struct VringStart<S> {
     pub(crate) id: VringId,
     pub(crate) addresses: RingAddresses,
     pub(crate) features: RingFeatures,
+    /// What `SET_VRING_BASE` said.
     pub(crate) next_avail: u16,
+    /// Whether the used index is to be believed instead.
+    pub(crate) in_order: bool,
     pub(crate) enabled: bool,
     pub(crate) paused: bool,
     pub(crate) kick: Option<OwnedFd>,

@@ -6,8 +6,8 @@
 //! `GET_VRING_BASE` an exact drain and a move of the ring safe. Threads are made for started vrings,
 //! up to a bound, and end with the sessions they serve.
 //!
-//! A [`Pool`] has the threads of a process. Sessions that have to do with each other, such as the
-//! ports of a switch, share one: a group of vrings ([`Device::group`]) is served by one thread,
+//! A pool has the threads of a process. Sessions that have to do with each other, such as the
+//! ports of a switch, share it: a group of vrings ([`Device::group`]) is served by one thread,
 //! whichever session they belong to.
 
 mod data;
