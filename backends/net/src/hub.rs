@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::capture::Capture;
-use crate::frame::announcement;
-use crate::link::{Link, LinkQueue};
+use crate::frame::{BROADCAST, announcement};
+use crate::counters::{PacketCounters, PortCounters};
+use crate::link::Link;
 use crate::mac_table::{MacTable, PortId};
 use crate::port::Port;
 
@@ -36,41 +37,49 @@ pub enum Fabric {
 pub struct Hub {
     fabric: Fabric,
     link: Option<Link>,
-    /// Those that no data thread has at present.
-    queues: Mutex<Vec<Option<LinkQueue>>>,
     link_count: usize,
     /// All ports, by number.
     ports: Vec<Arc<Port>>,
     table: MacTable,
     /// What passes.
-    pub(crate) capture: Capture,
+    pub(crate) capture: Arc<Capture>,
+    uplink_counters: Option<Arc<PortCounters>>,
+    generated: Vec<u8>,
     outbox: Mutex<Vec<(PortId, Vec<u8>)>>,
     /// Written to for each frame put there, and never read: every data thread watches it.
     wake: OwnedFd,
 }
 
 impl Hub {
-    /// A hub of `ports` with at most one `link`.
+    /// A hub of `ports` with at most one `link` of `link_count` queues.
     ///
     /// # Errors
     /// When there is no descriptor left.
     pub fn new(
         fabric: Fabric,
-        link: Option<(Link, Vec<LinkQueue>)>,
+        link: Option<Link>,
         ports: Vec<Arc<Port>>,
         table: MacTable,
-        capture: Capture,
+        capture: Arc<Capture>,
     ) -> io::Result<Arc<Self>> {
-        let (link, queues) = link.unzip();
-        let queues: Vec<_> = queues.into_iter().flatten().map(Some).collect();
+        let generated = match fabric {
+            Fabric::Null {
+                generate: Some(bytes),
+            } => made_up_frame(bytes),
+            _ => Vec::new(),
+        };
         Ok(Arc::new(Self {
             fabric,
+            link_count: link.as_ref().map_or(0, Link::queues),
+            uplink_counters: match (fabric, &link) {
+                (Fabric::Switch, Some(_)) => Some(Arc::default()),
+                _ => None,
+            },
             link,
-            link_count: queues.len(),
-            queues: Mutex::new(queues),
             ports,
             table,
             capture,
+            generated,
             outbox: Mutex::default(),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         }))
@@ -126,29 +135,14 @@ impl Hub {
 
     /// Counters of what is sent by the uplink, and of what comes by it.
     #[must_use]
-    pub fn uplink_counters(&self) -> Option<(Arc<PacketCounters>, Arc<PacketCounters>)> {
-        let counters = self.uplink_counters.as_ref()?;
-        Some((counters.vring(0), counters.vring(1)))
+    pub fn uplink_counters(&self) -> Option<&Arc<PortCounters>> {
+        self.uplink_counters.as_ref()
     }
 
     /// The frame that guests are sent where they are made up.
     #[must_use]
     pub(crate) fn generated(&self) -> &[u8] {
         &self.generated
-    }
-
-    /// Takes a queue of the link, for one data thread.
-    pub(crate) fn take_queue(&self, index: usize) -> Option<LinkQueue> {
-        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
-        queues.get_mut(index)?.take()
-    }
-
-    /// Puts it back.
-    pub(crate) fn put_queue(&self, index: usize, queue: LinkQueue) {
-        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = queues.get_mut(index) {
-            *place = Some(queue);
-        }
     }
 
     /// Has the guest at `mac` announced to everybody but `port`, behind which it is.
@@ -168,4 +162,15 @@ impl Hub {
     pub(crate) fn wake_fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }
+}
+
+/// A frame of `bytes` for everybody, of a type for experiments.
+fn made_up_frame(bytes: usize) -> Vec<u8> {
+    const TYPE: [u8; 2] = 0x88b5_u16.to_be_bytes();
+    let mut frame = Vec::with_capacity(bytes);
+    frame.extend(BROADCAST);
+    frame.extend([2, 0, 0, 0, 0, 1]);
+    frame.extend(TYPE);
+    frame.resize(bytes, 0);
+    frame
 }

@@ -16,6 +16,7 @@ use crate::mac_table::PortId;
 
 /// What a port is, from start to end.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "switches of the command line")]
 pub struct PortOptions {
     /// What it is called on the control socket and in metrics.
     pub name: String,
@@ -29,6 +30,10 @@ pub struct PortOptions {
     pub anti_spoof: bool,
     /// The largest packet of the network layer.
     pub mtu: Option<u16>,
+    /// What the guest is told of the speed.
+    pub speed_mbps: Option<u32>,
+    /// Whether the guest finishes all it sends, and gets nothing unfinished.
+    pub no_offloads: bool,
 }
 
 /// Which way a vring goes (virtio 1.3 §5.1.2).
@@ -72,8 +77,11 @@ pub struct Port {
     pub pairs: u16,
     acked_features: AtomicU64,
     guest_mtu: AtomicU16,
+    driver_status: AtomicU64,
     /// Set by the operator.
     link_up: AtomicBool,
+    /// The driver is asked to announce itself.
+    announcing: AtomicBool,
     /// Set by the driver; beyond them pairs are not used.
     active_pairs: AtomicU16,
     /// Limit of what the guest is sent.
@@ -96,19 +104,21 @@ impl Port {
     pub fn new(id: PortId, options: PortOptions, pairs: u16, counters: Arc<PortCounters>) -> Self {
         Self {
             id,
-            options,
             pairs,
             acked_features: AtomicU64::new(0),
             guest_mtu: AtomicU16::new(0),
+            driver_status: AtomicU64::new(0),
             link_up: AtomicBool::new(true),
+            announcing: AtomicBool::new(false),
             active_pairs: AtomicU16::new(u16::MAX),
             to_guest: RateLimit::default(),
             from_guest: RateLimit::default(),
-            filter: Mutex::default(),
+            filter: Mutex::new(RxFilter::new(options.mac)),
             filter_version: AtomicU32::new(0),
             counters,
             stats: Arc::new(DeviceStats::new("net", &[])),
             back_channel: BackChannel::default(),
+            options,
         }
     }
 
@@ -182,6 +192,28 @@ impl Port {
         self.link_up.swap(up, Ordering::AcqRel) != up
     }
 
+    /// The device status as the front-end last said it.
+    #[must_use]
+    pub fn driver_status(&self) -> u64 {
+        self.driver_status.load(Ordering::Acquire)
+    }
+
+    /// Takes note of it.
+    pub fn set_driver_status(&self, status: u64) {
+        self.driver_status.store(status, Ordering::Release);
+    }
+
+    /// Whether the driver is asked to announce itself.
+    #[must_use]
+    pub fn is_announcing(&self) -> bool {
+        self.announcing.load(Ordering::Acquire)
+    }
+
+    /// Asks it, or no longer does.
+    pub fn set_announcing(&self, announcing: bool) {
+        self.announcing.store(announcing, Ordering::Release);
+    }
+
     /// The pairs that the driver uses; more than there are where it has not said.
     #[must_use]
     #[inline]
@@ -224,7 +256,9 @@ impl Port {
         self.set_acked_features(0);
         self.set_guest_mtu(0);
         self.set_active_pairs(u16::MAX);
-        self.change_filter(|filter| *filter = RxFilter::default());
+        self.set_driver_status(0);
+        self.set_announcing(false);
+        self.change_filter(|filter| *filter = RxFilter::new(self.options.mac));
     }
 }
 

@@ -16,8 +16,8 @@ use std::sync::Arc;
 use super::receive::{Patience, Put, give};
 use super::transmit::{Fate, reason_of};
 use super::wire::Wire;
-use super::{NetQueue, NetTurn, NetVrings, Side};
-use crate::counters::{DropReason, PacketCounters};
+use super::{NetQueue, NetTurn, NetVrings, Side, captured};
+use crate::counters::{Direction, DropReason, PacketCounters};
 use crate::flow::{FlowTable, flow_hash};
 use crate::frame::{
     ETHERNET_HEADER_BYTES, Ethernet, TAGGED_HEADER_BYTES, VLAN_TAG_BYTES, is_multicast, tagged,
@@ -102,7 +102,9 @@ impl Lan {
         Self {
             ports: ports.collect(),
             uplink: hub.uplink_id(),
-            uplink_counters: hub.uplink_counters(),
+            uplink_counters: hub
+                .uplink_counters()
+                .map(|counters| (counters.vring(0), counters.vring(1))),
             hub,
             bench: Workbench {
                 frame: vec![0; MAX_FRAME_BYTES + VLAN_TAG_BYTES].into_boxed_slice(),
@@ -472,7 +474,7 @@ impl Lan {
         if let Some(header) = frame.header.for_receiver(takes) {
             let put = give(place, now_ns, header, frame.payload, frame.bytes, frame.start);
             if put == Put::Done {
-                self.captured(port, now_ns, frame.payload);
+                captured(&self.hub, port, Direction::Rx, now_ns, frame.payload);
             }
             return put;
         }
@@ -491,8 +493,8 @@ impl Lan {
             segment.extend_from_slice(part.payload);
             let payload = Payload::Bytes(segment);
             result = give(place, now_ns, part.header, payload, segment.len(), segment);
-            if result == Put::Done && self.hub.capture.is_on() {
-                self.hub.capture.to_guest(port, now_ns, payload);
+            if result == Put::Done {
+                captured(&self.hub, port, Direction::Rx, now_ns, payload);
             }
             // Those before it have arrived: this one is not sent again.
             if result == Put::NoRoom {
@@ -503,13 +505,6 @@ impl Lan {
             return Put::Lost(DropReason::Offload);
         }
         result
-    }
-
-    #[inline]
-    fn captured(&self, port: PortId, now_ns: u64, payload: Payload<'_>) {
-        if self.hub.capture.is_on() {
-            self.hub.capture.to_guest(port, now_ns, payload);
-        }
     }
 
     /// Sends a frame out.
@@ -530,7 +525,7 @@ impl Lan {
         if wire.is_blocked() {
             return later;
         }
-        let direct = wire.queue.supports_headers() || frame.header.is_plain();
+        let direct = wire.queue.supports_headers() || is_plain(frame.header);
         let sent = if direct && origin.vlan == 0 {
             wire.queue.send(&frame.header, frame.payload)
         } else {
@@ -604,6 +599,11 @@ impl Lan {
         .map_err(|_fault| DropReason::Offload)?;
         Ok(result)
     }
+}
+
+/// Whether a frame is finished.
+fn is_plain(header: NetHeader) -> bool {
+    header.gso_type == GSO_NONE && !header.needs_checksum()
 }
 
 #[inline]

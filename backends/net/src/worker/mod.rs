@@ -29,9 +29,11 @@ use ringside_common::memory::Buffers;
 use ringside_common::worker::{DeviceWorker, Turn, Vring, Vrings};
 use rustix::io::dup;
 
-use crate::counters::PacketCounters;
+use crate::counters::{Direction, PacketCounters};
 use crate::header::MAX_FRAME_BYTES;
 use crate::hub::{Fabric, Hub};
+use crate::link::Payload;
+use crate::mac_table::PortId;
 use crate::port::{Negotiated, Port, Role};
 use lan::Lan;
 use receive::RxQueue;
@@ -231,5 +233,15 @@ impl DeviceWorker for NetWorker {
 
     fn deadline_ns(&self) -> Option<u64> {
         self.deadline_ns
+    }
+}
+
+/// Shows a frame that passes to a capture, if one runs.
+#[inline]
+fn captured(hub: &Hub, port: PortId, direction: Direction, now_ns: u64, payload: Payload<'_>) {
+    if hub.capture.is_on() {
+        let bytes = payload.bytes();
+        hub.capture
+            .frame(port.0, direction, now_ns, bytes, |at, to| payload.copy_to(at, to));
     }
 }

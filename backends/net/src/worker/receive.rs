@@ -113,7 +113,7 @@ impl RxQueue {
             pending: None,
             expect_bytes: SHORT_BYTES,
             resume_ns: 0,
-            filter: RxFilter::default(),
+            filter: RxFilter::new(None),
             filter_version: 0,
             patience: Patience::default(),
         }

@@ -7,8 +7,8 @@ use ringside_common::worker::Vring;
 use super::lan::Frame;
 use super::receive::destination;
 use super::wire::Wire;
-use super::{BUDGET_BYTES, BUDGET_FRAMES, NetTurn, NetVrings, NetWorker, Side};
-use crate::counters::DropReason;
+use super::{BUDGET_BYTES, BUDGET_FRAMES, NetTurn, NetVrings, NetWorker, Side, captured};
+use crate::counters::{Direction, DropReason};
 use crate::header::{HEADER_BYTES, LEGACY_HEADER_BYTES, NetHeader};
 use crate::hub::Fabric;
 use crate::limit::Admission;
@@ -213,10 +213,8 @@ impl NetWorker {
             Fate::Gone => {
                 queue.counters.count(bytes, destination(start));
                 queue.port.from_guest.charge(now_ns, bytes);
-                let capture = &self.hub.capture;
-                if capture.is_on() {
-                    capture.from_guest(queue.port.id, now_ns, Payload::Guest(&self.frame));
-                }
+                let payload = Payload::Guest(&self.frame);
+                captured(&self.hub, queue.port.id, Direction::Tx, now_ns, payload);
             }
         }
         place.vring.push_used(head, 0);

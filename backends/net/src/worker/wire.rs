@@ -163,7 +163,7 @@ impl NetWorker {
             return Ok(());
         };
         if self.wires.get(index).is_some_and(Option::is_none) {
-            let Some(queue) = self.hub.take_queue(index) else {
+            let Some(queue) = self.hub.link().and_then(|link| link.queue(u16::try_from(index).ok()?)) else {
                 return Err(io::Error::other("the link queue is in use by another thread"));
             };
             let wire = Wire::new(queue, turn.io)?;
@@ -203,7 +203,6 @@ impl NetWorker {
             && let Some(mut wire) = place.take()
         {
             wire.unwatch(turn.io);
-            self.hub.put_queue(index, wire.queue);
         }
     }
 
@@ -243,7 +242,7 @@ impl NetWorker {
         if wire.attached == attached {
             return;
         }
-        match link.attach(index, attached) {
+        match link.attach(pair, attached) {
             Ok(()) => {
                 wire.attached = attached;
                 wire.readable = true;
