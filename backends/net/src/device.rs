@@ -16,7 +16,6 @@ use ringside_common::device::Device;
 use ringside_common::error::FrontEndError;
 use ringside_common::io::Engine;
 use ringside_common::stats::DeviceStats;
-use vhost::vhost_user::Backend;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_backend::{VhostUserBackend, VringMutex};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
@@ -162,10 +161,6 @@ impl VhostUserBackend for NetDevice {
     /// Data threads have their own snapshot of memory.
     fn update_memory(&self, _memory: GuestMemoryAtomic<GuestMemoryMmap<()>>) -> io::Result<()> {
         Ok(())
-    }
-
-    fn set_backend_req_fd(&self, backend: Backend) {
-        self.port.back_channel.set(Some(backend));
     }
 
     /// There is nothing that could have changed behind our back.

@@ -9,7 +9,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::capture::Capture;
 use crate::frame::{BROADCAST, announcement};
-use crate::counters::{PacketCounters, PortCounters};
+use crate::counters::PortCounters;
 use crate::link::Link;
 use crate::mac_table::{MacTable, PortId};
 use crate::port::Port;

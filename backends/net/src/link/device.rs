@@ -67,6 +67,12 @@ impl Link {
         })
     }
 
+    /// How many queues it has.
+    #[must_use]
+    pub fn queues(&self) -> usize {
+        self.shelves.len()
+    }
+
     /// Lends a queue. None where there is no such queue, or while it is lent already.
     #[must_use]
     pub fn queue(&self, pair: u16) -> Option<LinkQueue> {

@@ -5,7 +5,7 @@
 
 use ringside_common::worker::Place;
 
-use super::{NetQueue, NetTurn, Side};
+use super::{NetTurn, Side};
 use crate::control::{Command, Context, ERR, HEADER_BYTES, OK};
 use crate::port::Port;
 

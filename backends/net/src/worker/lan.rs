@@ -443,13 +443,16 @@ impl Lan {
             let used = pair == 0 || (rx.used && pair < lan.port.active_pairs());
             (used && place.vring.is_live()).then_some(slot)
         };
-        if lan.receive.len() > 1
-            && let Some(pair) = lan.flows.pair_of(flow_hash(start))
-            && let Some(slot) = usable(pair)
-        {
-            return Some(slot);
+        let first = usable(0)?;
+        // The driver uses the first ones.
+        let count = (1..lan.port.pairs)
+            .take_while(|pair| usable(*pair).is_some())
+            .count();
+        if count == 0 {
+            return Some(first);
         }
-        usable(0)
+        let count = u16::try_from(count).unwrap_or(0) + 1;
+        usable(lan.flows.pair_of(flow_hash(start), count))
     }
 
     /// Gives a frame to the guest behind `port`, finished as far as that driver needs it.

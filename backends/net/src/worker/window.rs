@@ -139,12 +139,6 @@ impl Window {
         &mut self.stream
     }
 
-    /// What is expected of the chains.
-    #[inline]
-    pub(super) fn layout(&self) -> Layout {
-        self.layout
-    }
-
     /// Gives the driver a packet whose `frame_bytes` are in place, for which there was room.
     #[inline]
     pub(super) fn commit(&mut self, vring: &mut Vring, mut header: NetHeader, frame_bytes: usize) {

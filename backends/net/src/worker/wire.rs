@@ -137,7 +137,7 @@ fn duplicate(fd: BorrowedFd<'_>) -> io::Result<std::os::fd::OwnedFd> {
     fd.try_clone_to_owned()
 }
 
-fn complain(what: &str, error: &io::Error) {
+fn complain(what: &str, error: &dyn std::error::Error) {
     if let Some(suppressed) = TROUBLE.allow() {
         log::warn!("{what}: {error} ({suppressed} more not shown)");
     }
