@@ -16,19 +16,20 @@ use std::sync::Arc;
 use super::receive::{Patience, Put, give};
 use super::transmit::{Fate, reason_of};
 use super::wire::Wire;
+use super::workbench::Workbench;
 use super::{NetQueue, NetTurn, NetVrings, Side, captured};
 use crate::counters::{Direction, DropReason, PacketCounters};
 use crate::flow::{FlowTable, flow_hash};
 use crate::frame::{
-    ETHERNET_HEADER_BYTES, Ethernet, TAGGED_HEADER_BYTES, VLAN_TAG_BYTES, is_multicast, tagged,
+    ETHERNET_HEADER_BYTES, Ethernet, TAGGED_HEADER_BYTES, VLAN_TAG_BYTES, is_multicast,
     untagged,
 };
-use crate::header::{GSO_NONE, MAX_FRAME_BYTES, NetHeader};
+use crate::header::{GSO_NONE, NetHeader};
 use crate::hub::{Fabric, Hub};
 use crate::limit::{Admission, Limits, Rate, RateLimit};
 use crate::link::{Payload, Sent};
 use crate::mac_table::PortId;
-use crate::offload::{MAX_HEADERS_BYTES, check_long, finish};
+use crate::offload::{MAX_HEADERS_BYTES, check_long};
 use crate::port::Port;
 
 /// Frames a second that one port may have sent to several others.
@@ -66,13 +67,6 @@ struct LanPort {
     flood: RateLimit,
 }
 
-/// Room to change frames in.
-#[derive(Debug)]
-struct Workbench {
-    frame: Box<[u8]>,
-    segment: Vec<u8>,
-}
-
 /// See above.
 #[derive(Debug)]
 pub(super) struct Lan {
@@ -80,7 +74,7 @@ pub(super) struct Lan {
     ports: Vec<LanPort>,
     uplink: PortId,
     uplink_counters: Option<(Arc<PacketCounters>, Arc<PacketCounters>)>,
-    bench: Workbench,
+    pub(super) bench: Workbench,
 }
 
 impl Lan {
@@ -106,10 +100,7 @@ impl Lan {
                 .uplink_counters()
                 .map(|counters| (counters.vring(0), counters.vring(1))),
             hub,
-            bench: Workbench {
-                frame: vec![0; MAX_FRAME_BYTES + VLAN_TAG_BYTES].into_boxed_slice(),
-                segment: Vec::with_capacity(MAX_FRAME_BYTES),
-            },
+            bench: Workbench::new(),
         }
     }
 
@@ -481,33 +472,11 @@ impl Lan {
             }
             return put;
         }
-        let Some(copy) = self.bench.frame.get_mut(..frame.bytes) else {
-            return Put::Lost(DropReason::MtuExceeded);
-        };
-        frame.payload.copy_to(0, copy);
-        let segment = &mut self.bench.segment;
-        let mut result = Put::Done;
-        let finished = finish(frame.header, copy, takes, max_frame_bytes, |part| {
-            if result != Put::Done {
-                return;
-            }
-            segment.clear();
-            segment.extend_from_slice(part.head);
-            segment.extend_from_slice(part.payload);
-            let payload = Payload::Bytes(segment);
-            result = give(place, now_ns, part.header, payload, segment.len(), segment);
-            if result == Put::Done {
-                captured(&self.hub, port, Direction::Rx, now_ns, payload);
-            }
-            // Those before it have arrived: this one is not sent again.
-            if result == Put::NoRoom {
-                result = Put::Lost(DropReason::NoBuffer);
-            }
-        });
-        if finished.is_err() {
-            return Put::Lost(DropReason::Offload);
+        if let Some(copy) = self.bench.load(frame.bytes) {
+            frame.payload.copy_to(0, copy);
         }
-        result
+        let header = (frame.header, frame.bytes);
+        self.bench.give(&self.hub, place, now_ns, header)
     }
 
     /// Sends a frame out.
@@ -532,13 +501,16 @@ impl Lan {
         let sent = if direct && origin.vlan == 0 {
             wire.queue.send(&frame.header, frame.payload)
         } else {
-            match self.send_changed(wire, origin.vlan, frame) {
+            match self.bench.send(wire, origin.vlan, frame.header, frame.payload) {
                 Ok(sent) => sent,
                 Err(reason) => return Fate::Lost(reason),
             }
         };
         match sent {
             Sent::Done => {
+                if wire.queue.has_unsent() {
+                    wire.block(turn.io);
+                }
                 if let Some((to, _)) = &self.uplink_counters {
                     to.count(frame.bytes, super::receive::destination(frame.start));
                 }
@@ -550,57 +522,6 @@ impl Lan {
             }
             Sent::Dropped(loss) => Fate::Lost(reason_of(loss)),
         }
-    }
-
-    /// Sends a frame out that has to be tagged, or finished for a link without offloads.
-    fn send_changed(
-        &mut self,
-        wire: &mut Wire,
-        vlan: u16,
-        frame: &Frame<'_>,
-    ) -> Result<Sent, DropReason> {
-        let mut header = frame.header;
-        let shift = if vlan == 0 { 0 } else { VLAN_TAG_BYTES };
-        let bytes = frame.bytes + shift;
-        let copy = self
-            .bench
-            .frame
-            .get_mut(..bytes)
-            .ok_or(DropReason::MtuExceeded)?;
-        frame
-            .payload
-            .copy_to(0, copy.get_mut(shift..).unwrap_or_default());
-        if vlan != 0 {
-            let plain = copy
-                .get(shift..)
-                .and_then(|frame| frame.first_chunk::<ETHERNET_HEADER_BYTES>())
-                .ok_or(DropReason::Malformed)?;
-            let tagged = tagged(*plain, vlan);
-            if let Some(front) = copy.get_mut(..TAGGED_HEADER_BYTES) {
-                front.copy_from_slice(&tagged);
-            }
-            header = header.moved(4).ok_or(DropReason::Malformed)?;
-        }
-        if wire.queue.supports_headers() {
-            return Ok(wire.queue.send(&header, Payload::Bytes(copy)));
-        }
-        let segment = &mut self.bench.segment;
-        let mut result = Sent::Done;
-        let mut first = true;
-        let none = crate::features::Offloads::empty();
-        finish(header, copy, none, MAX_FRAME_BYTES, |part| {
-            segment.clear();
-            segment.extend_from_slice(part.head);
-            segment.extend_from_slice(part.payload);
-            let sent = wire.queue.send(&NetHeader::default(), Payload::Bytes(segment));
-            // Only the first can stand for all of them: the rest is lost, as on any full link.
-            if first {
-                result = sent;
-            }
-            first = false;
-        })
-        .map_err(|_fault| DropReason::Offload)?;
-        Ok(result)
     }
 }
 

@@ -19,6 +19,7 @@ mod transmit;
 mod uplink;
 mod window;
 mod wire;
+mod workbench;
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -6,7 +6,7 @@ use ringside_common::worker::{Place, Vring};
 use super::window::{Layout, Window};
 use super::wire::Wire;
 use super::{BUDGET_BYTES, BUDGET_FRAMES, NetQueue, NetTurn, NetWorker, Side};
-use crate::counters::DropReason;
+use crate::counters::{Direction, DropReason};
 use crate::filter::RxFilter;
 use crate::frame::Ethernet;
 use crate::header::{MAX_FRAME_BYTES, NetHeader};
@@ -143,6 +143,17 @@ impl RxQueue {
         };
         self.window.commit(vring, header, bytes);
         Put::Done
+    }
+
+    /// Copies a frame out that was read into the window, and behind its first `limit_bytes` into
+    /// `spare`.
+    fn read_back(&self, spare: &[u8], limit_bytes: usize, frame: &mut [u8]) {
+        let header_bytes = self.negotiated.header_bytes;
+        let (here, there) = frame.split_at_mut(limit_bytes.min(frame.len()));
+        self.window.stream().written_at(header_bytes, here);
+        if let Some(rest) = spare.get(..there.len()) {
+            there.copy_from_slice(rest);
+        }
     }
 
     /// Whether the driver wants to see a frame that begins with `start`.
@@ -332,11 +343,7 @@ impl NetWorker {
         let received = wire.queue.receive(room);
         let (header, bytes) = match received {
             Received::Frame { header, bytes } => (header, bytes),
-            Received::Empty => {
-                wire.set_drained();
-                return Got::Nothing;
-            }
-            Received::Down => {
+            Received::Empty | Received::Down => {
                 wire.set_drained();
                 return Got::Nothing;
             }
@@ -368,8 +375,7 @@ impl NetWorker {
         let stream = rx.window.stream();
         let seen = stream.written_at(header_bytes, &mut start);
         let start = start.get(..seen.min(bytes)).unwrap_or_default();
-        let start: [u8; 18] = std::array::from_fn(|i| start.get(i).copied().unwrap_or(0));
-        if !rx.wants(&start) {
+        if !rx.wants(start) {
             queue.counters.count_drop(DropReason::Filtered);
             return Got::Frame(bytes);
         }
@@ -381,19 +387,25 @@ impl NetWorker {
                     let stream = rx.window.stream_mut();
                     stream.write_at(header_bytes + limit_bytes, rest);
                 }
+                if self.hub.capture.is_on() {
+                    let stream = rx.window.stream();
+                    self.hub.capture.frame(
+                        queue.port.id.0,
+                        Direction::Rx,
+                        now_ns,
+                        bytes,
+                        |at, to| stream.written_at(header_bytes + at, to),
+                    );
+                }
                 rx.window.commit(vring, header, bytes);
                 queue.port.to_guest.charge(now_ns, bytes);
-                queue.counters.count(bytes, destination(&start));
+                queue.counters.count(bytes, destination(start));
                 Got::Frame(bytes)
             }
             Some(header) if !rx.window.is_hopeless(vring, bytes) => {
                 // Enough chains will come: the frame waits, and nothing else is read meanwhile.
                 let mut frame = vec![0; bytes];
-                rx.window.stream().written_at(header_bytes, &mut frame);
-                if let (Some(to), Some(rest)) = (frame.get_mut(limit_bytes..), self.spare.get(..over))
-                {
-                    to.copy_from_slice(rest);
-                }
+                rx.read_back(&self.spare, limit_bytes, &mut frame);
                 rx.pending = Some((header, frame));
                 rx.starved = true;
                 queue.counters.count_starved();
@@ -403,9 +415,15 @@ impl NetWorker {
                 queue.counters.count_drop(DropReason::NoBuffer);
                 Got::Frame(bytes)
             }
-            // The link was told what this driver takes; an old frame was still on its way.
+            // A packet socket gets what its interface has, whatever this driver takes.
             None => {
-                queue.counters.count_drop(DropReason::Offload);
+                let bench = &mut self.lan.bench;
+                if let Some(frame) = bench.load(bytes) {
+                    rx.read_back(&self.spare, limit_bytes, frame);
+                }
+                if let Put::Lost(reason) = bench.give(&self.hub, place, now_ns, (header, bytes)) {
+                    place.queue.counters.count_drop(reason);
+                }
                 Got::Frame(bytes)
             }
         }

@@ -261,7 +261,12 @@ impl NetWorker {
             return Fate::Lost(DropReason::LinkDown);
         };
         match wire.queue.send(header, Payload::Guest(&self.frame)) {
-            Sent::Done => Fate::Gone,
+            Sent::Done => {
+                if wire.queue.has_unsent() {
+                    wire.block(turn.io);
+                }
+                Fate::Gone
+            }
             Sent::Blocked => {
                 wire.block(turn.io);
                 Fate::Kept {
