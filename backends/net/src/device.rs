@@ -244,7 +244,8 @@ impl Device for NetDevice {
             log::warn!("the front-end asks for an MTU of {mtu}; {MIN_MTU} to {most} can be had");
             return Err(FrontEndError::Mtu { mtu, most });
         }
-        self.port.set_guest_mtu(u16::try_from(mtu).unwrap_or(u16::MAX));
+        self.port
+            .set_guest_mtu(u16::try_from(mtu).unwrap_or(u16::MAX));
         Ok(())
     }
 

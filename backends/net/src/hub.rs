@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::capture::Capture;
-use crate::frame::{BROADCAST, announcement};
 use crate::counters::PortCounters;
+use crate::frame::{BROADCAST, announcement};
 use crate::link::Link;
 use crate::mac_table::{MacTable, PortId};
 use crate::port::Port;

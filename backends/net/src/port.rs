@@ -16,7 +16,6 @@ use crate::mac_table::PortId;
 
 /// What a port is, from start to end.
 #[derive(Clone, Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "switches of the command line")]
 pub struct PortOptions {
     /// What it is called on the control socket and in metrics.
     pub name: String,

@@ -21,8 +21,7 @@ use super::{NetQueue, NetTurn, NetVrings, Side, captured};
 use crate::counters::{Direction, DropReason, PacketCounters};
 use crate::flow::{FlowTable, flow_hash};
 use crate::frame::{
-    ETHERNET_HEADER_BYTES, Ethernet, TAGGED_HEADER_BYTES, VLAN_TAG_BYTES, is_multicast,
-    untagged,
+    ETHERNET_HEADER_BYTES, Ethernet, TAGGED_HEADER_BYTES, VLAN_TAG_BYTES, is_multicast, untagged,
 };
 use crate::header::{GSO_NONE, NetHeader};
 use crate::hub::{Fabric, Hub};
@@ -81,10 +80,8 @@ impl Lan {
     pub(super) fn new(hub: Arc<Hub>) -> Self {
         let flood = Limits {
             bytes: None,
-            packets: std::num::NonZeroU64::new(FLOOD_PER_S).map(|per_s| Rate {
-                per_s,
-                burst: None,
-            }),
+            packets: std::num::NonZeroU64::new(FLOOD_PER_S)
+                .map(|per_s| Rate { per_s, burst: None }),
         };
         let ports = hub.ports().iter().map(|port| LanPort {
             port: Arc::clone(port),
@@ -127,7 +124,7 @@ impl Lan {
 
     /// Sends a frame of the guest whose transmit vring is in `slot`.
     #[inline]
-    pub(super) fn from_guest(
+    pub(super) fn send_from_guest(
         &mut self,
         turn: &mut NetTurn<'_>,
         wires: &mut [Option<Wire>],
@@ -198,7 +195,7 @@ impl Lan {
     }
 
     /// Sends a frame that came from the uplink; `bytes` of it are in `spare`.
-    pub(super) fn from_uplink(
+    pub(super) fn send_from_uplink(
         &mut self,
         turn: &mut NetTurn<'_>,
         wires: &mut [Option<Wire>],
@@ -221,7 +218,9 @@ impl Lan {
             // The tag goes: the addresses move up behind it.
             let moved = header.moved(-4);
             let (Some(untagged), Some(moved)) = (
-                whole.first_chunk::<TAGGED_HEADER_BYTES>().map(|h| untagged(*h)),
+                whole
+                    .first_chunk::<TAGGED_HEADER_BYTES>()
+                    .map(|h| untagged(*h)),
                 moved,
             ) else {
                 return self.lost_uplink(DropReason::Malformed);
@@ -244,12 +243,9 @@ impl Lan {
             vlan,
             isolated: false,
         };
-        self.hub.table().learn(
-            vlan,
-            ethernet.source,
-            self.uplink,
-            seconds(turn.now_ns()),
-        );
+        self.hub
+            .table()
+            .learn(vlan, ethernet.source, self.uplink, seconds(turn.now_ns()));
         let frame = Frame {
             header,
             payload: Payload::Bytes(whole),
@@ -293,12 +289,9 @@ impl Lan {
         let Some(ethernet) = Ethernet::parse(bytes) else {
             return;
         };
-        self.hub.table().learn(
-            origin.vlan,
-            ethernet.source,
-            port,
-            seconds(turn.now_ns()),
-        );
+        self.hub
+            .table()
+            .learn(origin.vlan, ethernet.source, port, seconds(turn.now_ns()));
         let frame = Frame {
             header: NetHeader::default(),
             payload: Payload::Bytes(bytes),
@@ -326,7 +319,7 @@ impl Lan {
         };
         match known {
             Some(port) if port == origin.port => Fate::Lost(DropReason::NoReceiver),
-            Some(port) if port == self.uplink => self.to_uplink(turn, wires, origin, frame),
+            Some(port) if port == self.uplink => self.send_out(turn, wires, origin, frame),
             Some(port) if !self.reaches(origin, port) => Fate::Lost(DropReason::Isolated),
             Some(port) => {
                 let put = self.deliver(turn, port, frame);
@@ -416,7 +409,7 @@ impl Lan {
             }
         }
         if uplink {
-            self.to_uplink(turn, wires, origin, frame);
+            self.send_out(turn, wires, origin, frame);
         }
         Fate::Gone
     }
@@ -466,7 +459,14 @@ impl Lan {
             return Put::Lost(DropReason::MtuExceeded);
         }
         if let Some(header) = frame.header.for_receiver(takes) {
-            let put = give(place, now_ns, header, frame.payload, frame.bytes, frame.start);
+            let put = give(
+                place,
+                now_ns,
+                header,
+                frame.payload,
+                frame.bytes,
+                frame.start,
+            );
             if put == Put::Done {
                 captured(&self.hub, port, Direction::Rx, now_ns, frame.payload);
             }
@@ -480,7 +480,7 @@ impl Lan {
     }
 
     /// Sends a frame out.
-    fn to_uplink(
+    fn send_out(
         &mut self,
         turn: &mut NetTurn<'_>,
         wires: &mut [Option<Wire>],
@@ -501,7 +501,10 @@ impl Lan {
         let sent = if direct && origin.vlan == 0 {
             wire.queue.send(&frame.header, frame.payload)
         } else {
-            match self.bench.send(wire, origin.vlan, frame.header, frame.payload) {
+            match self
+                .bench
+                .send(wire, origin.vlan, frame.header, frame.payload)
+            {
                 Ok(sent) => sent,
                 Err(reason) => return Fate::Lost(reason),
             }

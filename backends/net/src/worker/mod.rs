@@ -243,6 +243,8 @@ fn captured(hub: &Hub, port: PortId, direction: Direction, now_ns: u64, payload:
     if hub.capture.is_on() {
         let bytes = payload.bytes();
         hub.capture
-            .frame(port.0, direction, now_ns, bytes, |at, to| payload.copy_to(at, to));
+            .frame(port.0, direction, now_ns, bytes, |at, to| {
+                payload.copy_to(at, to)
+            });
     }
 }

@@ -159,9 +159,8 @@ impl RxQueue {
     /// Whether the driver wants to see a frame that begins with `start`.
     #[inline]
     fn wants(&self, start: &[u8]) -> bool {
-        Ethernet::parse(start).is_some_and(|frame| {
-            self.filter.accepts(frame.destination, frame.vlan())
-        })
+        Ethernet::parse(start)
+            .is_some_and(|frame| self.filter.accepts(frame.destination, frame.vlan()))
     }
 }
 

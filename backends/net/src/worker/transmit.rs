@@ -192,6 +192,20 @@ impl NetWorker {
         let peeked = self.frame.read_at(0, &mut peek);
         let start = peek.get(..peeked).unwrap_or_default();
         let fate = self.pass_on(turn, slot, &header, bytes, start);
+        self.settle(turn, slot, head, fate, (bytes, start))
+    }
+
+    /// Gives the chain of a frame back, or leaves it in the ring.
+    #[inline]
+    fn settle(
+        &mut self,
+        turn: &mut NetTurn<'_>,
+        slot: usize,
+        head: u16,
+        fate: Fate,
+        (bytes, start): (usize, &[u8]),
+    ) -> Option<usize> {
+        let now_ns = turn.now_ns();
         let place = turn.vrings.get_mut(slot)?;
         let queue = &mut place.queue;
         match fate {
@@ -245,7 +259,7 @@ impl NetWorker {
                     start,
                 };
                 self.lan
-                    .from_guest(turn, &mut self.wires, slot, &frame)
+                    .send_from_guest(turn, &mut self.wires, slot, &frame)
             }
         }
     }

@@ -40,7 +40,7 @@ impl NetWorker {
             moved += bytes;
             let spare = &mut self.spare;
             self.lan
-                .from_uplink(turn, &mut self.wires, header, spare, bytes);
+                .send_from_uplink(turn, &mut self.wires, header, spare, bytes);
         }
         frames > 0
     }

@@ -153,7 +153,8 @@ impl Window {
             self.stream.write_at(0, &encoded);
         } else {
             let legacy = encoded.first_chunk::<LEGACY_HEADER_BYTES>();
-            self.stream.write_at(0, legacy.map_or(&[], |h| h.as_slice()));
+            self.stream
+                .write_at(0, legacy.map_or(&[], |h| h.as_slice()));
         }
         while left > 0 {
             let Some(taken) = self.chains.pop_front() else {

@@ -163,8 +163,14 @@ impl NetWorker {
             return Ok(());
         };
         if self.wires.get(index).is_some_and(Option::is_none) {
-            let Some(queue) = self.hub.link().and_then(|link| link.queue(u16::try_from(index).ok()?)) else {
-                return Err(io::Error::other("the link queue is in use by another thread"));
+            let Some(queue) = self
+                .hub
+                .link()
+                .and_then(|link| link.queue(u16::try_from(index).ok()?))
+            else {
+                return Err(io::Error::other(
+                    "the link queue is in use by another thread",
+                ));
             };
             let wire = Wire::new(queue, turn.io)?;
             if let Some(place) = self.wires.get_mut(index) {

@@ -87,10 +87,7 @@ impl Workbench {
     ) -> Result<Sent, DropReason> {
         let shift = if vlan == 0 { 0 } else { VLAN_TAG_BYTES };
         let bytes = payload.bytes() + shift;
-        let frame = self
-            .frame
-            .get_mut(..bytes)
-            .ok_or(DropReason::MtuExceeded)?;
+        let frame = self.frame.get_mut(..bytes).ok_or(DropReason::MtuExceeded)?;
         payload.copy_to(0, frame.get_mut(shift..).unwrap_or_default());
         if vlan != 0 {
             header = put_tag(frame, vlan, header).ok_or(DropReason::Malformed)?;
