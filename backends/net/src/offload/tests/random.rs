@@ -16,7 +16,7 @@ fn sample() -> impl Strategy<Value = Sample> {
         let (v6, udp, tags, ip_options, tcp_options) = shape;
         let (tcp_flags, sequence, id) = numbers;
         // Long payloads in pieces that are not too many.
-        let gso_size_bytes = size.max(u16::try_from(payload.len() / 1000).unwrap());
+        let gso_size_bytes = size.max(u16::try_from(payload.len().div_ceil(MAX_SEGMENTS)).unwrap());
         Sample {
             v6,
             udp,

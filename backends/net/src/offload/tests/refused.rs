@@ -128,3 +128,17 @@ fn f4_packet_cut_in_its_headers_is_refused() {
         assert_eq!(check_long(&header, &[]), Ok(()));
     }
 }
+
+#[test]
+fn f4_headers_longer_than_can_be_repeated_are_refused() {
+    let with = |ip_options| Sample {
+        v6: true,
+        ip_options,
+        ..Sample::tcp4(3000, 1000)
+    };
+    let longest = with(22);
+    assert_eq!(fault_with(&longest, longest.header(), &[]), None);
+    let too_long = with(23);
+    let fault = fault_with(&too_long, too_long.header(), &[]);
+    assert_eq!(fault, Some(FinishFault::HeadersTooLong));
+}
