@@ -42,7 +42,7 @@ use transmit::TxQueue;
 use wire::Wire;
 
 /// Frames moved from one vring or link before the next one has its turn.
-const BUDGET_FRAMES: usize = 256;
+const BUDGET_FRAMES: usize = 64;
 /// Bytes likewise.
 const BUDGET_BYTES: usize = 512 << 10;
 
