@@ -348,8 +348,7 @@ impl<Q: QueueCount> CommonArgs<Q> {
         Ok(endpoints)
     }
 
-    /// The endpoint that listens at `path`, with the mode and the group that were given.
-    pub fn listen(&self, path: PathBuf) -> Endpoint {
+    fn listen(&self, path: PathBuf) -> Endpoint {
         Endpoint::Listen {
             path,
             mode: self.socket_mode,
