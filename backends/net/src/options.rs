@@ -21,7 +21,7 @@ pub use self::config::{NetConfig, OptionsError, PortConfig, UPLINK};
 pub use self::items::SpecError;
 pub use self::port::{PortEndpoint, PortProperties, PortSpec};
 pub use self::values::ValueError;
-pub(crate) use self::values::mac_text;
+pub(crate) use self::values::{bytes_rate, mac_text, number, packets_rate};
 use crate::limit::Rate;
 
 /// vhost-user.rst "Backend program conventions"; a network has no features to tell.
@@ -29,6 +29,16 @@ pub const CAPABILITIES: &str = r#"{
   "type": "net"
 }
 "#;
+
+const BACKEND_HELP: &str =
+    "Where packets go: a tap device, a socket, an interface, or a switch between the guests";
+
+const BACKEND_FORMS: &str = "\
+    One of: tap:NAME[,netns=NAME|PATH], tap:fd=N[:N...] (one descriptor for each pair of queues), \
+    macvtap:NAME[,netns=NAME|PATH], packet:IFNAME[,netns=NAME|PATH], stream:PATH (of passt, or of \
+    QEMU's -netdev stream), dgram:PATH[,local=PATH], switch[:NAME], loopback, and for \
+    measurements null[:BYTES], which discards what guests send and with BYTES fills their queues \
+    with frames of that size.";
 
 /// Serves virtio-net devices to any VMM that speaks vhost-user: on a tap device, on a socket of
 /// passt or QEMU, on an interface of the host, or on a switch between guests
@@ -96,14 +106,9 @@ pub struct NetArgs {
     #[arg(long = "port", value_name = "SPEC", group = "listening")]
     pub ports: Vec<PortSpec>,
 
-    /// Where packets go: a tap device, a socket, an interface, or a switch between the guests
-    ///
-    /// One of: tap:NAME[,netns=NAME|PATH], tap:fd=N[:N...] (one descriptor for each pair of
-    /// queues), macvtap:NAME[,netns=NAME|PATH], packet:IFNAME[,netns=NAME|PATH],
-    /// stream:PATH (of passt, or of QEMU's -netdev stream), dgram:PATH[,local=PATH],
-    /// switch[:NAME], loopback, and for measurements null[:BYTES], which discards what guests
-    /// send and with BYTES fills their queues with frames of that size.
+    /// What is behind the ports.
     #[arg(long, value_name = "SPEC", default_value = "switch")]
+    #[arg(help = BACKEND_HELP, long_help = format!("{BACKEND_HELP}\n\n{BACKEND_FORMS}"))]
     pub backend: BackendSpec,
 
     /// Where the switch reaches the rest of the world: tap:, packet: or stream:, as for --backend

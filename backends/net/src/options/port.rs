@@ -154,3 +154,143 @@ impl Draft {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::values::ValueError;
+    use super::*;
+
+    fn port(text: &str) -> Result<PortSpec, SpecError> {
+        text.parse()
+    }
+
+    fn rate(per_s: u64, burst: Option<u64>) -> Option<Rate> {
+        let per_s = per_s.try_into().unwrap();
+        Some(Rate { per_s, burst })
+    }
+
+    fn value_error(key: &str, value: &str, error: ValueError) -> SpecError {
+        SpecError::Value {
+            key: key.to_owned(),
+            value: value.to_owned(),
+            error,
+        }
+    }
+
+    #[test]
+    fn port_is_read_with_all_its_properties() {
+        let text = "socket=/run/vm0,name=vm0,mac=52:54:00:12:34:56,mtu=1500,vlan=4094,isolated,\
+                    anti-spoof,limit-rx-bytes=1M,burst=64K,limit-rx-packets=1K,\
+                    limit-tx-bytes=2G,limit-tx-packets=3,burst=0";
+        let expected = PortSpec {
+            endpoint: PortEndpoint::Socket("/run/vm0".into()),
+            name: Some("vm0".to_owned()),
+            properties: PortProperties {
+                mac: Some([0x52, 0x54, 0, 0x12, 0x34, 0x56]),
+                mtu: Some(1500),
+                vlan: Some(4094),
+                isolated: true,
+                anti_spoof: true,
+                rx: Limits {
+                    bytes: rate(1_000_000, Some(64_000)),
+                    packets: rate(1_000, None),
+                },
+                tx: Limits {
+                    bytes: rate(2_000_000_000, None),
+                    packets: rate(3, Some(0)),
+                },
+            },
+        };
+        assert_eq!(port(text), Ok(expected));
+        let endpoint = |text| port(text).unwrap().endpoint;
+        assert_eq!(endpoint("connect=c"), PortEndpoint::Connect("c".into()));
+        assert_eq!(endpoint("fd=0"), PortEndpoint::Fd(0));
+    }
+
+    #[test]
+    fn port_with_a_fault_says_where() {
+        assert_eq!(port("vlan=1"), Err(SpecError::NoEndpoint));
+        for text in ["socket=a,connect=b", "socket=a,fd=1", "fd=1,connect=a"] {
+            assert_eq!(port(text), Err(SpecError::TwoEndpoints), "{text}");
+        }
+        let burst = port("socket=a,burst=5");
+        assert_eq!(burst, Err(SpecError::BurstWithoutLimit));
+        for (text, key) in [
+            ("socket=a,socket=b", "socket"),
+            ("socket=a,vlan=1,vlan=1", "vlan"),
+            ("socket=a,isolated,isolated", "isolated"),
+            (
+                "socket=a,limit-tx-bytes=1,limit-tx-bytes=1",
+                "limit-tx-bytes",
+            ),
+            ("socket=a,limit-tx-bytes=1,burst=1,burst=1", "burst"),
+        ] {
+            let key = key.to_owned();
+            assert_eq!(port(text), Err(SpecError::Twice { key }), "{text}");
+        }
+        for (text, key) in [
+            ("", ""),
+            ("/run/s", "/run/s"),
+            ("socket=a,", ""),
+            ("path=a", "path"),
+        ] {
+            let error = port(text).unwrap_err();
+            assert!(
+                matches!(&error, SpecError::Unknown { key: got, .. } if got == key),
+                "{error}"
+            );
+        }
+        for (text, key) in [("socket", "socket"), ("socket=a,vlan", "vlan")] {
+            let key = key.to_owned();
+            assert_eq!(port(text), Err(SpecError::NoValue { key }), "{text}");
+        }
+        let key = "isolated".to_owned();
+        let flag = port("socket=a,isolated=on");
+        assert_eq!(flag, Err(SpecError::UnexpectedValue { key }));
+    }
+
+    #[test]
+    fn port_with_a_value_out_of_range_is_refused() {
+        let bytes_rate = ValueError::Rate {
+            max: 50_000_000_000,
+        };
+        let packets_rate = ValueError::Rate { max: 100_000_000 };
+        for (key, value, error) in [
+            ("socket", "", ValueError::Path),
+            ("fd", "-1", ValueError::Descriptor),
+            ("fd", "x", ValueError::Descriptor),
+            ("name", "", ValueError::PortName),
+            ("name", "12", ValueError::PortName),
+            ("name", "a b", ValueError::PortName),
+            (
+                "name",
+                "a-name-that-is-longer-than-32-bytes",
+                ValueError::PortName,
+            ),
+            ("mac", "52:54:00:00:00", ValueError::Mac),
+            ("mac", "52:54:00:00:00:01:02", ValueError::Mac),
+            ("mac", "52-54-00-00-00-01", ValueError::Mac),
+            ("mac", "52:54:00:00:00:+1", ValueError::Mac),
+            ("mac", "52:54:00:00:00:1", ValueError::Mac),
+            ("mac", "00:00:00:00:00:00", ValueError::MacOfNobody),
+            ("mac", "01:00:5e:00:00:01", ValueError::MacOfNobody),
+            ("mac", "ff:ff:ff:ff:ff:ff", ValueError::MacOfNobody),
+            ("mtu", "67", ValueError::Mtu),
+            ("mtu", "65536", ValueError::Mtu),
+            ("vlan", "0", ValueError::Vlan),
+            ("vlan", "4095", ValueError::Vlan),
+            ("limit-rx-bytes", "0", bytes_rate),
+            ("limit-rx-bytes", "51G", bytes_rate),
+            ("limit-rx-bytes", "", ValueError::Number),
+            ("limit-rx-bytes", "G", ValueError::Number),
+            ("limit-rx-bytes", "+5", ValueError::Number),
+            ("limit-rx-bytes", "1.5M", ValueError::Number),
+            ("limit-rx-bytes", "99999999999G", ValueError::Number),
+            ("limit-tx-packets", "0", packets_rate),
+            ("limit-tx-packets", "101M", packets_rate),
+        ] {
+            let text = format!("{key}={value},connect=c");
+            assert_eq!(port(&text), Err(value_error(key, value, error)), "{text}");
+        }
+    }
+}
