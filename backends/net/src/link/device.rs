@@ -270,3 +270,6 @@ impl LinkQueue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
