@@ -67,7 +67,11 @@ fn build(package: &'static str) -> Result<PathBuf> {
 /// lies in `target/<profile directory>/deps/`, or any other, one directory higher.
 fn target_dirs(exe: &Path) -> Option<(&Path, &Path, &str)> {
     let dir = exe.parent()?;
-    let profile_dir = if dir.ends_with("deps") { dir.parent()? } else { dir };
+    let profile_dir = if dir.ends_with("deps") {
+        dir.parent()?
+    } else {
+        dir
+    };
     let profile = match profile_dir.file_name()?.to_str()? {
         // The directory of the profiles dev and test.
         "debug" => "dev",

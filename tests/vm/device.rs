@@ -179,7 +179,10 @@ impl Device {
             }
         };
         let id = netdev_id(&self.id);
-        vec!["-netdev".into(), format!("{carrier},id={id},queues={pairs}")]
+        vec![
+            "-netdev".into(),
+            format!("{carrier},id={id},queues={pairs}"),
+        ]
     }
 
     /// Arguments of `chardev-add`; `None` for a device without a socket.
@@ -305,10 +308,7 @@ mod tests {
                 r#"{"chardev":"socket-d","driver":"vhost-user-blk-pci","id":"d"}"#,
             ]
         );
-        assert_eq!(
-            arguments(OLD)[1],
-            "socket,id=socket-d,path=/s,reconnect=1"
-        );
+        assert_eq!(arguments(OLD)[1], "socket,id=socket-d,path=/s,reconnect=1");
     }
 
     #[test]

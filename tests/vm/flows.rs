@@ -4,13 +4,16 @@
 //!
 //! Each flow is a UDP socket whose port is always the same, so that two runs ask over the same
 //! flows, and what steers packets to queues by flow has something to remember. A flow asks again
-//! until it has its answer: a lost packet is no matter, a queue that nobody serves is.
+//! until it has its answer: a lost packet is no matter, a queue that nobody serves is. Flows take
+//! turns on the processors, since Linux chooses a queue by the processor.
 
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 /// Port of the first flow.
 const FIRST_PORT: u16 = 40_000;
@@ -40,6 +43,7 @@ fn run(words: &[String]) -> io::Result<Vec<u16>> {
     let server: SocketAddr = server.parse().map_err(bad)?;
     let count: u16 = count.parse().map_err(bad)?;
     let limit = Duration::from_secs(seconds.parse().map_err(bad)?);
+    let processors = thread::available_parallelism()?.get();
     let mut waiting = Vec::new();
     for port in FIRST_PORT..FIRST_PORT.saturating_add(count) {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
@@ -53,7 +57,10 @@ fn run(words: &[String]) -> io::Result<Vec<u16>> {
     let mut next_question = Instant::now();
     while !waiting.is_empty() && Instant::now() < deadline {
         if Instant::now() >= next_question {
-            for (_, socket) in &waiting {
+            for (port, socket) in &waiting {
+                let mut processor = CpuSet::new();
+                processor.set(usize::from(*port) % processors);
+                sched_setaffinity(None, &processor)?;
                 // A link that is down loses the question; the next one follows.
                 let _ = socket.send(question.as_bytes());
             }

@@ -18,7 +18,8 @@ pub(super) const QEMU: &str = "qemu-system-x86_64";
 
 /// The kernel keeps to errors so that the console stays short; a panic reboots at once, which
 /// ends QEMU (`-no-reboot`) or is seen as an unexpected boot.
-pub(super) const KERNEL_COMMAND_LINE: &str = "console=ttyS0 loglevel=4 panic=-1 memhp_default_state=online";
+pub(super) const KERNEL_COMMAND_LINE: &str =
+    "console=ttyS0 loglevel=4 panic=-1 memhp_default_state=online";
 
 /// The files of one run.
 #[derive(Debug)]
@@ -134,4 +135,3 @@ pub(super) fn qemu_version() -> Result<QemuVersion, VmError> {
         source: io::ErrorKind::NotFound.into(),
     })
 }
-

@@ -46,7 +46,8 @@ pub use device::{Device, QemuVersion};
 pub use error::{BoxError, VmError};
 pub use needs::{needs, skip};
 pub use network::{
-    Capture, DhcpOptions, DhcpServer, EchoServer, HttpServer, Network, Service, network_needs,
+    Capture, DhcpOptions, DhcpServer, EchoServer, HttpServer, Network, Passt, Service,
+    network_needs,
 };
 pub use nic::{Nic, NicOptions};
 pub use qmp::Qmp;

@@ -10,11 +10,12 @@ mod capture;
 mod dhcp;
 mod echo;
 mod http;
+mod passt;
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,12 +26,13 @@ use tempfile::TempDir;
 
 use super::child::{Child, Place};
 use super::error::{BoxError, VmError};
-use super::program::{find_program, run_command};
+use super::program::{find_program, give_to_nobody, run_command};
 
 pub use capture::Capture;
 pub use dhcp::{DhcpOptions, DhcpServer};
 pub use echo::EchoServer;
 pub use http::HttpServer;
+pub use passt::Passt;
 
 /// Why no network can be made here; `None` when all is there.
 #[must_use]
@@ -132,6 +134,15 @@ impl Network {
         Ok(Service(child))
     }
 
+    /// User-mode networking for one guest, which will have `address` (with its prefix length) and
+    /// reach the namespace's loopback as `router`.
+    ///
+    /// # Errors
+    /// When `passt` does not start.
+    pub fn passt(&self, address: &str, router: &str) -> Result<Passt, VmError> {
+        Passt::start(self, address, router)
+    }
+
     /// Starts a program in the namespace.
     pub(crate) fn spawn(&self, program: &str, args: &[&str]) -> Result<Child, VmError> {
         let log = tempfile::Builder::new()
@@ -142,6 +153,16 @@ impl Network {
             .map_err(VmError::file(self.dir.path()))?
             .1;
         Child::spawn_at(&self.place(), &find_program(program)?, args, &log)
+    }
+
+    /// A new directory that the user `nobody` owns.
+    fn dir_of_nobody(&self) -> Result<PathBuf, VmError> {
+        let dir = self.dir.path().join("nobody");
+        fs::create_dir(&dir).map_err(VmError::file(&dir))?;
+        // The way there must be open to all, too.
+        give_to_nobody(self.dir.path())?;
+        give_to_nobody(&dir)?;
+        Ok(dir)
     }
 
     pub(crate) fn place(&self) -> Place {
@@ -223,15 +244,4 @@ impl Drop for Server {
             log::warn!("a server of a test panicked");
         }
     }
-}
-
-/// Whether `path` is the namespace of the calling thread.
-#[cfg(test)]
-fn is_own(path: &Path) -> io::Result<bool> {
-    use std::os::unix::fs::MetadataExt;
-    let (own, other) = (
-        std::fs::metadata("/proc/thread-self/ns/net")?,
-        std::fs::metadata(path)?,
-    );
-    Ok((own.dev(), own.ino()) == (other.dev(), other.ino()))
 }

@@ -2,7 +2,6 @@
 //! The network back-end under test, `ringside-net`, as a process that can be killed and come back.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
@@ -12,7 +11,7 @@ use super::backend::START_LIMIT;
 use super::child::{Child, Place};
 use super::error::VmError;
 use super::network::Network;
-use super::program::run_program;
+use super::program::give_to_nobody;
 use crate::process::back_end_binary;
 
 const PROGRAM: &str = "ringside-net";
@@ -187,15 +186,7 @@ impl Nic {
 fn hand_over(dir: &Path, program: &Path) -> Result<PathBuf, VmError> {
     let copy = dir.join(PROGRAM);
     fs::copy(program, &copy).map_err(VmError::file(program))?;
-    let id = |option| -> Result<Option<u32>, VmError> {
-        let id = run_program("id", &[option, "nobody"])?;
-        Ok(String::from_utf8_lossy(&id).trim().parse().ok())
-    };
-    let (user, group) = (id("-u")?, id("-g")?);
-    for path in [dir, &copy] {
-        chown(path, user, group).map_err(VmError::file(path))?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755))
-            .map_err(VmError::file(path))?;
-    }
+    give_to_nobody(&copy)?;
+    give_to_nobody(dir)?;
     Ok(copy)
 }

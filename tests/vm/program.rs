@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Programs of this machine: where they are, and what they print.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -42,4 +44,15 @@ pub(crate) fn run_command(name: &str, command: &mut Command) -> Result<Vec<u8>, 
         status: output.status,
         output: String::from_utf8_lossy(&output.stderr).into_owned(),
     })
+}
+
+/// Makes the user `nobody` own a file or directory, open to all.
+pub(crate) fn give_to_nobody(path: &Path) -> Result<(), VmError> {
+    let id = |option| -> Result<Option<u32>, VmError> {
+        let id = run_program("id", &[option, "nobody"])?;
+        Ok(String::from_utf8_lossy(&id).trim().parse().ok())
+    };
+    chown(path, id("-u")?, id("-g")?)
+        .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o755)))
+        .map_err(VmError::file(path))
 }

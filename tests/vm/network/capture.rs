@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use super::Network;
 use super::super::backend::START_LIMIT;
 use super::super::child::Child;
 use super::super::error::VmError;
+use super::Network;
 
 /// A running `tcpdump`, ended when dropped.
 #[derive(Debug)]
