@@ -72,11 +72,11 @@ impl Control {
             .execute("device_del", json!({ "id": device.id() }))?;
         self.qmp
             .wait_event("DEVICE_DELETED", Some(device.id()), UNPLUG_LIMIT)?;
+        // A netdev takes its character device with it.
         if let Some(netdev) = device.netdev_add() {
             self.qmp
                 .execute("netdev_del", json!({ "id": netdev["id"] }))?;
-        }
-        if device.chardev_add(self.qemu).is_some() {
+        } else {
             self.qmp
                 .execute("chardev-remove", json!({ "id": device.chardev() }))?;
         }

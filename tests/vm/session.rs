@@ -145,7 +145,12 @@ impl<'g, 'h> Session<'g, 'h> {
         results
             .set_read_timeout(Some(READ_SLICE))
             .map_err(VmError::channel(RESULTS))?;
-        let qmp = Qmp::negotiate(accept(&qmp, &mut child)?)?;
+        let qmp = accept(&qmp, &mut child)?;
+        let qmp = Qmp::negotiate(qmp).or_else(|error| {
+            // QEMU hangs up when it refuses an argument: what it says tells more.
+            let status = child.wait(QEMU_LIMIT).map_err(|_| error)?;
+            Err(child.ended(status))
+        })?;
         let ports = (0..guest.hotplug_ports)
             .map(|port| format!("port{port}"))
             .collect();

@@ -45,17 +45,15 @@ if [ "$ROLE" = second ]; then
 fi
 
 echo "--- an announcement reaches everybody but its guest"
-tcpdump --immediate-mode -n -l -i "$full" rarp and ether src "$MAC_ANNOUNCED" >/tmp/rarp 2>/tmp/rarp.log &
-listening() { grep -q 'listening on' /tmp/rarp.log; }
-check "tcpdump listens" wait_until 20 listening
+watch_for "$full" "rarp and ether src $MAC_ANNOUNCED"
 host meet
 [ "$ROLE" = second ] || host announce
 host meet
-seen() { [ -s /tmp/rarp ]; }
+seen() { [ -s /tmp/seen ]; }
 [ "$ROLE" = first ] || check "the other guest sees it" wait_until 20 seen
 host meet
 killall tcpdump
 case $ROLE in
-first) equal "announcements seen" "$(cat /tmp/rarp)" "" ;;
-second) equal "announcements seen" "$(wc -l </tmp/rarp)" 1 ;;
+first) equal "announcements seen" "$(cat /tmp/seen)" "" ;;
+second) equal "announcements seen" "$(wc -l </tmp/seen)" 1 ;;
 esac

@@ -8,16 +8,17 @@ nic() {
     done
 }
 
+# An IPv6 address is used at once: nobody else has it.
+echo 0 >/proc/sys/net/ipv6/conf/all/accept_dad
+echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad
+
 # nic_static NIC ADDRESS/PREFIX...: gives it addresses and sets it up.
 nic_static() {
     static=$1
     shift
     ip link set "$static" up
     for address in "$@"; do
-        case $address in
-        *:*) ip address add "$address" dev "$static" nodad ;;
-        *) ip address add "$address" dev "$static" ;;
-        esac || fail "$static does not take $address"
+        ip address add "$address" dev "$static" || fail "$static does not take $address"
     done
 }
 
@@ -90,6 +91,18 @@ transfers() {
             cat /tmp/iperf3
             fail "$device: iperf3 $way $*"
         }
-        echo "ok: $device iperf3 $server $way $*:$(awk '/receiver/ { line = $0 } END { sub(/.*sec/, "", line); print line }' /tmp/iperf3)"
+        echo "ok: $device iperf3 $amount $way $*: $(awk '/receiver/ { print $7, $8 }' /tmp/iperf3)"
     done
+}
+
+# watch_for NIC FILTER: lines about frames that pass the filter go to /tmp/seen, until `killall
+# tcpdump`.
+watch_for() {
+    # tcpdump wants to give up root, for a user this system has.
+    grep -qs '^root:' /etc/passwd || echo 'root:x:0:0:root:/:/bin/sh' >>/etc/passwd
+    tcpdump -Z root --immediate-mode -n -l -i "$1" "$2" >/tmp/seen 2>/tmp/tcpdump.log &
+    wait_until 20 grep -q 'listening on' /tmp/tcpdump.log || {
+        cat /tmp/tcpdump.log
+        fail "tcpdump -i $1 $2"
+    }
 }

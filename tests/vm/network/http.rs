@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A web server of one file, as small as `HTTP/1.0` lets it be.
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use super::super::child::POLL;
 use super::super::error::{BoxError, VmError};
+use super::super::program::run_program;
 use super::super::qmp::would_block;
 use super::{Network, Server};
 
@@ -21,23 +23,27 @@ const PEER_LIMIT: Duration = Duration::from_secs(60);
 pub struct HttpServer {
     asked: Arc<Mutex<Vec<String>>>,
     served_bytes: Arc<AtomicU64>,
+    sha256: String,
     _server: Server,
 }
 
 impl HttpServer {
-    /// Serves `contents` at `address`, one request after the other.
+    /// Serves `bytes` random bytes, which no compression or luck can make up, at `address`, one
+    /// request after the other.
     ///
     /// # Errors
     /// When the address cannot be had in the namespace.
-    pub fn start(
-        network: &Network,
-        address: SocketAddr,
-        contents: Vec<u8>,
-    ) -> Result<Self, VmError> {
+    pub fn start(network: &Network, address: SocketAddr, bytes: usize) -> Result<Self, VmError> {
+        let random = "/dev/urandom";
+        let mut contents = vec![0; bytes];
+        File::open(random)
+            .and_then(|mut file| file.read_exact(&mut contents))
+            .map_err(VmError::file(random))?;
         let listener = network
             .open(|| TcpListener::bind(address))
             .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
             .map_err(VmError::channel("HTTP server"))?;
+        let sha256 = sha256(&contents)?;
         let asked = Arc::new(Mutex::new(Vec::new()));
         let served_bytes = Arc::new(AtomicU64::new(0));
         let (paths, bytes) = (Arc::clone(&asked), Arc::clone(&served_bytes));
@@ -62,8 +68,15 @@ impl HttpServer {
         Ok(Self {
             asked,
             served_bytes,
+            sha256,
             _server: server,
         })
+    }
+
+    /// The SHA-256 of the contents, in hexadecimal digits.
+    #[must_use]
+    pub fn sha256(&self) -> &str {
+        &self.sha256
     }
 
     /// The paths asked for, in order.
@@ -81,6 +94,15 @@ impl HttpServer {
     pub fn served_bytes(&self) -> u64 {
         self.served_bytes.load(Ordering::Relaxed)
     }
+}
+
+fn sha256(contents: &[u8]) -> Result<String, VmError> {
+    let mut file = tempfile::NamedTempFile::new().map_err(VmError::file(std::env::temp_dir()))?;
+    file.write_all(contents)
+        .map_err(VmError::file(file.path()))?;
+    let line = run_program("sha256sum", &[&file.path().to_string_lossy()])?;
+    let line = String::from_utf8_lossy(&line).into_owned();
+    Ok(line.split(' ').next().unwrap_or_default().to_owned())
 }
 
 /// Reads a request and gives its path.

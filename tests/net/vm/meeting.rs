@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the tests of this suite share: a file to fetch, and a place where two guests meet.
+//! A place where the two guests of a test meet.
 
-use std::process::Command;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,27 +8,6 @@ use ringside_tests::vm::BoxError;
 
 /// How long one guest waits for the other: a whole boot and more, on a loaded machine.
 const MEETING_LIMIT: Duration = Duration::from_secs(180);
-
-/// A file of random bytes, which no compression, pattern or luck can make up.
-#[derive(Debug)]
-pub(crate) struct File {
-    pub(crate) contents: Vec<u8>,
-    pub(crate) sha256: String,
-}
-
-impl File {
-    pub(crate) fn random(mib: usize) -> Result<Self, BoxError> {
-        use std::io::Read;
-        let mut contents = vec![0; mib << 20];
-        std::fs::File::open("/dev/urandom")?.read_exact(&mut contents)?;
-        let file = tempfile::NamedTempFile::new()?;
-        std::fs::write(file.path(), &contents)?;
-        let output = Command::new("sha256sum").arg(file.path()).output()?;
-        let text = String::from_utf8(output.stdout)?;
-        let sha256 = text.split(' ').next().unwrap_or_default().to_owned();
-        Ok(Self { contents, sha256 })
-    }
-}
 
 /// Where the two guests of a test wait for each other, again and again.
 #[derive(Debug, Default)]
