@@ -228,7 +228,7 @@ fn killed_back_ends_come_back_and_announcements_go_out() -> Result<(), BoxError>
     let nic = |index, connect| {
         let tap = format!("tap{index}");
         network.tap(&tap, 1, &[&format!("{}.1/24", net(index))])?;
-        let options = NicOptions::new(&format!("tap:{tap}"));
+        let options = NicOptions::new(&format!("tap:{tap}")).args(&["--queue-pairs=1"]);
         Nic::start(&network, NicOptions { connect, ..options })
     };
     let (caller, listener, mut plugged) = (nic(0, false)?, nic(1, true)?, nic(2, false)?);
