@@ -16,6 +16,8 @@ use crate::process::{Launch, Process, ProcessError, Result};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Frames in a burst, and so the unit of [`Testpmd::start_tx_first`].
 pub const BURST: u64 = 32;
+/// testpmd's buffers by default, headroom included.
+const SMALL_BUFFER_BYTES: usize = 2176;
 
 /// Whether this machine has what it takes, and if not, why.
 ///
@@ -98,17 +100,34 @@ impl TestpmdBuilder {
         self
     }
 
-    /// Frames of this length, which the buffers can hold.
+    /// Frames of this length, each in one buffer.
     #[must_use]
     pub fn frame_bytes(self, bytes: usize) -> Self {
-        let room = (bytes + 512).next_multiple_of(64).max(2176);
-        let builder = self
+        let room = (bytes + 512).next_multiple_of(64).max(SMALL_BUFFER_BYTES);
+        self.option(format!("--mbuf-size={room}"))
             .option(format!("--txpkts={bytes}"))
-            .option(format!("--mbuf-size={room}"));
+            .longest_frame(bytes)
+    }
+
+    /// Frames of this length in as many buffers of 2 KiB as they take.
+    #[must_use]
+    pub fn scattered_frame_bytes(self, bytes: usize) -> Self {
+        const PART: usize = 2000;
+        let parts: Vec<_> = (0..bytes)
+            .step_by(PART)
+            .map(|at| (bytes - at).min(PART).to_string())
+            .collect();
+        self.option(format!("--mbuf-size={SMALL_BUFFER_BYTES}"))
+            .option(format!("--txpkts={}", parts.join(",")))
+            .option("--enable-scatter")
+            .longest_frame(bytes)
+    }
+
+    fn longest_frame(self, bytes: usize) -> Self {
         if bytes > 1518 {
-            builder.option(format!("--max-pkt-len={bytes}"))
+            self.option(format!("--max-pkt-len={bytes}"))
         } else {
-            builder
+            self
         }
     }
 
@@ -118,6 +137,17 @@ impl TestpmdBuilder {
     ///
     /// When it does not start.
     pub fn start(self) -> Result<Testpmd> {
+        let mut testpmd = self.spawn()?;
+        testpmd.wait_prompt()?;
+        Ok(testpmd)
+    }
+
+    /// Starts it only: one that listens as a front-end has no prompt before a back-end connects.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start.
+    pub fn spawn(self) -> Result<Testpmd> {
         let (reader, input) =
             std::io::pipe().map_err(|source| ProcessError::pipe("pipe", source))?;
         let cpu = self.cpu;
@@ -140,11 +170,14 @@ impl TestpmdBuilder {
         }
         launch = launch.args(&self.options);
         launch.command_mut().stdin(reader);
-        let mut process = launch.spawn()?;
-        process.poll_until("prompt of testpmd", PATIENCE, |process| {
-            Ok(process.stderr().contains("testpmd> ").then_some(()))
-        })?;
+        let process = launch.spawn()?;
         Ok(Testpmd { process, input })
+    }
+
+    /// A path in its directory.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.launch.path(name)
     }
 }
 
@@ -179,6 +212,18 @@ impl Testpmd {
     #[must_use]
     pub fn vhost_socket(&self, number: usize) -> PathBuf {
         self.process.path(&format!("vhost-{number}.sock"))
+    }
+
+    /// Waits for its prompt.
+    ///
+    /// # Errors
+    ///
+    /// When it ends before, or takes too long.
+    pub fn wait_prompt(&mut self) -> Result<()> {
+        self.process
+            .poll_until("prompt of testpmd", PATIENCE, |process| {
+                Ok(process.stderr().contains("testpmd> ").then_some(()))
+            })
     }
 
     /// Begins to forward.
