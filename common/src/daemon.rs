@@ -9,11 +9,12 @@
 //! SIGTERM drains, flushes and returns from [`serve`]; SIGHUP asks the device to look at its
 //! backing.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use epoll::Events;
@@ -29,7 +30,7 @@ use crate::logging::LogLimiter;
 use crate::session::connection::{Connection, Progress};
 use crate::socket::{BoundSocket, SocketError};
 use crate::sys::signal::Signals;
-use crate::worker::WorkerOptions;
+use crate::worker::{Pool, WorkerOptions};
 
 /// Where front-ends come from.
 #[derive(Debug)]
@@ -75,11 +76,12 @@ const CONTROL: u64 = 1;
 const LISTENER: u64 = 2;
 const CONNECTION: u64 = 3;
 
-/// Requests to the control thread from other threads of the process.
+/// Requests to the control threads from other threads of the process.
 #[derive(Debug)]
 pub struct Control {
-    wanted: Mutex<Pause>,
+    pause: Mutex<Pause>,
     changed: Condvar,
+    /// Written to for every request, and never read: every control thread watches it.
     signal: std::os::fd::OwnedFd,
     signals: Signals,
 }
@@ -87,8 +89,12 @@ pub struct Control {
 #[derive(Debug, Default)]
 struct Pause {
     wanted: bool,
-    reached: bool,
-    /// It was reached, but the device could not make stable what it had written.
+    /// Counts the requests.
+    round: u64,
+    /// Control threads, and how many of them have not yet done what was asked for last.
+    threads: usize,
+    behind: usize,
+    /// It was done, but a device could not make stable what it had written.
     flush_failed: bool,
 }
 
@@ -102,7 +108,7 @@ impl Control {
         let signals = Signals::install()?;
         let signal = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self {
-            wanted: Mutex::default(),
+            pause: Mutex::default(),
             changed: Condvar::new(),
             signal,
             signals,
@@ -114,30 +120,74 @@ impl Control {
     /// Returns false when that took longer than `patience`, and is then still under way; or when
     /// what was acknowledged could not be made stable.
     pub fn pause(&self, paused: bool, patience: Duration) -> bool {
-        let mut state = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         state.wanted = paused;
+        state.round += 1;
+        state.behind = state.threads;
+        state.flush_failed = false;
         // Full means that a wake-up is due already.
         let _ = rustix::io::write(&self.signal, &1_u64.to_ne_bytes());
         let waited = self
             .changed
-            .wait_timeout_while(state, patience, |s| s.reached != s.wanted);
+            .wait_timeout_while(state, patience, |state| state.behind > 0);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        state.reached == paused && !state.flush_failed
+        state.behind == 0 && !state.flush_failed
     }
 
-    fn wanted(&self) -> bool {
-        self.wanted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .wanted
+    fn lock(&self) -> MutexGuard<'_, Pause> {
+        self.pause.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn reached(&self, paused: bool, flush_failed: bool) {
-        let mut state = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        state.reached = paused;
-        state.flush_failed = flush_failed;
+    /// A control thread begins.
+    fn join(&self) -> Turnout<'_> {
+        let mut state = self.lock();
+        state.threads += 1;
+        Turnout {
+            control: self,
+            round: Cell::new(state.round),
+        }
+    }
+}
+
+/// What a control thread knows of the requests to it.
+#[derive(Debug)]
+struct Turnout<'a> {
+    control: &'a Control,
+    /// The last one it has done.
+    round: Cell<u64>,
+}
+
+impl Turnout<'_> {
+    fn wanted(&self) -> (bool, u64) {
+        let state = self.control.lock();
+        (state.wanted, state.round)
+    }
+
+    /// Request `round` is done.
+    fn reached(&self, round: u64, flush_failed: bool) {
+        if self.round.replace(round) == round {
+            return;
+        }
+        let mut state = self.control.lock();
+        // A later one counts all threads anew.
+        if state.round == round {
+            state.behind = state.behind.saturating_sub(1);
+            state.flush_failed |= flush_failed;
+            drop(state);
+            self.control.changed.notify_all();
+        }
+    }
+}
+
+impl Drop for Turnout<'_> {
+    fn drop(&mut self) {
+        let mut state = self.control.lock();
+        state.threads -= 1;
+        if self.round.get() != state.round {
+            state.behind = state.behind.saturating_sub(1);
+        }
         drop(state);
-        self.changed.notify_all();
+        self.control.changed.notify_all();
     }
 }
 
@@ -152,6 +202,59 @@ pub fn serve<D: Device>(
     control: &Control,
 ) -> Result<(), HostError> {
     raise_descriptor_limit();
+    serve_one(device, source, &Pool::new(options.clone()), control)?;
+    log::info!("bye");
+    Ok(())
+}
+
+/// Serves several devices that belong together, each to the front-ends of its own source, until
+/// SIGTERM. Their vrings share data threads, see [`Device::group`].
+///
+/// # Errors
+/// As [`serve`]; the first error ends all of them.
+pub fn serve_all<D: Device>(
+    devices: Vec<(Arc<D>, Source)>,
+    options: &WorkerOptions,
+    control: &Control,
+) -> Result<(), HostError> {
+    raise_descriptor_limit();
+    let pool = Pool::new(options.clone());
+    let result = std::thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for (number, (device, source)) in devices.into_iter().enumerate() {
+            let pool = &pool;
+            let thread = std::thread::Builder::new()
+                .name(format!("control-{number}"))
+                .spawn_scoped(scope, move || {
+                    let result = serve_one(&device, source, pool, control);
+                    if result.is_err() {
+                        control.signals.terminate();
+                    }
+                    result
+                })
+                .map_err(HostError::of("starting a control thread"));
+            if thread.is_err() {
+                control.signals.terminate();
+            }
+            threads.push(thread);
+        }
+        let mut result = Ok(());
+        for thread in threads {
+            let ended = thread.and_then(|thread| thread.join().unwrap_or(Ok(())));
+            result = result.and(ended);
+        }
+        result
+    });
+    log::info!("bye");
+    result
+}
+
+fn serve_one<D: Device>(
+    device: &Arc<D>,
+    source: Source,
+    pool: &Arc<Pool<D>>,
+    control: &Control,
+) -> Result<(), HostError> {
     let signals = control.signals;
     let epoll = EpollLoop::new().map_err(HostError::of("making an epoll instance"))?;
     let add = |fd, token| {
@@ -163,9 +266,11 @@ pub fn serve<D: Device>(
     add(control.signal.as_fd(), CONTROL)?;
     let daemon = Daemon {
         device,
-        options,
-        control,
+        pool,
+        turnout: control.join(),
         signals,
+        reloads: Cell::new(signals.reloads()),
+        tears: Cell::new(signals.tears()),
         epoll: &epoll,
     };
     match source {
@@ -174,16 +279,17 @@ pub fn serve<D: Device>(
         Source::Connected(stream) => daemon.converse(stream)?,
         Source::Connect(path) => daemon.connect_all(&path)?,
     }
-    device.flush().map_err(HostError::of("flushing at exit"))?;
-    log::info!("bye");
-    Ok(())
+    device.flush().map_err(HostError::of("flushing at exit"))
 }
 
 struct Daemon<'a, D: Device> {
     device: &'a Arc<D>,
-    options: &'a WorkerOptions,
-    control: &'a Control,
+    pool: &'a Arc<Pool<D>>,
+    turnout: Turnout<'a>,
     signals: Signals,
+    /// Signals that were followed.
+    reloads: Cell<u32>,
+    tears: Cell<u32>,
     epoll: &'a EpollLoop,
 }
 
@@ -244,7 +350,7 @@ impl<D: Device> Daemon<'_, D> {
             .set_nonblocking(false)
             .map_err(HostError::of("preparing the connection"))?;
         let device = Arc::clone(self.device);
-        let mut connection = match Connection::new(stream, device, self.options.clone()) {
+        let mut connection = match Connection::new(stream, device, Arc::clone(self.pool)) {
             Ok(connection) => connection,
             Err(error) => {
                 log::error!("a front-end was turned away: {error}: {}", error.source);
@@ -284,7 +390,8 @@ impl<D: Device> Daemon<'_, D> {
                 return Ok(());
             }
             let control = self.wait().map_err(fail)?;
-            if self.signals.take_torn() && connection.session().memory_is_torn() {
+            let tears = self.signals.tears();
+            if self.tears.replace(tears) != tears && connection.session().memory_is_torn() {
                 return Err(FrontEndError::MemoryTruncated.into());
             }
             if control {
@@ -303,7 +410,7 @@ impl<D: Device> Daemon<'_, D> {
 
     /// Does what [`Control::pause`] has asked for.
     fn follow_pause(&self, connection: Option<&Connection<D>>) -> Result<(), HostError> {
-        let paused = self.control.wanted();
+        let (paused, round) = self.turnout.wanted();
         if let Some(connection) = connection {
             connection.session().pause(paused)?;
         }
@@ -313,30 +420,25 @@ impl<D: Device> Daemon<'_, D> {
             log::error!("not all that was written is stable: {error}");
             flush_failed = true;
         }
-        self.control.reached(paused, flush_failed);
+        self.turnout.reached(round, flush_failed);
         Ok(())
     }
 
     /// Sleeps until something has happened; returns whether the control handle was used.
     fn wait(&self) -> Result<bool, HostError> {
         let mut control = false;
-        let mut signalled = false;
         self.epoll
-            .wait(true, |token| {
-                control |= token == CONTROL;
-                signalled |= token == SIGNAL;
-            })
+            .wait(None, |token| control |= token == CONTROL)
             .map_err(HostError::of("waiting for events"))?;
-        if signalled {
-            self.signals.acknowledge();
-        }
-        if self.signals.take_reload() {
-            self.reload();
-        }
+        self.follow_reload();
         Ok(control)
     }
 
-    fn reload(&self) {
+    fn follow_reload(&self) {
+        let reloads = self.signals.reloads();
+        if self.reloads.replace(reloads) == reloads {
+            return;
+        }
         let result = self.device.handle_event(EVENT_RELOAD, EventSet::IN, &[], 0);
         if let Err(error) = result {
             log::error!("the backing could not be looked at again: {error}");
@@ -351,9 +453,7 @@ impl<D: Device> Daemon<'_, D> {
         self.epoll
             .wait_for(pause)
             .map_err(HostError::of("waiting for events"))?;
-        if self.signals.take_reload() {
-            self.reload();
-        }
+        self.follow_reload();
         self.follow_pause(None)
     }
 }

@@ -10,7 +10,7 @@
 //! * `queues_per_thread` and `exit_event` are not used: threads are made for started vrings.
 //!
 //! The data side is a [`DeviceWorker`]: made on each data thread, owned by it, so that it needs no
-//! lock. It gets a checked chain and answers it, at once or when the I/O it started is done.
+//! lock. [`Requests`](crate::worker::Requests) makes one of a device that answers requests.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -18,11 +18,10 @@ use std::sync::Arc;
 use vhost_user_backend::{VhostUserBackend, VringMutex};
 
 use crate::backchannel::BackChannel;
-use crate::chain::ChainFault;
 use crate::error::FrontEndError;
 use crate::io::Engine;
 use crate::stats::DeviceStats;
-use crate::worker::RequestCx;
+use crate::worker::DeviceWorker;
 
 /// The event of `handle_event` that asks for a look at the backing (SIGHUP).
 pub const EVENT_RELOAD: u16 = u16::MAX;
@@ -34,6 +33,15 @@ pub trait Device: VhostUserBackend<Bitmap = (), Vring = VringMutex> + 'static {
 
     /// Makes the data side of one data thread; called on that thread.
     fn worker(&self) -> Self::Worker;
+
+    /// What the data side is to know of vring `index`, which starts.
+    fn seed(&self, index: u16) -> <Self::Worker as DeviceWorker>::Seed;
+
+    /// Vrings of one group are served by one data thread, also those of other devices that share
+    /// the process. Those of none may be anywhere.
+    fn group(&self, _index: u16) -> Option<u32> {
+        None
+    }
 
     /// The files that requests do I/O on; a [`FileId`](crate::io::FileId) is an index into them.
     fn files(&self) -> Vec<Arc<OwnedFd>>;
@@ -49,6 +57,13 @@ pub trait Device: VhostUserBackend<Bitmap = (), Vring = VringMutex> + 'static {
 
     /// Whether a driver without `VERSION_1` is served.
     fn serves_legacy_drivers(&self) -> bool {
+        false
+    }
+
+    /// Whether chains are given back in the order they were taken, none held when a vring stops. The
+    /// used index then tells where to go on, and a `SET_VRING_BASE` that says something else is
+    /// wrong: cloud-hypervisor sends the available index when it reconnects.
+    fn serves_in_order(&self) -> bool {
         false
     }
 
@@ -102,33 +117,4 @@ pub trait Device: VhostUserBackend<Bitmap = (), Vring = VringMutex> + 'static {
             message: "GET_STATUS",
         })
     }
-}
-
-/// The data side of a device, on one data thread.
-pub trait DeviceWorker {
-    /// What the device keeps for one started vring.
-    type Queue;
-
-    /// A vring of `size` entries has started.
-    fn start_queue(&mut self, index: u16, size: u16) -> Self::Queue;
-
-    /// A chain was taken from the vring. It must be answered, now or later, with
-    /// [`RequestCx::complete`], whatever is wrong with it.
-    fn request(
-        &mut self,
-        queue: &mut Self::Queue,
-        cx: &mut RequestCx<'_>,
-        head: u16,
-        chain: Result<(), ChainFault>,
-    );
-
-    /// I/O that was started for `head` is done: bytes, or a negative errno.
-    fn io_done(
-        &mut self,
-        queue: &mut Self::Queue,
-        cx: &mut RequestCx<'_>,
-        head: u16,
-        tag: u16,
-        result: i32,
-    );
 }

@@ -48,6 +48,9 @@ pub trait Ring {
         out: &mut Buffers,
     ) -> Result<(), ChainFault>;
 
+    /// Makes the `heads` taken last available again; they must not have been given back.
+    fn undo(&mut self, heads: u16);
+
     /// Adds a used element; the driver does not see it before [`publish`](Ring::publish).
     fn push_used(&mut self, head: u16, len_bytes: u32);
 
@@ -204,7 +207,8 @@ pub struct SplitRing {
 }
 
 impl SplitRing {
-    /// Builds the ring at `addresses`, with `next_avail` from `SET_VRING_BASE`.
+    /// Builds the ring at `addresses`, with `next_avail` from `SET_VRING_BASE`, or without one to go
+    /// on where the used ring ends.
     ///
     /// The used index is the one in guest memory: it is what the driver has seen, whoever served
     /// the ring before.
@@ -216,7 +220,7 @@ impl SplitRing {
         memory: &Rc<Memory>,
         addresses: RingAddresses,
         features: RingFeatures,
-        next_avail: u16,
+        next_avail: Option<u16>,
     ) -> Result<Self, FrontEndError> {
         let (parts, _guest) = addresses.resolve(memory).map_err(|e| e.of(index))?;
         let mut ring = Self {
@@ -224,8 +228,8 @@ impl SplitRing {
             memory: Rc::clone(memory),
             addresses,
             features,
-            next_avail,
-            avail_idx: next_avail,
+            next_avail: 0,
+            avail_idx: 0,
             next_used: 0,
             published: 0,
             kicks_allowed: true,
@@ -233,6 +237,8 @@ impl SplitRing {
         };
         ring.next_used = ring.u16_at(ring.parts.used, 2).load(Ordering::Acquire);
         ring.published = ring.next_used;
+        ring.next_avail = next_avail.unwrap_or(ring.next_used);
+        ring.avail_idx = ring.next_avail;
         Ok(ring)
     }
 
@@ -370,6 +376,11 @@ impl Ring for SplitRing {
         let result = walk.run(&table, head);
         self.hint = hint;
         result
+    }
+
+    #[inline]
+    fn undo(&mut self, heads: u16) {
+        self.next_avail = self.next_avail.wrapping_sub(heads);
     }
 
     #[inline]

@@ -11,6 +11,7 @@ use ringside_common::device::{Device, EVENT_RELOAD};
 use ringside_common::io::Engine as IoEngine;
 use ringside_common::logging::LogLimiter;
 use ringside_common::stats::DeviceStats;
+use ringside_common::worker::Requests;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_backend::{VhostUserBackend, VringMutex};
 use virtio_bindings::bindings::virtio_blk::{
@@ -369,10 +370,12 @@ impl VhostUserBackend for BlockDevice {
 }
 
 impl Device for BlockDevice {
-    type Worker = BlockWorker;
+    type Worker = Requests<BlockWorker>;
 
-    fn worker(&self) -> BlockWorker {
-        BlockWorker::new(Arc::clone(&self.shared))
+    fn seed(&self, _index: u16) {}
+
+    fn worker(&self) -> Requests<BlockWorker> {
+        Requests(BlockWorker::new(Arc::clone(&self.shared)))
     }
 
     fn files(&self) -> Vec<Arc<OwnedFd>> {

@@ -16,8 +16,7 @@
 use std::sync::Arc;
 
 use ringside_common::chain::ChainFault;
-use ringside_common::device::DeviceWorker;
-use ringside_common::worker::{Counted, RequestCx};
+use ringside_common::worker::{Counted, RequestCx, RequestWorker};
 
 use crate::device::Shared;
 use crate::engine::{Ranges, Started, Target};
@@ -98,7 +97,7 @@ impl BlockWorker {
     }
 }
 
-impl DeviceWorker for BlockWorker {
+impl RequestWorker for BlockWorker {
     type Queue = BlockQueue;
 
     fn start_queue(&mut self, _index: u16, size: u16) -> BlockQueue {

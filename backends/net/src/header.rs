@@ -1,10 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The header in front of each packet (virtio 1.3 §5.1.6).
+//!
+//! A header is believed by whoever gets it next: the host's kernel, or another guest's. One that a
+//! driver wrote is copied once and goes through [`NetHeader::check_sent`], whose result says only
+//! what was negotiated and what lies in the frame. One that a link or another driver gave goes
+//! through [`NetHeader::for_receiver`], which says whether this driver takes the frame as it is.
+//! What only the frame's own bytes can tell is for [`offload`](crate::offload).
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::as_conversions
+)]
+
+use thiserror::Error;
+use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
+
+use crate::features::{Offloads, has};
+use crate::frame::ETHERNET_HEADER_BYTES;
 
 /// Bytes of the header with `VERSION_1` or `MRG_RXBUF`.
 pub const HEADER_BYTES: usize = 12;
 /// Bytes of the header of a legacy driver, which has no `num_buffers`.
 pub const LEGACY_HEADER_BYTES: usize = 10;
+
+/// The longest frame that is taken from a driver: an IP packet of 65535 bytes behind an Ethernet
+/// header, made even. Longer ones exist on paper (IPv6 does not count its header), but no system
+/// sends them, and buffers of 64 KiB are what everyone has for them.
+pub const MAX_FRAME_BYTES: usize = 65_550;
 
 /// `VIRTIO_NET_HDR_F_NEEDS_CSUM`: the checksum field holds the pseudo header's sum only.
 pub const NEEDS_CSUM: u8 = 1;
@@ -23,6 +46,72 @@ pub const GSO_TCPV6: u8 = 4;
 pub const GSO_UDP_L4: u8 = 5;
 /// `VIRTIO_NET_HDR_GSO_ECN`, added to the type.
 pub const GSO_ECN: u8 = 0x80;
+
+/// Bytes of a checksum field.
+const CHECKSUM_BYTES: usize = 2;
+
+/// Bytes of the header with these features acknowledged.
+#[must_use]
+#[inline]
+pub fn header_bytes(features: u64) -> usize {
+    if has(features, VIRTIO_F_VERSION_1) || has(features, VIRTIO_NET_F_MRG_RXBUF) {
+        HEADER_BYTES
+    } else {
+        LEGACY_HEADER_BYTES
+    }
+}
+
+/// Why a frame of a driver is dropped: what its header says cannot be, or was not negotiated.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+pub enum HeaderFault {
+    /// Not even an Ethernet header.
+    #[error("frame of {frame_bytes} bytes")]
+    FrameTooShort {
+        /// Its length.
+        frame_bytes: usize,
+    },
+    /// More than [`MAX_FRAME_BYTES`].
+    #[error("frame of {frame_bytes} bytes")]
+    FrameTooLong {
+        /// Its length.
+        frame_bytes: usize,
+    },
+    /// A checksum left out without `VIRTIO_NET_F_CSUM`.
+    #[error("checksum left out without negotiation")]
+    ChecksumNotNegotiated,
+    /// A checksum that would begin in the Ethernet header, not cover its own field, lie across the
+    /// words it is a sum of, or end past the frame.
+    #[error("checksum from {csum_start} on at {csum_offset} of {frame_bytes} bytes")]
+    ChecksumMisplaced {
+        /// Where to begin to sum.
+        csum_start: u16,
+        /// Where the sum goes, from there.
+        csum_offset: u16,
+        /// Length of the frame.
+        frame_bytes: usize,
+    },
+    /// No such type, or ECN with what is not TCP.
+    #[error("gso type {gso_type:#x} is unknown")]
+    GsoUnknown {
+        /// The type.
+        gso_type: u8,
+    },
+    /// A type whose feature the driver did not acknowledge.
+    #[error("gso type {gso_type:#x} was not negotiated")]
+    GsoNotNegotiated {
+        /// The type.
+        gso_type: u8,
+    },
+    /// Segments need their checksums completed.
+    #[error("gso type {gso_type:#x} without a checksum left out")]
+    GsoWithoutChecksum {
+        /// The type.
+        gso_type: u8,
+    },
+    /// Segments without payload.
+    #[error("gso size 0")]
+    GsoSizeZero,
+}
 
 /// `struct virtio_net_hdr_v1`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -72,4 +161,147 @@ impl NetHeader {
         let (flags, gso_type) = (self.flags, self.gso_type);
         [flags, gso_type, h0, h1, g0, g1, s0, s1, o0, o1, n0, n1]
     }
+
+    /// What this driver's header may be taken for, in front of `frame_bytes` of a driver that may
+    /// leave `negotiated` undone: a header with nothing in it that the device must ignore
+    /// (virtio 1.3 §5.1.6.2.2), that is not negotiated, or that points out of the frame.
+    ///
+    /// # Errors
+    /// The frame is to be dropped.
+    #[inline]
+    pub fn check_sent(self, frame_bytes: usize, negotiated: Offloads) -> Result<Self, HeaderFault> {
+        if frame_bytes < ETHERNET_HEADER_BYTES {
+            return Err(HeaderFault::FrameTooShort { frame_bytes });
+        }
+        if frame_bytes > MAX_FRAME_BYTES {
+            return Err(HeaderFault::FrameTooLong { frame_bytes });
+        }
+        let mut checked = Self::default();
+        if self.needs_checksum() {
+            self.check_checksum(frame_bytes, negotiated)?;
+            checked.flags = NEEDS_CSUM;
+            checked.csum_start = self.csum_start;
+            checked.csum_offset = self.csum_offset;
+        }
+        if self.gso_type != GSO_NONE {
+            self.check_gso(negotiated)?;
+            checked.gso_type = self.gso_type;
+            checked.gso_size_bytes = self.gso_size_bytes;
+            // A hint that drivers get wrong, but the kernel refuses one past the frame.
+            let frame_bytes = u16::try_from(frame_bytes).unwrap_or(u16::MAX);
+            checked.hdr_len_bytes = self.hdr_len_bytes.min(frame_bytes);
+        }
+        Ok(checked)
+    }
+
+    /// The header with which a receiver takes the frame as it is, or `None` where software has to
+    /// finish it first, see [`offload::finish`](crate::offload::finish).
+    ///
+    /// `self` is a link's header, or another driver's after [`check_sent`](Self::check_sent). The
+    /// caller sets `num_buffers`.
+    #[must_use]
+    #[inline]
+    pub fn for_receiver(self, receiver: Offloads) -> Option<Self> {
+        let mut passed = Self::default();
+        if self.gso_type != GSO_NONE {
+            let needed = self.gso_offloads()? | Offloads::CSUM;
+            if !self.needs_checksum() || !receiver.contains(needed) {
+                return None;
+            }
+            passed.gso_type = self.gso_type;
+            passed.gso_size_bytes = self.gso_size_bytes;
+            passed.hdr_len_bytes = self.hdr_len_bytes;
+        }
+        if self.needs_checksum() {
+            if !receiver.contains(Offloads::CSUM) {
+                return None;
+            }
+            passed.flags = NEEDS_CSUM;
+            passed.csum_start = self.csum_start;
+            passed.csum_offset = self.csum_offset;
+        } else if receiver.contains(Offloads::CSUM) {
+            passed.flags = self.flags & DATA_VALID;
+        }
+        Some(passed)
+    }
+
+    /// The same header when the packet behind the Ethernet header has moved by so many bytes, as by
+    /// a tag put in or taken out; `None` if what it points at would be before or behind all frames.
+    #[must_use]
+    #[inline]
+    pub fn moved(self, bytes: i16) -> Option<Self> {
+        let mut moved = self;
+        if self.needs_checksum() {
+            moved.csum_start = self.csum_start.checked_add_signed(bytes)?;
+        }
+        if self.gso_type != GSO_NONE {
+            moved.hdr_len_bytes = self.hdr_len_bytes.saturating_add_signed(bytes);
+        }
+        Some(moved)
+    }
+
+    /// Whether the frame's checksum is not complete.
+    #[must_use]
+    #[inline]
+    pub const fn needs_checksum(&self) -> bool {
+        self.flags & NEEDS_CSUM != 0
+    }
+
+    /// What a receiver of this type of long packet has to take, over either IP where the type does
+    /// not tell; `None` for no or an unknown type.
+    #[must_use]
+    #[inline]
+    pub(crate) fn gso_offloads(&self) -> Option<Offloads> {
+        const TCPV4_ECN: u8 = GSO_TCPV4 | GSO_ECN;
+        const TCPV6_ECN: u8 = GSO_TCPV6 | GSO_ECN;
+        match self.gso_type {
+            GSO_TCPV4 => Some(Offloads::TSO4),
+            TCPV4_ECN => Some(Offloads::TSO4 | Offloads::ECN),
+            GSO_TCPV6 => Some(Offloads::TSO6),
+            TCPV6_ECN => Some(Offloads::TSO6 | Offloads::ECN),
+            GSO_UDP => Some(Offloads::UFO),
+            GSO_UDP_L4 => Some(Offloads::USO),
+            _ => None,
+        }
+    }
+
+    fn check_checksum(&self, frame_bytes: usize, negotiated: Offloads) -> Result<(), HeaderFault> {
+        if !negotiated.contains(Offloads::CSUM) {
+            return Err(HeaderFault::ChecksumNotNegotiated);
+        }
+        let start = usize::from(self.csum_start);
+        let offset = usize::from(self.csum_offset);
+        let end = start.saturating_add(offset).saturating_add(CHECKSUM_BYTES);
+        // All headers in front of a transport header have even lengths, and a checksum across two
+        // of the words it is made of would be right for no receiver.
+        let odd = (start | offset) & 1 != 0;
+        if start < ETHERNET_HEADER_BYTES || end > frame_bytes || odd {
+            return Err(HeaderFault::ChecksumMisplaced {
+                csum_start: self.csum_start,
+                csum_offset: self.csum_offset,
+                frame_bytes,
+            });
+        }
+        Ok(())
+    }
+
+    fn check_gso(&self, negotiated: Offloads) -> Result<(), HeaderFault> {
+        let gso_type = self.gso_type;
+        let Some(needed) = self.gso_offloads() else {
+            return Err(HeaderFault::GsoUnknown { gso_type });
+        };
+        if !negotiated.contains(needed) {
+            return Err(HeaderFault::GsoNotNegotiated { gso_type });
+        }
+        if !self.needs_checksum() {
+            return Err(HeaderFault::GsoWithoutChecksum { gso_type });
+        }
+        if self.gso_size_bytes == 0 {
+            return Err(HeaderFault::GsoSizeZero);
+        }
+        Ok(())
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@ pub mod frame;
 pub mod header;
 pub mod limit;
 pub mod link;
+pub mod mac_table;
 pub mod manage;
 pub mod offload;
 pub mod options;

@@ -62,10 +62,13 @@ impl EpollLoop {
         }
     }
 
-    /// Calls `each` with the token of each event. With `block`, sleeps until there is one.
-    pub(crate) fn wait(&self, block: bool, mut each: impl FnMut(u64)) -> io::Result<()> {
+    /// Calls `each` with the token of each event. Sleeps until there is one, at most for `pause_ns`
+    /// where given.
+    pub(crate) fn wait(&self, pause_ns: Option<u64>, mut each: impl FnMut(u64)) -> io::Result<()> {
         let mut events = [Event { events: 0, data: 0 }; BATCH];
-        let timeout_ms = if block { -1 } else { 0 };
+        let timeout_ms = pause_ns.map_or(-1, |ns| {
+            i32::try_from(ns.div_ceil(1_000_000)).unwrap_or(i32::MAX)
+        });
         let count = match epoll::wait(self.epoll.as_raw_fd(), timeout_ms, &mut events) {
             Ok(count) => count,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,

@@ -22,6 +22,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use ::epoll::Events;
 use libc::iovec;
 use rustix::fs::{OFlags, fcntl_getfl};
 
@@ -46,6 +47,10 @@ pub enum Engine {
 /// Payload started before a turn is due. What is in the page cache is copied while it is submitted:
 /// with large requests the first of a batch would wait for the copies of all the others.
 const MAX_QUEUED_BYTES: u64 = 256 << 10;
+
+/// The longest wait for a batch of completions, and so the most that a request of a driver that
+/// thinks us awake may have to wait for it.
+const MAX_BATCH_WAIT_NS: u64 = 100_000;
 
 /// A file of the device, as registered with [`IoQueue::new`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -78,11 +83,22 @@ pub(crate) enum Wait {
     Batch,
     /// For anything, for ever.
     Event,
+    /// For anything, for so many nanoseconds.
+    For(u64),
 }
 
-/// A watched eventfd.
+/// A watched descriptor.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct WatchId(usize);
+pub struct WatchId(usize);
+
+/// What a descriptor is watched for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Readiness {
+    /// There is something to read.
+    Readable,
+    /// There is room to write.
+    Writable,
+}
 
 /// Marks the tokens of watches; those of I/O are below.
 const WATCH_TOKEN: u64 = 1 << 63;
@@ -95,6 +111,7 @@ const CANCEL_TOKEN: u64 = u64::MAX;
 struct Watch {
     /// Kept open until the engine has let go of it.
     fd: OwnedFd,
+    readiness: Readiness,
     /// False once cancelled.
     wanted: bool,
 }
@@ -292,8 +309,17 @@ impl IoQueue {
         self.queued_bytes = self.queued_bytes.saturating_add(bytes);
     }
 
-    /// Reports each write to `fd` from now on.
+    /// Reports each write to the eventfd `fd` from now on.
     pub(crate) fn watch(&mut self, fd: OwnedFd) -> io::Result<WatchId> {
+        self.watch_for(fd, Readiness::Readable)
+    }
+
+    /// Reports when `fd` is ready, at once if it is, and then whenever it becomes ready again.
+    /// `fd` is a duplicate that stays open until it is watched no longer.
+    ///
+    /// # Errors
+    /// When the kernel does not watch it.
+    pub fn watch_for(&mut self, fd: OwnedFd, readiness: Readiness) -> io::Result<WatchId> {
         let index = match self.watches.iter().position(Option::is_none) {
             Some(index) => index,
             None => {
@@ -301,15 +327,22 @@ impl IoQueue {
                 self.watches.len() - 1
             }
         };
-        self.arm(index, fd.as_fd())?;
+        self.arm(index, fd.as_fd(), readiness)?;
         if let Some(slot) = self.watches.get_mut(index) {
-            *slot = Some(Watch { fd, wanted: true });
+            *slot = Some(Watch {
+                fd,
+                readiness,
+                wanted: true,
+            });
         }
         Ok(WatchId(index))
     }
 
-    /// Reports writes to it no longer.
-    pub(crate) fn unwatch(&mut self, id: WatchId) -> io::Result<()> {
+    /// Reports on it no longer.
+    ///
+    /// # Errors
+    /// When the kernel does not let go of it.
+    pub fn unwatch(&mut self, id: WatchId) -> io::Result<()> {
         let Some(slot) = self.watches.get_mut(id.0) else {
             return Ok(());
         };
@@ -347,12 +380,14 @@ impl IoQueue {
             Driver::Uring(ring) => {
                 let batch = match wait {
                     Wait::Batch if !laden => self.batching.size(self.handed_writes),
-                    Wait::Batch | Wait::Event => None,
+                    Wait::Batch | Wait::Event | Wait::For(_) => None,
                 };
                 if let Some(count) = batch {
-                    ring.enter_for(count)?;
+                    ring.enter_for(count, MAX_BATCH_WAIT_NS)?;
                 } else if wait == Wait::Event {
                     ring.enter(true)?;
+                } else if let Wait::For(pause_ns) = wait {
+                    ring.enter_for(1, pause_ns)?;
                 } else if ring.queued() > 0 || ring.has_completions() {
                     ring.enter(false)?;
                 }
@@ -370,7 +405,12 @@ impl IoQueue {
                 }
                 // With results at hand there is no need to ask the kernel for more.
                 if !any {
-                    poll.wait(wait == Wait::Event, |token| {
+                    let pause_ns = match wait {
+                        Wait::Batch => Some(0),
+                        Wait::Event => None,
+                        Wait::For(pause_ns) => Some(pause_ns),
+                    };
+                    poll.wait(pause_ns, |token| {
                         completions.push(Completion {
                             token,
                             result: 0,
@@ -423,7 +463,11 @@ impl IoQueue {
             let fd = watch.fd.as_raw_fd();
             log::trace!("watch {index} of descriptor {fd} armed again");
             if let Driver::Uring(ring) = &mut self.driver {
-                ring.watch(watch.fd.as_fd(), WATCH_TOKEN | index as u64)?;
+                ring.watch(
+                    watch.fd.as_fd(),
+                    watch.readiness,
+                    WATCH_TOKEN | index as u64,
+                )?;
             }
         }
         if index == self.pool_watch.0 {
@@ -442,11 +486,14 @@ impl IoQueue {
         });
     }
 
-    fn arm(&mut self, index: usize, fd: BorrowedFd<'_>) -> io::Result<()> {
+    fn arm(&mut self, index: usize, fd: BorrowedFd<'_>, readiness: Readiness) -> io::Result<()> {
         let token = WATCH_TOKEN | index as u64;
         match &mut self.driver {
-            Driver::Uring(ring) => ring.watch(fd, token),
-            Driver::Epoll(poll) => poll.add(fd, token),
+            Driver::Uring(ring) => ring.watch(fd, readiness, token),
+            Driver::Epoll(poll) => match readiness {
+                Readiness::Readable => poll.add(fd, token),
+                Readiness::Writable => poll.add_for(fd, Events::EPOLLOUT | Events::EPOLLET, token),
+            },
         }
     }
 

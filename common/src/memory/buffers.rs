@@ -67,9 +67,9 @@ impl Buffers {
         self.tail = std::ptr::null_mut();
     }
 
-    /// Lets go of guest memory; there are no pointers afterwards.
+    /// Lets go of guest memory; nothing is left to read or to write.
     #[inline]
-    pub(crate) fn release(&mut self) {
+    pub fn release(&mut self) {
         self.iovecs.clear();
         if self.iovecs.capacity() > KEPT_IOVECS {
             self.iovecs = Vec::new();
@@ -191,6 +191,11 @@ impl Buffers {
     /// Copies from `offset` of the readable stream; returns how many bytes there were.
     pub fn read_at(&self, offset: usize, to: &mut [u8]) -> usize {
         copy_out(self.readable(), offset, to)
+    }
+
+    /// Copies back from `offset` of the writable stream; returns how many bytes there were.
+    pub fn written_at(&self, offset: usize, to: &mut [u8]) -> usize {
+        copy_out(self.writable(), offset, to)
     }
 
     /// Copies to `offset` of the writable stream; returns how many bytes fitted.

@@ -111,7 +111,7 @@ impl Bench {
             available: AVAILABLE + USER_OFFSET,
             used: USED + USER_OFFSET,
         };
-        SplitRing::new(0, &self.memory, addresses, features, next_avail).unwrap()
+        SplitRing::new(0, &self.memory, addresses, features, Some(next_avail)).unwrap()
     }
 
     pub(super) fn queue(&self, size: u16, event_idx: bool, next_avail: u16) -> Queue {

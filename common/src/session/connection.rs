@@ -29,7 +29,7 @@ use vhost::vhost_user::{BackendReqHandler, Error};
 use super::{Session, SessionError};
 use crate::device::Device;
 use crate::error::{FrontEndError, HostError};
-use crate::worker::WorkerOptions;
+use crate::worker::Pool;
 
 /// Bytes of a message header: request, flags, size.
 const HEADER_BYTES: usize = 12;
@@ -130,9 +130,9 @@ impl<D: Device> Connection<D> {
     pub(crate) fn new(
         socket: UnixStream,
         device: Arc<D>,
-        options: WorkerOptions,
+        pool: Arc<Pool<D>>,
     ) -> Result<Self, HostError> {
-        let session = Session::new(Arc::clone(&device), options)?;
+        let session = Session::new(Arc::clone(&device), pool)?;
         let session = Arc::new(Mutex::new(session));
         let ours = socket
             .try_clone()

@@ -19,7 +19,7 @@ use crate::device::Device;
 use crate::error::FrontEndError;
 use crate::memory::{MAX_SLOTS, Memory, Region, RegionSpec};
 use crate::ring::RingAddresses;
-use crate::worker::Command;
+use crate::worker::{Command, SeedOf, VringId};
 
 /// What this layer implements; a device can offer no more than this.
 pub(super) fn implemented() -> VhostUserProtocolFeatures {
@@ -80,7 +80,7 @@ impl<D: Device> Session<D> {
         what: &'static str,
         file: Option<File>,
         place: fn(&mut VringRecord) -> &mut Option<OwnedFd>,
-        command: fn(u16, Option<OwnedFd>) -> Command,
+        command: fn(VringId, Option<OwnedFd>) -> Command<SeedOf<D>>,
     ) -> Result<()> {
         let fd = eventfd(u32::from(index), what, file)?;
         let vring = self.vring(u64::from(index))?;
@@ -91,7 +91,7 @@ impl<D: Device> Session<D> {
         };
         *place(vring) = fd;
         if let Some(theirs) = theirs {
-            self.tell(u16::from(index), command(u16::from(index), theirs))?;
+            self.tell(u16::from(index), |id| command(id, theirs))?;
         }
         Ok(())
     }
@@ -176,7 +176,7 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
         vring.addresses = addresses;
         vring.note_place(guest);
         let index = narrow(u64::from(index));
-        Ok(self.tell(index, Command::SetAddresses { index, addresses })?)
+        Ok(self.tell(index, |id| Command::SetAddresses(id, addresses))?)
     }
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
@@ -193,8 +193,13 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
             return unsupported("a ring without a kick descriptor");
         }
         let started = self.vring(u64::from(index))?.started;
-        let command = |index, fd| Command::SetKick { index, fd };
-        self.vring_fd(index, "kick", file, |vring| &mut vring.kick, command)?;
+        self.vring_fd(
+            index,
+            "kick",
+            file,
+            |vring| &mut vring.kick,
+            Command::SetKick,
+        )?;
         if started {
             // The data thread has its own; the record's is for the next start, which brings one.
             self.vring(u64::from(index))?.kick = None;
@@ -204,13 +209,17 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Session<D> {
     }
 
     fn set_vring_call(&mut self, index: u8, file: Option<File>) -> Result<()> {
-        let command = |index, fd| Command::SetCall { index, fd };
-        self.vring_fd(index, "call", file, |vring| &mut vring.call, command)
+        self.vring_fd(
+            index,
+            "call",
+            file,
+            |vring| &mut vring.call,
+            Command::SetCall,
+        )
     }
 
     fn set_vring_err(&mut self, index: u8, file: Option<File>) -> Result<()> {
-        let command = |index, fd| Command::SetErr { index, fd };
-        self.vring_fd(index, "err", file, |vring| &mut vring.err, command)
+        self.vring_fd(index, "err", file, |vring| &mut vring.err, Command::SetErr)
     }
 
     fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {

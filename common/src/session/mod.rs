@@ -29,7 +29,7 @@ use crate::device::Device;
 use crate::error::{FrontEndError, HostError};
 use crate::memory::Memory;
 use crate::ring::RingFeatures;
-use crate::worker::{Command, Reply, VringStart, WorkerOptions, Workers};
+use crate::worker::{Command, Pool, Reply, SeedOf, VringId, VringStart, Workers};
 use record::VringRecord;
 
 /// `VHOST_USER_F_PROTOCOL_FEATURES`.
@@ -65,14 +65,14 @@ pub(crate) struct Session<D: Device> {
 }
 
 impl<D: Device> Session<D> {
-    pub(crate) fn new(device: Arc<D>, options: WorkerOptions) -> Result<Self, HostError> {
+    pub(crate) fn new(device: Arc<D>, pool: Arc<Pool<D>>) -> Result<Self, HostError> {
         let guest_memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
         let max_size = u16::try_from(device.max_queue_size()).unwrap_or(1 << 15);
         let vrings = (0..device.num_queues())
             .map(|_| VringRecord::new(guest_memory.clone(), max_size))
             .collect::<Result<_, _>>()?;
         Ok(Self {
-            workers: Workers::new(Arc::clone(&device), options),
+            workers: Workers::new(Arc::clone(&device), pool),
             device,
             vrings,
             memory: Arc::default(),
@@ -162,7 +162,7 @@ impl<D: Device> Session<D> {
         let vring = self.vring(index)?;
         vring.state.set_enabled(enabled);
         let index = narrow(index);
-        self.tell(index, Command::Enable { index, enabled })
+        self.tell(index, |id| Command::Enable(id, enabled))
     }
 
     fn start(&mut self, index: u32) -> Result<(), SessionError> {
@@ -177,20 +177,28 @@ impl<D: Device> Session<D> {
         }
         let guest = vring.addresses.check(index, &memory)?;
         vring.note_place(guest);
-        let start = VringStart {
-            index: queue,
-            addresses: vring.addresses,
-            features,
-            next_avail: vring.state.queue_next_avail(),
-            enabled: vring.state.get_ref().is_enabled(),
-            kick: vring.kick.take(),
-            call: record::duplicate(vring.call.as_ref())?,
-            err: record::duplicate(vring.err.as_ref())?,
-            memory,
-            stats,
-        };
+        let enabled = vring.state.get_ref().is_enabled();
+        let (addresses, next_avail) = (vring.addresses, vring.state.queue_next_avail());
+        let kick = vring.kick.take();
+        let call = record::duplicate(vring.call.as_ref())?;
+        let err = record::duplicate(vring.err.as_ref())?;
         vring.started = true;
         vring.state.set_queue_ready(true);
+        let start = VringStart {
+            id: self.workers.id(queue),
+            addresses,
+            features,
+            next_avail,
+            in_order: self.device.serves_in_order(),
+            enabled,
+            paused: false,
+            kick,
+            call,
+            err,
+            memory,
+            stats,
+            seed: self.device.seed(queue),
+        };
         let reply = self.workers.start(start)?;
         accepted(reply)?;
         log::debug!("vring {index} started");
@@ -223,7 +231,11 @@ impl<D: Device> Session<D> {
         Ok(())
     }
 
-    fn tell(&self, index: u16, command: Command) -> Result<(), SessionError> {
+    fn tell(
+        &self,
+        index: u16,
+        command: impl FnOnce(VringId) -> Command<SeedOf<D>>,
+    ) -> Result<(), SessionError> {
         accepted(self.workers.tell(index, command)?)
     }
 }

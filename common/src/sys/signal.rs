@@ -8,15 +8,15 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use libc::{c_int, c_void, siginfo_t};
 use rustix::event::{EventfdFlags, eventfd};
 use vmm_sys_util::signal::register_signal_handler;
 
 static TERMINATIONS: AtomicU32 = AtomicU32::new(0);
-static RELOAD: AtomicBool = AtomicBool::new(false);
-static TORN: AtomicBool = AtomicBool::new(false);
+static RELOADS: AtomicU32 = AtomicU32::new(0);
+static TEARS: AtomicU32 = AtomicU32::new(0);
 /// The number of the eventfd, for the handlers; -1 before they are installed.
 static WAKE: AtomicI32 = AtomicI32::new(-1);
 static WAKE_FD: OnceLock<OwnedFd> = OnceLock::new();
@@ -44,16 +44,9 @@ impl Signals {
         Ok(Self { wake: fd.as_fd() })
     }
 
-    /// Readable when something was asked for.
+    /// Written to whenever something is asked for, and never read: every control thread watches it.
     pub(crate) fn fd(self) -> BorrowedFd<'static> {
         self.wake
-    }
-
-    /// Resets the eventfd; the questions below keep their answers.
-    pub(crate) fn acknowledge(self) {
-        let mut count = [0; 8];
-        // Empty already: somebody else woke us.
-        let _ = rustix::io::read(self.fd(), &mut count);
     }
 
     /// Whether the process is to end.
@@ -61,14 +54,20 @@ impl Signals {
         TERMINATIONS.load(Ordering::Acquire) > 0
     }
 
-    /// Whether SIGHUP came since the last call.
-    pub(crate) fn take_reload(self) -> bool {
-        RELOAD.swap(false, Ordering::AcqRel)
+    /// Asks the process to end, as SIGTERM does.
+    pub(crate) fn terminate(self) {
+        TERMINATIONS.fetch_add(1, Ordering::AcqRel);
+        wake();
     }
 
-    /// Whether guest memory was found truncated since the last call.
-    pub(crate) fn take_torn(self) -> bool {
-        TORN.swap(false, Ordering::AcqRel)
+    /// How often SIGHUP came.
+    pub(crate) fn reloads(self) -> u32 {
+        RELOADS.load(Ordering::Acquire)
+    }
+
+    /// How often guest memory was found truncated.
+    pub(crate) fn tears(self) -> u32 {
+        TEARS.load(Ordering::Acquire)
     }
 }
 
@@ -95,7 +94,7 @@ extern "C" fn on_terminate(_number: c_int, _info: *mut siginfo_t, _context: *mut
 }
 
 extern "C" fn on_reload(_number: c_int, _info: *mut siginfo_t, _context: *mut c_void) {
-    RELOAD.store(true, Ordering::Release);
+    RELOADS.fetch_add(1, Ordering::AcqRel);
     wake();
 }
 
@@ -105,7 +104,7 @@ extern "C" fn on_bus_error(number: c_int, info: *mut siginfo_t, _context: *mut c
     // SAFETY: for SIGBUS the kernel has set the address.
     let address = unsafe { info.si_addr() };
     if crate::memory::sigbus::repair(address.addr()) {
-        TORN.store(true, Ordering::Release);
+        TEARS.fetch_add(1, Ordering::AcqRel);
         wake();
         return;
     }

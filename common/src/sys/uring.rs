@@ -8,6 +8,7 @@ use io_uring::squeue::Entry;
 use io_uring::{IoUring, Probe, opcode, types};
 
 use super::IoVecs;
+use crate::io::Readiness;
 
 /// Submission entries. A turn of the worker takes a few dozen chains per vring, and a full queue
 /// only costs an early submit.
@@ -17,10 +18,6 @@ const SQ_ENTRIES: u32 = 256;
 const CQ_ENTRIES: u32 = 4096;
 /// See [`CQ_ENTRIES`].
 pub(crate) const MAX_IN_FLIGHT: usize = 3072;
-
-/// The longest wait for a batch of completions, and so the most that a request of a driver that
-/// thinks us awake may have to wait for it.
-const MAX_BATCH_WAIT_NS: u32 = 100_000;
 
 /// A completion: token, result, and whether more follow for the same submission.
 #[derive(Clone, Copy, Debug)]
@@ -131,9 +128,13 @@ impl Uring {
         }
     }
 
-    /// Submits what is queued and waits for `count` completions, but not for long.
-    pub(crate) fn enter_for(&mut self, count: usize) -> io::Result<()> {
-        let timeout = types::Timespec::new().nsec(MAX_BATCH_WAIT_NS);
+    /// Submits what is queued and waits for `count` completions, for `pause_ns` at most.
+    pub(crate) fn enter_for(&mut self, count: usize, pause_ns: u64) -> io::Result<()> {
+        const SECOND_NS: u64 = 1_000_000_000;
+        let nanoseconds = u32::try_from(pause_ns % SECOND_NS).unwrap_or(0);
+        let timeout = types::Timespec::new()
+            .sec(pause_ns / SECOND_NS)
+            .nsec(nanoseconds);
         let arguments = types::SubmitArgs::new().timespec(&timeout);
         match self.ring.submitter().submit_with_args(count, &arguments) {
             Err(e) if e.raw_os_error() == Some(libc::ETIME) => Ok(()),
@@ -199,9 +200,18 @@ impl Uring {
         self.push(&entry.user_data(token))
     }
 
-    /// Completes with `token` at each write to the eventfd `fd`, until cancelled.
-    pub(crate) fn watch(&mut self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
-        let events = u32::try_from(libc::POLLIN).unwrap_or(1);
+    /// Completes with `token` whenever `fd` becomes ready, until cancelled.
+    pub(crate) fn watch(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        readiness: Readiness,
+        token: u64,
+    ) -> io::Result<()> {
+        let events = match readiness {
+            Readiness::Readable => libc::POLLIN,
+            Readiness::Writable => libc::POLLOUT,
+        };
+        let events = u32::try_from(events).unwrap_or(0);
         let entry = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), events)
             .multi(true)
             .build();

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The loop of a data thread.
 //!
-//! One turn: commands; a bounded batch of chains from each vring; one submit for all the I/O they
-//! started; completions; one publish and at most one call per vring. While turns find work there
-//! is no sleep, but for a short one when much is in flight, and no notification is asked for. When a turn finds none, the thread polls as long
-//! as [`AdaptivePoll`] thinks it pays, asks for kicks, looks a last time and sleeps.
+//! One turn: commands; a bounded amount of work from each vring; one submit for all the I/O it
+//! started; completions and events; one publish and at most one call per vring. While turns find
+//! work there is no sleep, but for a short one when much is in flight, and no notification is asked
+//! for. When a turn finds none, the thread polls as long as [`AdaptivePoll`] thinks it pays, asks
+//! for kicks, looks a last time and sleeps.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,48 +14,52 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
-use rustix::time::{ClockId, clock_gettime};
-
-use super::mailbox::{Command, Letter, Mailbox, Reply, VringStart};
+use super::mailbox::{Command, Letter, Mailbox, Reply, VringId, VringStart};
 use super::poll::AdaptivePoll;
-use super::vring::{RequestCx, Token, Vring};
-use crate::device::DeviceWorker;
+use super::turn::{DeviceWorker, Place, Turn, Vrings, monotonic_ns};
+use super::vring::Vring;
 use crate::io::{Event, IoQueue, Wait, WatchId};
+use crate::logging::LogLimiter;
 use crate::memory::Memory;
 use crate::ring::{Ring as _, SplitRing};
 
-/// Chains taken from one vring before the next one has its turn: enough for a batch to pay, few
-/// enough that the others wait for microseconds.
-const BUDGET: usize = 64;
+static OTHER_BASE: LogLimiter = LogLimiter::new();
 
-/// A vring and what the device keeps for it.
-struct Slot<Q> {
-    vring: Vring,
-    queue: Q,
-    /// Who asked for the stop.
-    stop: Option<SyncSender<Reply>>,
+/// Events for which there is room from the start.
+const EVENTS: usize = 64;
+
+/// A question that is answered when nothing is in flight any more.
+struct Waiting {
+    of: Who,
+    reply_to: SyncSender<Reply>,
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Who {
+    /// The vring in this slot, which then stops.
+    Slot(usize),
+    /// All of a session.
+    Session(u32),
 }
 
 /// One data thread.
-pub(super) struct DataThread<W: DeviceWorker> {
+pub(super) struct DataThread<'m, W: DeviceWorker> {
     worker: W,
     io: IoQueue,
-    mailbox: Arc<Mailbox>,
+    mailbox: &'m Mailbox<W::Seed>,
     mailbox_watch: WatchId,
-    slots: Vec<Option<Slot<W::Queue>>>,
+    vrings: Vrings<W::Queue>,
     events: Vec<Event>,
     poll: AdaptivePoll,
-    /// No chains are taken; the second is who waits for those in flight.
-    paused: bool,
-    pause: Option<SyncSender<Reply>>,
+    waiting: Vec<Waiting>,
     now_ns: u64,
 }
 
-impl<W: DeviceWorker> DataThread<W> {
+impl<'m, W: DeviceWorker> DataThread<'m, W> {
     pub(super) fn new(
         worker: W,
         mut io: IoQueue,
-        mailbox: Arc<Mailbox>,
+        mailbox: &'m Mailbox<W::Seed>,
         max_poll_ns: u64,
     ) -> io::Result<Self> {
         let mailbox_watch = io.watch(mailbox.fd()?)?;
@@ -63,13 +68,23 @@ impl<W: DeviceWorker> DataThread<W> {
             io,
             mailbox,
             mailbox_watch,
-            slots: Vec::new(),
-            events: Vec::with_capacity(BUDGET),
+            vrings: Vrings::default(),
+            events: Vec::with_capacity(EVENTS),
             poll: AdaptivePoll::new(max_poll_ns),
-            paused: false,
-            pause: None,
+            waiting: Vec::new(),
             now_ns: monotonic_ns(),
         })
+    }
+
+    /// The worker, and what it works with.
+    #[inline]
+    fn parts(&mut self) -> (&mut W, Turn<'_, W::Queue>) {
+        let turn = Turn {
+            vrings: &mut self.vrings,
+            io: &mut self.io,
+            now_ns: &mut self.now_ns,
+        };
+        (&mut self.worker, turn)
     }
 
     /// Serves until it is told to end.
@@ -81,7 +96,8 @@ impl<W: DeviceWorker> DataThread<W> {
             if self.mailbox.has_letters() && !self.read_letters()? {
                 return Ok(());
             }
-            let served = self.serve_all();
+            let (worker, mut turn) = self.parts();
+            let served = worker.turn(&mut turn);
             self.io.turn(Wait::Batch, &mut self.events)?;
             let progress = served || !self.events.is_empty();
             self.handle_events();
@@ -92,104 +108,81 @@ impl<W: DeviceWorker> DataThread<W> {
         }
     }
 
-    /// Takes chains from every vring that has some, up to the budget of each.
-    fn serve_all(&mut self) -> bool {
-        if !self.may_take() {
-            return false;
-        }
-        let mut served = false;
-        for (index, slot) in (0_u16..).zip(&mut self.slots) {
-            let Some(slot) = slot else { continue };
-            if !slot.vring.has_work() {
-                continue;
-            }
-            if !served {
-                self.now_ns = monotonic_ns();
-            }
-            let mut taken = 0;
-            while taken < BUDGET && self.io.may_start() && slot.vring.is_live() {
-                let Some((head, chain)) = slot.vring.take(self.now_ns) else {
-                    break;
-                };
-                taken += 1;
-                let mut cx = RequestCx {
-                    vring: &mut slot.vring,
-                    io: &mut self.io,
-                    slot: index,
-                    now_ns: self.now_ns,
-                };
-                self.worker.request(&mut slot.queue, &mut cx, head, chain);
-            }
-            slot.vring.stats.add_chains(taken as u64);
-            served = true;
-        }
-        served
-    }
-
     fn handle_events(&mut self) {
         if self.events.is_empty() {
             return;
         }
         self.now_ns = monotonic_ns();
-        for event in self.events.drain(..) {
+        let mut events = std::mem::take(&mut self.events);
+        for event in events.drain(..) {
             match event {
                 Event::Done { token, result } => {
-                    let Token {
-                        slot: index,
-                        head,
-                        tag,
-                    } = Token::unpack(token);
-                    let slot = self
-                        .slots
-                        .get_mut(usize::from(index))
-                        .and_then(Option::as_mut);
-                    let Some(slot) = slot else { continue };
-                    slot.vring.io_ended(head);
-                    let mut cx = RequestCx {
-                        vring: &mut slot.vring,
-                        io: &mut self.io,
-                        slot: index,
-                        now_ns: self.now_ns,
-                    };
-                    self.worker
-                        .io_done(&mut slot.queue, &mut cx, head, tag, result);
+                    let (worker, mut turn) = self.parts();
+                    worker.io_done(&mut turn, token, result);
                 }
                 Event::Signalled(watch) if watch == self.mailbox_watch => {}
                 // Every turn looks at every ring; the kick has served its purpose by waking us.
                 Event::Signalled(watch) => {
-                    for slot in self.slots.iter().flatten() {
-                        if slot.vring.kick == Some(watch) {
-                            slot.vring.stats.add_kick();
+                    let mut kicked = false;
+                    for place in self.vrings.iter() {
+                        if place.vring.kick == Some(watch) {
+                            place.vring.stats.add_kick();
+                            kicked = true;
                         }
+                    }
+                    if !kicked {
+                        let (worker, mut turn) = self.parts();
+                        worker.ready(&mut turn, watch);
                     }
                 }
             }
         }
+        self.events = events;
     }
 
-    /// Publishes what was completed, and answers who waits for a vring to become empty.
+    /// Publishes what was completed, and answers who waits for nothing to be in flight.
     fn settle(&mut self) -> io::Result<()> {
-        let mut in_flight = 0;
-        for place in &mut self.slots {
-            let Some(slot) = place else { continue };
-            slot.vring.publish();
-            in_flight += slot.vring.in_flight();
-            if slot.stop.is_some() && slot.vring.in_flight() == 0 {
-                if let Some(watch) = slot.vring.kick {
-                    self.io.unwatch(watch)?;
-                }
-                slot.vring.ring.allow_kicks();
-                let reply = Reply::Stopped {
-                    next_avail: slot.vring.ring.position(),
-                };
-                answer(slot.stop.take(), reply);
-                *place = None;
-            }
+        for place in self.vrings.iter_mut() {
+            let in_flight = self.worker.in_flight(&place.queue);
+            place.vring.publish(in_flight);
         }
-        if in_flight == 0 && self.pause.is_some() {
-            answer(self.pause.take(), Reply::Done);
+        while let Some(at) = self.waiting.iter().position(|w| self.is_drained(w.of)) {
+            let Waiting { of, reply_to } = self.waiting.swap_remove(at);
+            let reply = match of {
+                Who::Slot(slot) => self.let_go(slot)?,
+                Who::Session(_) => Reply::Done,
+            };
+            answer(&reply_to, reply);
         }
         Ok(())
+    }
+
+    fn is_drained(&self, who: Who) -> bool {
+        let idle = |place: &Place<W::Queue>| self.worker.in_flight(&place.queue) == 0;
+        match who {
+            Who::Slot(slot) => self.vrings.get(slot).is_none_or(idle),
+            Who::Session(session) => self
+                .vrings
+                .iter()
+                .filter(|place| place.vring.id.session == session)
+                .all(idle),
+        }
+    }
+
+    /// Ends the service of a vring with nothing in flight.
+    fn let_go(&mut self, slot: usize) -> io::Result<Reply> {
+        let (worker, mut turn) = self.parts();
+        worker.stopped(&mut turn, slot);
+        let Some(Place { mut vring, .. }) = self.vrings.remove(slot) else {
+            return Ok(Reply::Stopped { next_avail: 0 });
+        };
+        if let Some(watch) = vring.kick {
+            self.io.unwatch(watch)?;
+        }
+        vring.ring.allow_kicks();
+        Ok(Reply::Stopped {
+            next_avail: vring.ring.position(),
+        })
     }
 
     /// Nothing to do: polls for a while, then sleeps.
@@ -209,11 +202,15 @@ impl<W: DeviceWorker> DataThread<W> {
         if window_ns > 0 {
             self.count_poll(false);
         }
-        if !self.may_take() || !self.ask_for_kicks() {
-            self.io.turn(Wait::Event, &mut self.events)?;
+        if !self.ask_for_kicks() {
+            let wait = match self.worker.deadline_ns() {
+                None => Wait::Event,
+                Some(deadline_ns) => Wait::For(deadline_ns.saturating_sub(monotonic_ns())),
+            };
+            self.io.turn(wait, &mut self.events)?;
         }
-        for slot in self.slots.iter_mut().flatten() {
-            slot.vring.ring.suppress_kicks();
+        for place in self.vrings.iter_mut() {
+            place.vring.ring.suppress_kicks();
         }
         self.poll.slept(monotonic_ns().wrapping_sub(start_ns));
         self.handle_events();
@@ -221,134 +218,134 @@ impl<W: DeviceWorker> DataThread<W> {
     }
 
     fn has_something(&mut self) -> bool {
-        let work = self.may_take()
-            && self
-                .slots
-                .iter()
-                .flatten()
-                .any(|slot| slot.vring.has_work());
-        work || self.io.is_ready() || self.mailbox.has_letters()
+        let (worker, mut turn) = self.parts();
+        worker.has_work(&mut turn) || self.io.is_ready() || self.mailbox.has_letters()
     }
 
-    /// Asks all drivers for kicks; returns whether one of them was faster.
+    /// Asks the drivers for kicks where they matter; returns whether one of them was faster.
     fn ask_for_kicks(&mut self) -> bool {
         let mut raced = false;
-        for slot in self.slots.iter_mut().flatten() {
-            if slot.vring.is_live() {
-                raced |= slot.vring.ring.allow_kicks();
+        for place in self.vrings.iter_mut() {
+            let wanted = self
+                .worker
+                .wants_kicks(&self.io, &place.queue, &place.vring);
+            if wanted {
+                raced |= place.vring.ring.allow_kicks();
             }
         }
         raced || self.mailbox.has_letters()
     }
 
-    /// Whether chains are taken at all: not while paused, and not while as much I/O is in flight
-    /// as completions can be held for. What is left waits in the rings.
-    fn may_take(&self) -> bool {
-        !self.paused && self.io.has_room(1)
-    }
-
     fn count_poll(&self, hit: bool) {
-        for slot in self.slots.iter().flatten() {
+        for place in self.vrings.iter() {
             if !hit {
-                slot.vring.stats.add_poll_miss();
-            } else if slot.vring.has_work() {
-                slot.vring.stats.add_poll_hit();
+                place.vring.stats.add_poll_miss();
+            } else if place.vring.has_work() {
+                place.vring.stats.add_poll_hit();
             }
         }
     }
 
-    /// Does what the control thread has asked for; false to end.
+    /// Does what the control threads have asked for; false to end.
     fn read_letters(&mut self) -> io::Result<bool> {
-        let mut letters: VecDeque<Letter> = self.mailbox.take();
+        let mut letters: VecDeque<Letter<W::Seed>> = self.mailbox.take();
         while let Some((command, reply_to)) = letters.pop_front() {
             let reply = match command {
                 Command::Exit => {
-                    answer(Some(reply_to), Reply::Done);
+                    answer(&reply_to, Reply::Done);
                     return Ok(false);
                 }
-                Command::Stop { index } => {
-                    self.stop(index, reply_to);
+                Command::Stop(id) => {
+                    self.stop(id, reply_to);
                     continue;
                 }
-                Command::Pause(true) => {
-                    self.paused = true;
-                    self.pause = Some(reply_to);
-                    continue;
-                }
-                Command::Pause(false) => {
-                    self.paused = false;
+                Command::Pause { session, paused } => {
+                    self.pause(session, paused);
+                    if paused {
+                        let of = Who::Session(session);
+                        self.waiting.push(Waiting { of, reply_to });
+                        continue;
+                    }
                     Reply::Done
                 }
-                Command::Start(start) => self.start(*start),
-                Command::SetMemory(memory) => self.set_memory(&memory),
-                Command::SetKick { index, fd } => self.set_kick(index, fd),
-                Command::Enable { index, enabled } => {
-                    self.change(index, |vring| vring.enabled = enabled)
+                Command::Start(start) => self.start(*start)?,
+                Command::SetMemory { session, memory } => self.set_memory(session, &memory),
+                Command::SetKick(id, fd) => self.set_kick(id, fd),
+                Command::Enable(id, enabled) => self.enable(id, enabled),
+                Command::SetCall(id, fd) => self.change(id, |vring| vring.call = fd),
+                Command::SetErr(id, fd) => self.change(id, |vring| vring.err = fd),
+                Command::SetAddresses(id, addresses) => {
+                    self.release(|vring| vring.id == id);
+                    self.change(id, |vring| {
+                        let memory = Rc::clone(vring.ring.memory());
+                        if let Err(error) = vring.ring.relocate(&memory, addresses) {
+                            vring.break_ring(error);
+                        }
+                    })
                 }
-                Command::SetCall { index, fd } => self.change(index, |vring| vring.call = fd),
-                Command::SetErr { index, fd } => self.change(index, |vring| vring.err = fd),
-                Command::SetAddresses { index, addresses } => self.change(index, |vring| {
-                    let memory = Rc::clone(vring.ring.memory());
-                    if let Err(error) = vring.ring.relocate(&memory, addresses) {
-                        vring.break_ring(error);
-                    }
-                }),
             };
-            answer(Some(reply_to), reply);
+            answer(&reply_to, reply);
         }
         Ok(true)
     }
 
-    fn start(&mut self, start: VringStart) -> Reply {
+    fn start(&mut self, start: VringStart<W::Seed>) -> io::Result<Reply> {
         let memory = self.memory_of(&start.memory);
-        let index = start.index;
+        let id = start.id;
         let ring = SplitRing::new(
-            u32::from(index),
+            u32::from(id.index),
             &memory,
             start.addresses,
             start.features,
-            start.next_avail,
+            (!start.in_order).then_some(start.next_avail),
         );
         let ring = match ring {
             Ok(ring) => ring,
-            Err(error) => return Reply::Refused(error),
+            Err(error) => return Ok(Reply::Refused(error)),
         };
+        if ring.position() != start.next_avail
+            && let Some(suppressed) = OTHER_BASE.allow()
+        {
+            let (base, used) = (start.next_avail, ring.position());
+            log::info!(
+                "vring {}: the front-end says {base}, the used ring says {used} and is believed \
+                 ({suppressed} more not shown)",
+                id.index
+            );
+        }
         let restarted = ring.position() != 0;
-        let mut vring = Vring::new(index, ring, start.stats);
+        let mut vring = Vring::new(id, ring, start.stats);
         vring.enabled = start.enabled;
+        vring.paused = start.paused;
         vring.call = start.call;
         vring.err = start.err;
         if let Some(kick) = start.kick {
             match self.io.watch(kick) {
                 Ok(watch) => vring.kick = Some(watch),
-                Err(error) => return Reply::Failed(error),
+                Err(error) => return Ok(Reply::Failed(error)),
             }
         }
         vring.ring.suppress_kicks();
         if restarted {
             vring.call_anyway();
         }
-        let queue = self.worker.start_queue(index, start.addresses.size);
-        let slot = Some(Slot {
-            vring,
-            queue,
-            stop: None,
-        });
-        match self.slots.iter_mut().find(|place| place.is_none()) {
-            Some(place) => *place = slot,
-            None => self.slots.push(slot),
+        let queue = self.worker.start_queue(start.seed, &vring);
+        let slot = self.vrings.insert(Place { vring, queue });
+        let (worker, mut turn) = self.parts();
+        if let Err(error) = worker.started(&mut turn, slot) {
+            self.let_go(slot)?;
+            return Ok(Reply::Failed(error));
         }
-        Reply::Done
+        Ok(Reply::Done)
     }
 
     /// The thread's own handle of the snapshot: one for all of its vrings, so that requests count
     /// their references without touching a cache line of another thread.
     fn memory_of(&self, memory: &Arc<Memory>) -> Rc<Memory> {
         let same = self
-            .slots
+            .vrings
             .iter()
-            .flatten()
-            .map(|slot| slot.vring.ring.memory())
+            .map(|place| place.vring.ring.memory())
             .find(|have| {
                 let (have, want) = (have.regions(), memory.regions());
                 have.len() == want.len() && have.iter().zip(want).all(|(a, b)| Arc::ptr_eq(a, b))
@@ -356,21 +353,34 @@ impl<W: DeviceWorker> DataThread<W> {
         same.map_or_else(|| Rc::new(Memory::clone(memory)), Rc::clone)
     }
 
-    fn set_memory(&mut self, memory: &Arc<Memory>) -> Reply {
+    fn set_memory(&mut self, session: u32, memory: &Arc<Memory>) -> Reply {
+        self.release(|vring| vring.id.session == session);
         let memory = Rc::new(Memory::clone(memory));
-        for slot in self.slots.iter_mut().flatten() {
-            slot.vring.set_memory(&memory);
+        for place in self.vrings.iter_mut() {
+            if place.vring.id.session == session {
+                place.vring.set_memory(&memory);
+            }
         }
         Reply::Done
     }
 
-    fn set_kick(&mut self, index: u16, fd: Option<OwnedFd>) -> Reply {
+    /// Has the device let go of what it has taken from some vrings and does not work on.
+    fn release(&mut self, of: impl Fn(&Vring) -> bool) {
+        for slot in 0..self.vrings.len() {
+            if self.vrings.get(slot).is_some_and(|place| of(&place.vring)) {
+                let (worker, mut turn) = self.parts();
+                worker.release(&mut turn, slot);
+            }
+        }
+    }
+
+    fn set_kick(&mut self, id: VringId, fd: Option<OwnedFd>) -> Reply {
         let watch = match fd.map(|fd| self.io.watch(fd)).transpose() {
             Ok(watch) => watch,
             Err(error) => return Reply::Failed(error),
         };
         let mut old = None;
-        let reply = self.change(index, |vring| {
+        let reply = self.change(id, |vring| {
             old = std::mem::replace(&mut vring.kick, watch);
         });
         if let Some(old) = old
@@ -381,45 +391,55 @@ impl<W: DeviceWorker> DataThread<W> {
         reply
     }
 
-    fn stop(&mut self, index: u16, reply_to: SyncSender<Reply>) {
-        match self
-            .slots
-            .iter_mut()
-            .flatten()
-            .find(|slot| slot.vring.index == index)
-        {
-            Some(slot) => {
-                slot.vring.stopping = true;
+    fn slot_of(&self, id: VringId) -> Option<usize> {
+        (0..self.vrings.len()).find(|slot| {
+            self.vrings
+                .get(*slot)
+                .is_some_and(|place| place.vring.id == id)
+        })
+    }
+
+    fn stop(&mut self, id: VringId, reply_to: SyncSender<Reply>) {
+        self.release(|vring| vring.id == id);
+        let slot = self.slot_of(id);
+        match slot.and_then(|slot| Some((slot, self.vrings.get_mut(slot)?))) {
+            Some((slot, place)) => {
+                place.vring.stopping = true;
                 // Answered by `settle`, at once if there is nothing in flight.
-                slot.stop = Some(reply_to);
+                let of = Who::Slot(slot);
+                self.waiting.push(Waiting { of, reply_to });
             }
-            None => answer(Some(reply_to), Reply::Stopped { next_avail: 0 }),
+            None => answer(&reply_to, Reply::Stopped { next_avail: 0 }),
         }
     }
 
-    fn change(&mut self, index: u16, change: impl FnOnce(&mut Vring)) -> Reply {
-        if let Some(slot) = self
-            .slots
-            .iter_mut()
-            .flatten()
-            .find(|s| s.vring.index == index)
-        {
-            change(&mut slot.vring);
+    fn enable(&mut self, id: VringId, enabled: bool) -> Reply {
+        let Some(slot) = self.slot_of(id) else {
+            return Reply::Done;
+        };
+        let reply = self.change(id, |vring| vring.enabled = enabled);
+        let (worker, mut turn) = self.parts();
+        worker.enabled(&mut turn, slot);
+        reply
+    }
+
+    fn pause(&mut self, session: u32, paused: bool) {
+        for place in self.vrings.iter_mut() {
+            if place.vring.id.session == session {
+                place.vring.paused = paused;
+            }
+        }
+    }
+
+    fn change(&mut self, id: VringId, change: impl FnOnce(&mut Vring)) -> Reply {
+        if let Some(place) = self.vrings.iter_mut().find(|place| place.vring.id == id) {
+            change(&mut place.vring);
         }
         Reply::Done
     }
 }
 
 /// The control thread may have given up waiting; then nobody needs the answer.
-fn answer(reply_to: Option<SyncSender<Reply>>, reply: Reply) {
-    if let Some(reply_to) = reply_to {
-        let _ = reply_to.try_send(reply);
-    }
-}
-
-fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
-    seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos)
+fn answer(reply_to: &SyncSender<Reply>, reply: Reply) {
+    let _ = reply_to.try_send(reply);
 }

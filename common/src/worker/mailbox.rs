@@ -18,45 +18,55 @@ use crate::memory::Memory;
 use crate::ring::{RingAddresses, RingFeatures};
 use crate::stats::QueueStats;
 
+/// Which vring of which session.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct VringId {
+    pub(crate) session: u32,
+    pub(crate) index: u16,
+}
+
 /// Everything a vring starts with.
 #[derive(Debug)]
-pub(crate) struct VringStart {
-    pub(crate) index: u16,
+pub(crate) struct VringStart<S> {
+    pub(crate) id: VringId,
     pub(crate) addresses: RingAddresses,
     pub(crate) features: RingFeatures,
+    /// What `SET_VRING_BASE` said.
     pub(crate) next_avail: u16,
+    /// Whether the used index is to be believed instead.
+    pub(crate) in_order: bool,
     pub(crate) enabled: bool,
+    pub(crate) paused: bool,
     pub(crate) kick: Option<OwnedFd>,
     pub(crate) call: Option<OwnedFd>,
     pub(crate) err: Option<OwnedFd>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) stats: Arc<QueueStats>,
+    /// What the control side of the device has for the data side.
+    pub(crate) seed: S,
 }
 
 /// What a data thread is asked to do.
 #[derive(Debug)]
-pub(crate) enum Command {
+pub(crate) enum Command<S> {
     /// Serve a vring.
-    Start(Box<VringStart>),
+    Start(Box<VringStart<S>>),
     /// Complete what is in flight on a vring and let go of it.
-    Stop { index: u16 },
+    Stop(VringId),
     /// Enable or disable a vring.
-    Enable { index: u16, enabled: bool },
+    Enable(VringId, bool),
     /// Watch another kick descriptor.
-    SetKick { index: u16, fd: Option<OwnedFd> },
+    SetKick(VringId, Option<OwnedFd>),
     /// Use another call descriptor.
-    SetCall { index: u16, fd: Option<OwnedFd> },
+    SetCall(VringId, Option<OwnedFd>),
     /// Use another error descriptor.
-    SetErr { index: u16, fd: Option<OwnedFd> },
+    SetErr(VringId, Option<OwnedFd>),
     /// The ring has moved.
-    SetAddresses {
-        index: u16,
-        addresses: RingAddresses,
-    },
-    /// The memory table has changed.
-    SetMemory(Arc<Memory>),
-    /// Take no more chains, and complete those in flight; or go on.
-    Pause(bool),
+    SetAddresses(VringId, RingAddresses),
+    /// The memory table of a session has changed.
+    SetMemory { session: u32, memory: Arc<Memory> },
+    /// Take no more chains of a session, and complete those in flight; or go on.
+    Pause { session: u32, paused: bool },
     /// End. All vrings have been stopped.
     Exit,
 }
@@ -75,19 +85,19 @@ pub(crate) enum Reply {
 }
 
 /// A command and where its answer goes.
-pub(super) type Letter = (Command, SyncSender<Reply>);
+pub(super) type Letter<S> = (Command<S>, SyncSender<Reply>);
 
 /// The way to a data thread.
 #[derive(Debug)]
-pub(crate) struct Mailbox {
-    letters: Mutex<VecDeque<Letter>>,
+pub(crate) struct Mailbox<S> {
+    letters: Mutex<VecDeque<Letter<S>>>,
     /// Read in every turn of the data thread, without a lock.
     has_letters: AtomicBool,
     /// Wakes it when it sleeps.
     signal: OwnedFd,
 }
 
-impl Mailbox {
+impl<S> Mailbox<S> {
     pub(super) fn new() -> io::Result<Self> {
         let signal = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self {
@@ -101,7 +111,7 @@ impl Mailbox {
         self.signal.try_clone()
     }
 
-    pub(super) fn post(&self, letter: Letter) {
+    pub(super) fn post(&self, letter: Letter<S>) {
         let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
         letters.push_back(letter);
         self.has_letters.store(true, Ordering::Release);
@@ -115,7 +125,7 @@ impl Mailbox {
         self.has_letters.load(Ordering::Acquire)
     }
 
-    pub(super) fn take(&self) -> VecDeque<Letter> {
+    pub(super) fn take(&self) -> VecDeque<Letter<S>> {
         let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
         self.has_letters.store(false, Ordering::Release);
         std::mem::take(&mut *letters)

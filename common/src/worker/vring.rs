@@ -5,9 +5,10 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::mailbox::VringId;
 use crate::chain::ChainFault;
 use crate::error::RingError;
-use crate::io::{FileId, IoQueue, Job, WatchId};
+use crate::io::WatchId;
 use crate::logging::LogLimiter;
 use crate::memory::{Buffers, Memory};
 use crate::ring::{Ring as _, SplitRing};
@@ -16,29 +17,22 @@ use crate::stats::QueueStats;
 static BROKEN_RING: LogLimiter = LogLimiter::new();
 static BAD_CHAIN: LogLimiter = LogLimiter::new();
 
-/// What the device holds of one descriptor head.
-#[derive(Debug, Default)]
-struct Head {
-    buffers: Buffers,
-    /// Taken from the available ring, not yet given back.
-    busy: bool,
-    /// I/O of it that the kernel or a blocking thread works on.
-    pending: u16,
-    taken_ns: u64,
-}
-
-/// Ring, buffers and descriptors of one started vring.
+/// Ring and descriptors of one started vring.
 #[derive(Debug)]
-pub(super) struct Vring {
-    pub(super) index: u16,
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "states that change independently of each other"
+)]
+pub struct Vring {
+    pub(super) id: VringId,
     pub(super) ring: SplitRing,
     memory: Rc<Memory>,
-    heads: Box<[Head]>,
-    in_flight: u32,
     pub(super) kick: Option<WatchId>,
     pub(super) call: Option<OwnedFd>,
     pub(super) err: Option<OwnedFd>,
     pub(super) enabled: bool,
+    /// Told to take no more for a while.
+    pub(super) paused: bool,
     /// The driver broke the ring: nothing more is taken from it.
     broken: bool,
     /// Asked to stop: nothing more is taken, and what is in flight is completed.
@@ -47,69 +41,121 @@ pub(super) struct Vring {
 }
 
 impl Vring {
-    pub(super) fn new(index: u16, ring: SplitRing, stats: Arc<QueueStats>) -> Self {
+    pub(super) fn new(id: VringId, ring: SplitRing, stats: Arc<QueueStats>) -> Self {
         let memory = Rc::clone(ring.memory());
-        let size = usize::from(ring.addresses().size);
         Self {
-            index,
+            id,
             ring,
             memory,
-            heads: (0..size).map(|_| Head::default()).collect(),
-            in_flight: 0,
             kick: None,
             call: None,
             err: None,
             enabled: false,
+            paused: false,
             broken: false,
             stopping: false,
             stats,
         }
     }
 
-    /// Whether chains may be taken.
-    #[inline]
-    pub(super) fn is_live(&self) -> bool {
-        self.enabled && !self.broken && !self.stopping
+    /// Its index in the device.
+    #[must_use]
+    pub fn index(&self) -> u16 {
+        self.id.index
     }
 
-    /// Whether there is a chain to take.
+    /// Entries of the ring.
+    #[must_use]
+    pub fn size(&self) -> u16 {
+        self.ring.addresses().size
+    }
+
+    /// Its counters.
+    #[must_use]
+    pub fn stats(&self) -> &QueueStats {
+        &self.stats
+    }
+
+    /// Whether the front-end has enabled it (vhost-user.rst "Ring states").
+    #[must_use]
     #[inline]
-    pub(super) fn has_work(&self) -> bool {
+    pub fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
+    /// Whether chains may be taken, were it enabled.
+    #[must_use]
+    #[inline]
+    pub fn is_open(&self) -> bool {
+        !self.broken && !self.stopping && !self.paused
+    }
+
+    /// Whether chains may be taken and served.
+    #[must_use]
+    #[inline]
+    pub fn is_live(&self) -> bool {
+        self.enabled && self.is_open()
+    }
+
+    /// Whether there is a chain to take and serve.
+    #[must_use]
+    #[inline]
+    pub fn has_work(&self) -> bool {
         self.is_live() && self.ring.has_available()
     }
 
-    pub(super) fn in_flight(&self) -> u32 {
-        self.in_flight
+    /// Whether the driver has made chains available that were not taken.
+    #[must_use]
+    #[inline]
+    pub fn has_available(&self) -> bool {
+        self.ring.has_available()
     }
 
-    /// Takes the next chain into its head's buffers.
+    /// Takes the next head from the available ring; it is below the [`size`](Self::size). A ring
+    /// that the driver broke is closed.
     #[inline]
-    pub(super) fn take(&mut self, now_ns: u64) -> Option<(u16, Result<(), ChainFault>)> {
-        let head = match self.ring.next() {
-            Ok(head) => head?,
+    pub fn next_head(&mut self) -> Option<u16> {
+        match self.ring.next() {
+            Ok(head) => head,
             Err(error) => {
                 self.break_ring(error);
-                return None;
+                None
             }
-        };
-        // `next` has checked the head against the size of the ring, which `heads` has.
-        let slot = self.heads.get_mut(usize::from(head))?;
-        if slot.busy {
-            self.break_ring(RingError::HeadInFlight { head });
-            return None;
         }
-        slot.busy = true;
-        slot.taken_ns = now_ns;
-        self.in_flight += 1;
-        let chain = self.ring.chain(head, &self.memory, &mut slot.buffers);
+    }
+
+    /// Reads the chain of a head taken into `out`.
+    ///
+    /// # Errors
+    /// What is wrong with it. It is counted, and is to be given back like any other.
+    #[inline]
+    pub fn read_chain(&mut self, head: u16, out: &mut Buffers) -> Result<(), ChainFault> {
+        let chain = self.ring.chain(head, &self.memory, out);
         if let Err(fault) = chain {
-            self.stats.add_malformed_chain();
-            if let Some(suppressed) = BAD_CHAIN.allow() {
-                let index = self.index;
-                log::debug!("vring {index}: {fault} ({suppressed} more like it not shown)");
-            }
+            self.note_fault(fault);
         }
-        Some((head, chain))
+        chain
+    }
+
+    /// The heads taken last are available again. They must not have been given back.
+    pub fn undo(&mut self, heads: u16) {
+        self.ring.undo(heads);
+    }
+
+    /// Gives a head back to the driver: `used_bytes` were written to its buffers. The driver sees
+    /// it at the end of the turn.
+    #[inline]
+    pub fn push_used(&mut self, head: u16, used_bytes: u32) {
+        self.ring.push_used(head, used_bytes);
+    }
+
+    #[cold]
+    fn note_fault(&mut self, fault: ChainFault) {
+        self.stats.add_malformed_chain();
+        if let Some(suppressed) = BAD_CHAIN.allow() {
+            let index = self.id.index;
+            log::debug!("vring {index}: {fault} ({suppressed} more like it not shown)");
+        }
     }
 
     /// Stops serving the ring and tells the front-end, where it gave us a way to.
@@ -118,7 +164,7 @@ impl Vring {
         if let Some(suppressed) = BROKEN_RING.allow() {
             log::warn!(
                 "vring {} stopped: {error} ({suppressed} more not shown)",
-                self.index
+                self.id.index
             );
         }
         signal(self.err.as_ref());
@@ -135,11 +181,11 @@ impl Vring {
 
     /// Makes completions visible and calls the driver if it wants that.
     #[inline]
-    pub(super) fn publish(&mut self) {
+    pub(super) fn publish(&mut self, in_flight: u32) {
         if !self.ring.has_unpublished() {
             return;
         }
-        self.stats.set_in_flight(u64::from(self.in_flight));
+        self.stats.set_in_flight(u64::from(in_flight));
         if self.ring.publish() {
             if self.call.is_some() {
                 self.stats.add_call();
@@ -161,173 +207,5 @@ impl Vring {
 fn signal(fd: Option<&OwnedFd>) {
     if let Some(fd) = fd {
         let _ = rustix::io::write(fd, &1_u64.to_ne_bytes());
-    }
-}
-
-/// What a device does with the requests of one vring.
-#[derive(Debug)]
-pub struct RequestCx<'a> {
-    pub(super) vring: &'a mut Vring,
-    pub(super) io: &'a mut IoQueue,
-    /// The vring's place in its thread, for the tokens of I/O.
-    pub(super) slot: u16,
-    pub(super) now_ns: u64,
-}
-
-impl RequestCx<'_> {
-    /// The buffers of a request in flight.
-    #[inline]
-    pub fn buffers(&mut self, head: u16) -> Option<&mut Buffers> {
-        self.vring
-            .heads
-            .get_mut(usize::from(head))
-            .map(|head| &mut head.buffers)
-    }
-
-    /// Starts a read of the file into the writable payload left of `head`.
-    ///
-    /// # Errors
-    /// When it could not be started; `io_done` is not called then.
-    #[inline]
-    pub fn read(
-        &mut self,
-        head: u16,
-        tag: u16,
-        file: FileId,
-        offset_bytes: u64,
-    ) -> std::io::Result<()> {
-        self.start(head, tag, |io, buffers, token| {
-            io.add_bytes(buffers.writable_bytes());
-            io.read(file, buffers.writable(), offset_bytes, token)
-        })
-    }
-
-    /// Starts a write of the readable payload left of `head` to the file; with `dsync` it is done
-    /// when the data is on stable storage.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read).
-    #[inline]
-    pub fn write(
-        &mut self,
-        head: u16,
-        tag: u16,
-        file: FileId,
-        offset_bytes: u64,
-        dsync: bool,
-    ) -> std::io::Result<()> {
-        self.start(head, tag, |io, buffers, token| {
-            io.add_bytes(buffers.readable_bytes());
-            io.write(file, buffers.readable(), offset_bytes, dsync, token)
-        })
-    }
-
-    /// Starts an fdatasync of the file.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read).
-    pub fn fdatasync(&mut self, head: u16, tag: u16, file: FileId) -> std::io::Result<()> {
-        self.start(head, tag, |io, _buffers, token| io.fdatasync(file, token))
-    }
-
-    /// Runs `job` on a blocking thread.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read).
-    pub fn run(&mut self, head: u16, tag: u16, job: Job) -> std::io::Result<()> {
-        self.start(head, tag, |io, _buffers, token| io.run(job, token))
-    }
-
-    /// Gives `head` back to the driver: `used_bytes` were written to its buffers.
-    ///
-    /// `kind`, `bytes` and `ok` are what the counters of the vring get.
-    #[inline]
-    pub fn complete(&mut self, head: u16, used_bytes: u32, counted: Counted) {
-        let vring = &mut *self.vring;
-        let Some(slot) = vring.heads.get_mut(usize::from(head)) else {
-            return;
-        };
-        if !slot.busy || slot.pending != 0 {
-            // The kernel may still write to the buffers: keeping them is the one safe answer.
-            log::error!(
-                "vring {}: descriptor {head} answered out of turn",
-                vring.index
-            );
-            return;
-        }
-        slot.busy = false;
-        slot.buffers.release();
-        vring.in_flight -= 1;
-        vring.ring.push_used(head, used_bytes);
-        let latency_ns = self.now_ns.saturating_sub(slot.taken_ns);
-        vring
-            .stats
-            .record(counted.kind, counted.bytes, counted.ok, latency_ns);
-    }
-
-    #[inline]
-    fn start(
-        &mut self,
-        head: u16,
-        tag: u16,
-        start: impl FnOnce(&mut IoQueue, &Buffers, u64) -> std::io::Result<()>,
-    ) -> std::io::Result<()> {
-        let token = Token {
-            slot: self.slot,
-            head,
-            tag,
-        }
-        .pack();
-        let Some(slot) = self.vring.heads.get_mut(usize::from(head)) else {
-            return Err(std::io::Error::from_raw_os_error(libc::EINVAL));
-        };
-        start(self.io, &slot.buffers, token)?;
-        slot.pending += 1;
-        Ok(())
-    }
-}
-
-/// What [`RequestCx::complete`] adds to the counters.
-#[derive(Clone, Copy, Debug)]
-pub struct Counted {
-    /// Index into the kinds that the device's [`DeviceStats`](crate::stats::DeviceStats) were made
-    /// with.
-    pub kind: usize,
-    /// Payload bytes moved.
-    pub bytes: u64,
-    /// Whether it succeeded.
-    pub ok: bool,
-}
-
-/// Who a piece of I/O belongs to.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Token {
-    pub(super) slot: u16,
-    pub(super) head: u16,
-    pub(super) tag: u16,
-}
-
-impl Token {
-    fn pack(self) -> u64 {
-        u64::from(self.slot) << 32 | u64::from(self.head) << 16 | u64::from(self.tag)
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "takes the fields apart")]
-    pub(super) fn unpack(token: u64) -> Self {
-        Self {
-            slot: (token >> 32) as u16,
-            head: (token >> 16) as u16,
-            tag: token as u16,
-        }
-    }
-}
-
-impl Vring {
-    /// I/O of `head` has ended.
-    #[inline]
-    pub(super) fn io_ended(&mut self, head: u16) {
-        if let Some(slot) = self.heads.get_mut(usize::from(head)) {
-            slot.pending = slot.pending.saturating_sub(1);
-        }
     }
 }

@@ -148,7 +148,7 @@ impl Ours {
         };
         Self {
             driver: Driver::new(setup),
-            ring: SplitRing::new(0, &memory, addresses, features, 0).expect("a sound ring"),
+            ring: SplitRing::new(0, &memory, addresses, features, Some(0)).expect("a sound ring"),
             buffers: (0..QUEUE_SIZE).map(|_| Buffers::default()).collect(),
             memory,
         }

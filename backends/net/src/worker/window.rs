@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The receive chains at the front of a ring, as one stream of bytes.
+//!
+//! Chains are taken from the ring before the packet that fills them is known, and given back to it
+//! when they are not needed ([`Window::release`]): the driver notices neither. A packet is written
+//! at the front of the stream, header first, and takes as many chains as it has bytes for
+//! (virtio 1.3 §5.1.6.4): all but the last are full, and all are given back at once. Chains that no
+//! packet can begin in, being shorter than a header or not writable, are given back unused when
+//! their turn comes, so that the order is kept.
+
+use std::collections::VecDeque;
+
+use ringside_common::memory::Buffers;
+use ringside_common::worker::Vring;
+
+use crate::header::{HEADER_BYTES, LEGACY_HEADER_BYTES, NetHeader};
+
+/// Most chains that one packet may take: with Linux' smallest receive buffers 64 KiB take 43.
+const MAX_CHAINS: usize = 128;
+
+/// One chain taken from the ring.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    head: u16,
+    /// What it has room for; nothing if it is no good.
+    bytes: u32,
+}
+
+/// What to expect of a driver's receive chains.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Layout {
+    /// Bytes of the header.
+    pub(super) header_bytes: usize,
+    /// Whether a packet may take more than one chain (`MRG_RXBUF`).
+    pub(super) mergeable: bool,
+}
+
+/// See above.
+#[derive(Debug)]
+pub(super) struct Window {
+    layout: Layout,
+    stream: Buffers,
+    /// For the chain that is being taken.
+    scratch: Buffers,
+    chains: VecDeque<Taken>,
+}
+
+impl Window {
+    pub(super) fn new(layout: Layout) -> Self {
+        Self {
+            layout,
+            stream: Buffers::default(),
+            scratch: Buffers::default(),
+            chains: VecDeque::with_capacity(MAX_CHAINS),
+        }
+    }
+
+    /// Takes chains until there is room for `frame_bytes` in the chains that one packet may take,
+    /// or no more to take. Returns whether there is room.
+    #[inline]
+    pub(super) fn make_room(&mut self, vring: &mut Vring, frame_bytes: usize) -> bool {
+        let want = self.layout.header_bytes + frame_bytes;
+        loop {
+            if self.layout.mergeable || self.chains.is_empty() {
+                if self.room_for_packet() >= want {
+                    return true;
+                }
+            } else {
+                return self.room_for_packet() >= want;
+            }
+            if self.chains.len() >= MAX_CHAINS || !self.take(vring) {
+                return false;
+            }
+        }
+    }
+
+    /// Room for frames, the header deducted, in the chains taken so far.
+    #[inline]
+    pub(super) fn frame_room(&self) -> usize {
+        self.room_for_packet()
+            .saturating_sub(self.layout.header_bytes)
+    }
+
+    #[inline]
+    fn room_for_packet(&self) -> usize {
+        if self.layout.mergeable {
+            usize::try_from(self.stream.writable_bytes()).unwrap_or(usize::MAX)
+        } else {
+            self.chains.front().map_or(0, |taken| {
+                usize::try_from(taken.bytes).unwrap_or(usize::MAX)
+            })
+        }
+    }
+
+    /// Whether no packet of `frame_bytes` will ever fit, however long we wait.
+    pub(super) fn is_hopeless(&self, vring: &Vring, frame_bytes: usize) -> bool {
+        let fits = self.frame_room() >= frame_bytes;
+        let all = self.chains.len() >= MAX_CHAINS.min(usize::from(vring.size()));
+        !fits && (all || (!self.layout.mergeable && !self.chains.is_empty()))
+    }
+
+    /// Takes one more chain; false when there is none.
+    #[inline]
+    fn take(&mut self, vring: &mut Vring) -> bool {
+        let Some(head) = vring.next_head() else {
+            return false;
+        };
+        let sound = vring.read_chain(head, &mut self.scratch).is_ok()
+            && self.scratch.readable_bytes() == 0
+            && self.scratch.writable_bytes() >= self.layout.header_bytes as u64;
+        let bytes = if sound {
+            u32::try_from(self.scratch.writable_bytes()).unwrap_or(0)
+        } else {
+            0
+        };
+        if bytes == 0 {
+            if self.chains.is_empty() {
+                vring.push_used(head, 0);
+                return true;
+            }
+        } else if !self.stream.append_writable(&self.scratch) {
+            // Chains of two memory tables never meet: `release` comes between them.
+            vring.undo(1);
+            return false;
+        }
+        self.chains.push_back(Taken { head, bytes });
+        true
+    }
+
+    /// Where the kernel is to put a frame, behind [`Layout::header_bytes`].
+    #[inline]
+    pub(super) fn stream(&self) -> &Buffers {
+        &self.stream
+    }
+
+    /// Where we are to put a frame, behind [`Layout::header_bytes`].
+    #[inline]
+    pub(super) fn stream_mut(&mut self) -> &mut Buffers {
+        &mut self.stream
+    }
+
+    /// What is expected of the chains.
+    #[inline]
+    pub(super) fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Gives the driver a packet whose `frame_bytes` are in place, for which there was room.
+    #[inline]
+    pub(super) fn commit(&mut self, vring: &mut Vring, mut header: NetHeader, frame_bytes: usize) {
+        let mut left = self.layout.header_bytes + frame_bytes;
+        header.num_buffers = if self.layout.mergeable {
+            self.count_chains(left)
+        } else {
+            1
+        };
+        let encoded = header.encode();
+        if self.layout.header_bytes == HEADER_BYTES {
+            self.stream.write_at(0, &encoded);
+        } else {
+            let legacy = encoded.first_chunk::<LEGACY_HEADER_BYTES>();
+            self.stream.write_at(0, legacy.map_or(&[], |h| h.as_slice()));
+        }
+        while left > 0 {
+            let Some(taken) = self.chains.pop_front() else {
+                break;
+            };
+            let bytes = usize::try_from(taken.bytes).unwrap_or(usize::MAX);
+            let used = left.min(bytes);
+            left -= used;
+            self.stream.consume_writable(bytes);
+            vring.push_used(taken.head, u32::try_from(used).unwrap_or(u32::MAX));
+        }
+        // Those that are no good go back in their turn, but not before.
+        while let Some(taken) = self.chains.front().filter(|taken| taken.bytes == 0) {
+            vring.push_used(taken.head, 0);
+            self.chains.pop_front();
+        }
+    }
+
+    /// Chains that a packet of `bytes` takes, header included; those of no bytes are counted, as
+    /// they are between the others.
+    #[inline]
+    fn count_chains(&self, bytes: usize) -> u16 {
+        let mut left = bytes;
+        let mut count = 0;
+        for taken in &self.chains {
+            if left == 0 {
+                break;
+            }
+            left = left.saturating_sub(usize::try_from(taken.bytes).unwrap_or(usize::MAX));
+            count += 1;
+        }
+        count
+    }
+
+    /// Makes all chains available again.
+    pub(super) fn release(&mut self, vring: &mut Vring) {
+        let count = self.chains.len();
+        vring.undo(u16::try_from(count).unwrap_or(u16::MAX));
+        self.chains.clear();
+        self.stream = Buffers::default();
+        self.scratch = Buffers::default();
+    }
+}

@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Devices whose work is requests: a chain comes, is served and answered.
+//!
+//! [`Requests`] takes chains as they come, keeps the buffers of each until it is answered, and
+//! bounds how many one vring may have served before the next has its turn. The device is a
+//! [`RequestWorker`]: it gets a checked chain and answers it, at once or when the I/O it started
+//! is done.
+
+use super::vring::Vring;
+use super::{DeviceWorker, Turn};
+use crate::chain::ChainFault;
+use crate::error::RingError;
+use crate::io::{FileId, IoQueue, Job};
+use crate::memory::Buffers;
+
+/// Chains taken from one vring before the next one has its turn: enough for a batch to pay, few
+/// enough that the others wait for microseconds.
+const BUDGET: usize = 64;
+
+/// The data side of a device that serves requests, on one data thread.
+pub trait RequestWorker {
+    /// What the device keeps for one started vring.
+    type Queue;
+
+    /// A vring of `size` entries has started.
+    fn start_queue(&mut self, index: u16, size: u16) -> Self::Queue;
+
+    /// A chain was taken from the vring. It must be answered, now or later, with
+    /// [`RequestCx::complete`], whatever is wrong with it.
+    fn request(
+        &mut self,
+        queue: &mut Self::Queue,
+        cx: &mut RequestCx<'_>,
+        head: u16,
+        chain: Result<(), ChainFault>,
+    );
+
+    /// I/O that was started for `head` is done: bytes, or a negative errno.
+    fn io_done(
+        &mut self,
+        queue: &mut Self::Queue,
+        cx: &mut RequestCx<'_>,
+        head: u16,
+        tag: u16,
+        result: i32,
+    );
+}
+
+/// Serves the requests of a [`RequestWorker`].
+#[derive(Debug)]
+pub struct Requests<W>(pub W);
+
+/// A vring's requests in flight, and what the device keeps for it.
+#[derive(Debug)]
+pub struct RequestQueue<Q> {
+    heads: Heads,
+    state: Q,
+}
+
+/// What is held of each descriptor head.
+#[derive(Debug)]
+struct Heads {
+    heads: Box<[Head]>,
+    in_flight: u32,
+}
+
+#[derive(Debug, Default)]
+struct Head {
+    buffers: Buffers,
+    /// Taken from the available ring, not yet given back.
+    busy: bool,
+    /// I/O of it that the kernel or a blocking thread works on.
+    pending: u16,
+    taken_ns: u64,
+}
+
+impl Heads {
+    /// Takes the next chain into its head's buffers.
+    #[inline]
+    fn take(&mut self, vring: &mut Vring, now_ns: u64) -> Option<(u16, Result<(), ChainFault>)> {
+        let head = vring.next_head()?;
+        // The ring has checked the head against its size, which `heads` has.
+        let slot = self.heads.get_mut(usize::from(head))?;
+        if slot.busy {
+            vring.break_ring(RingError::HeadInFlight { head });
+            return None;
+        }
+        slot.busy = true;
+        slot.taken_ns = now_ns;
+        self.in_flight += 1;
+        Some((head, vring.read_chain(head, &mut slot.buffers)))
+    }
+}
+
+impl<W: RequestWorker> DeviceWorker for Requests<W> {
+    type Seed = ();
+    type Queue = RequestQueue<W::Queue>;
+
+    fn start_queue(&mut self, (): (), vring: &Vring) -> Self::Queue {
+        let size = usize::from(vring.size());
+        RequestQueue {
+            heads: Heads {
+                heads: (0..size).map(|_| Head::default()).collect(),
+                in_flight: 0,
+            },
+            state: self.0.start_queue(vring.index(), vring.size()),
+        }
+    }
+
+    /// Takes chains from every vring that has some, up to the budget of each. As much I/O as
+    /// completions can be held for is the most there is; what is left waits in the rings.
+    fn turn(&mut self, turn: &mut Turn<'_, Self::Queue>) -> bool {
+        if !turn.io.has_room(1) {
+            return false;
+        }
+        let mut served = false;
+        for slot in 0..turn.vrings.len() {
+            if !turn.vrings.get(slot).is_some_and(|p| p.vring.has_work()) {
+                continue;
+            }
+            if !served {
+                turn.tick();
+            }
+            let now_ns = turn.now_ns();
+            let Some(place) = turn.vrings.get_mut(slot) else {
+                continue;
+            };
+            let mut taken = 0;
+            while taken < BUDGET && turn.io.may_start() && place.vring.is_live() {
+                let heads = &mut place.queue.heads;
+                let Some((head, chain)) = heads.take(&mut place.vring, now_ns) else {
+                    break;
+                };
+                taken += 1;
+                let mut cx = RequestCx {
+                    vring: &mut place.vring,
+                    heads,
+                    io: turn.io,
+                    slot: u16::try_from(slot).unwrap_or(u16::MAX),
+                    now_ns,
+                };
+                self.0.request(&mut place.queue.state, &mut cx, head, chain);
+            }
+            place.vring.stats.add_chains(taken as u64);
+            served = true;
+        }
+        served
+    }
+
+    fn has_work(&mut self, turn: &mut Turn<'_, Self::Queue>) -> bool {
+        turn.io.has_room(1) && turn.vrings.iter().any(|place| place.vring.has_work())
+    }
+
+    fn wants_kicks(&self, io: &IoQueue, _queue: &Self::Queue, vring: &Vring) -> bool {
+        io.has_room(1) && vring.is_live()
+    }
+
+    fn in_flight(&self, queue: &Self::Queue) -> u32 {
+        queue.heads.in_flight
+    }
+
+    fn io_done(&mut self, turn: &mut Turn<'_, Self::Queue>, token: u64, result: i32) {
+        let Token { slot, head, tag } = Token::unpack(token);
+        let now_ns = turn.now_ns();
+        let Some(place) = turn.vrings.get_mut(usize::from(slot)) else {
+            return;
+        };
+        let heads = &mut place.queue.heads;
+        if let Some(slot) = heads.heads.get_mut(usize::from(head)) {
+            slot.pending = slot.pending.saturating_sub(1);
+        }
+        let mut cx = RequestCx {
+            vring: &mut place.vring,
+            heads,
+            io: turn.io,
+            slot,
+            now_ns,
+        };
+        self.0
+            .io_done(&mut place.queue.state, &mut cx, head, tag, result);
+    }
+}
+
+/// What a device does with the requests of one vring.
+#[derive(Debug)]
+pub struct RequestCx<'a> {
+    vring: &'a mut Vring,
+    heads: &'a mut Heads,
+    io: &'a mut IoQueue,
+    /// The vring's place in its thread, for the tokens of I/O.
+    slot: u16,
+    now_ns: u64,
+}
+
+impl RequestCx<'_> {
+    /// The buffers of a request in flight.
+    #[inline]
+    pub fn buffers(&mut self, head: u16) -> Option<&mut Buffers> {
+        self.heads
+            .heads
+            .get_mut(usize::from(head))
+            .map(|head| &mut head.buffers)
+    }
+
+    /// Starts a read of the file into the writable payload left of `head`.
+    ///
+    /// # Errors
+    /// When it could not be started; `io_done` is not called then.
+    #[inline]
+    pub fn read(
+        &mut self,
+        head: u16,
+        tag: u16,
+        file: FileId,
+        offset_bytes: u64,
+    ) -> std::io::Result<()> {
+        self.start(head, tag, |io, buffers, token| {
+            io.add_bytes(buffers.writable_bytes());
+            io.read(file, buffers.writable(), offset_bytes, token)
+        })
+    }
+
+    /// Starts a write of the readable payload left of `head` to the file; with `dsync` it is done
+    /// when the data is on stable storage.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    #[inline]
+    pub fn write(
+        &mut self,
+        head: u16,
+        tag: u16,
+        file: FileId,
+        offset_bytes: u64,
+        dsync: bool,
+    ) -> std::io::Result<()> {
+        self.start(head, tag, |io, buffers, token| {
+            io.add_bytes(buffers.readable_bytes());
+            io.write(file, buffers.readable(), offset_bytes, dsync, token)
+        })
+    }
+
+    /// Starts an fdatasync of the file.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn fdatasync(&mut self, head: u16, tag: u16, file: FileId) -> std::io::Result<()> {
+        self.start(head, tag, |io, _buffers, token| io.fdatasync(file, token))
+    }
+
+    /// Runs `job` on a blocking thread.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn run(&mut self, head: u16, tag: u16, job: Job) -> std::io::Result<()> {
+        self.start(head, tag, |io, _buffers, token| io.run(job, token))
+    }
+
+    /// Gives `head` back to the driver: `used_bytes` were written to its buffers.
+    ///
+    /// `kind`, `bytes` and `ok` are what the counters of the vring get.
+    #[inline]
+    pub fn complete(&mut self, head: u16, used_bytes: u32, counted: Counted) {
+        let Some(slot) = self.heads.heads.get_mut(usize::from(head)) else {
+            return;
+        };
+        if !slot.busy || slot.pending != 0 {
+            // The kernel may still write to the buffers: keeping them is the one safe answer.
+            log::error!(
+                "vring {}: descriptor {head} answered out of turn",
+                self.vring.index()
+            );
+            return;
+        }
+        slot.busy = false;
+        slot.buffers.release();
+        self.heads.in_flight -= 1;
+        self.vring.push_used(head, used_bytes);
+        let latency_ns = self.now_ns.saturating_sub(slot.taken_ns);
+        self.vring
+            .stats
+            .record(counted.kind, counted.bytes, counted.ok, latency_ns);
+    }
+
+    #[inline]
+    fn start(
+        &mut self,
+        head: u16,
+        tag: u16,
+        start: impl FnOnce(&mut IoQueue, &Buffers, u64) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
+        let token = Token {
+            slot: self.slot,
+            head,
+            tag,
+        }
+        .pack();
+        let Some(slot) = self.heads.heads.get_mut(usize::from(head)) else {
+            return Err(std::io::Error::from_raw_os_error(libc::EINVAL));
+        };
+        start(self.io, &slot.buffers, token)?;
+        slot.pending += 1;
+        Ok(())
+    }
+}
+
+/// What [`RequestCx::complete`] adds to the counters.
+#[derive(Clone, Copy, Debug)]
+pub struct Counted {
+    /// Index into the kinds that the device's [`DeviceStats`](crate::stats::DeviceStats) were made
+    /// with.
+    pub kind: usize,
+    /// Payload bytes moved.
+    pub bytes: u64,
+    /// Whether it succeeded.
+    pub ok: bool,
+}
+
+/// Who a piece of I/O belongs to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Token {
+    slot: u16,
+    head: u16,
+    tag: u16,
+}
+
+impl Token {
+    fn pack(self) -> u64 {
+        u64::from(self.slot) << 32 | u64::from(self.head) << 16 | u64::from(self.tag)
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "takes the fields apart")]
+    fn unpack(token: u64) -> Self {
+        Self {
+            slot: (token >> 32) as u16,
+            head: (token >> 16) as u16,
+            tag: token as u16,
+        }
+    }
+}
