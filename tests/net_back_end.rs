@@ -28,7 +28,9 @@ impl NetBackEnd {
     /// When it does not build or start.
     pub fn start(ports: usize, args: &[&str]) -> Result<Self> {
         let launch = Self::launch()?;
-        let sockets: Vec<_> = (0..ports).map(|port| Self::socket_of(&launch, port)).collect();
+        let sockets: Vec<_> = (0..ports)
+            .map(|port| Self::socket_of(&launch, port))
+            .collect();
         let mut launch = launch;
         for socket in &sockets {
             launch = launch.arg("--socket-path").arg(socket);

@@ -232,7 +232,8 @@ impl Testpmd {
     ///
     /// When it does not.
     pub fn start_forwarding(&mut self) -> Result<()> {
-        self.command("start", "packet forwarding - ports=").map(drop)
+        self.command("start", "packet forwarding - ports=")
+            .map(drop)
     }
 
     /// Begins to forward after each port has sent `bursts` bursts on each queue.

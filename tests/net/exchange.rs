@@ -88,7 +88,10 @@ pub(crate) fn exchange(
 }
 
 /// Polls until `probe` is true or the time is over; whether it became true.
-pub(crate) fn eventually(timeout: Duration, mut probe: impl FnMut() -> Result<bool>) -> Result<bool> {
+pub(crate) fn eventually(
+    timeout: Duration,
+    mut probe: impl FnMut() -> Result<bool>,
+) -> Result<bool> {
     let start = Instant::now();
     loop {
         if probe()? {

@@ -52,7 +52,12 @@ fn config(pairs: usize) -> NetConfig {
 }
 
 /// Frames of many lengths there and back, all of them, in their order, each byte checked.
-fn reflected(pairs: usize, builder: SessionBuilder, config: &NetConfig, longest: usize) -> TestResult {
+fn reflected(
+    pairs: usize,
+    builder: SessionBuilder,
+    config: &NetConfig,
+    longest: usize,
+) -> TestResult {
     let testpmd = reflector(pairs)?;
     let stream = UnixStream::connect(testpmd.vhost_socket(0))?;
     let mut port = NetPort::open(stream, builder, config)?;

@@ -66,10 +66,7 @@ fn closed_loop(front: &mut Testpmd, ports: usize, case: &Case) -> TestResult {
         sum(stats, |s| s.rx_packets) >= sum(stats, |s| s.tx_packets)
     })
     .map_err(|e| format!("{case:?}: frames are lost: {e}"))?;
-    let (sent, received) = (
-        sum(&stats, |s| s.tx_packets),
-        sum(&stats, |s| s.rx_packets),
-    );
+    let (sent, received) = (sum(&stats, |s| s.tx_packets), sum(&stats, |s| s.rx_packets));
     assert_eq!(received, sent, "{case:?}: more than was sent");
     let bytes = sent * case.bytes as u64;
     assert_eq!(sum(&stats, |s| s.tx_bytes), bytes, "{case:?}");

@@ -118,8 +118,8 @@ impl MacTable {
     fn bucket(&self, key: u64) -> Option<&[Entry; WAYS]> {
         // Two rounds of multiply and fold: addresses that differ in one bit go far apart.
         let mixed = (key ^ self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mixed = (mixed ^ (mixed >> 32) ^ self.seed.rotate_left(17))
-            .wrapping_mul(0xd6e8_feb8_6659_fd93);
+        let mixed =
+            (mixed ^ (mixed >> 32) ^ self.seed.rotate_left(17)).wrapping_mul(0xd6e8_feb8_6659_fd93);
         self.buckets.get(usize::try_from(mixed >> self.shift).ok()?)
     }
 

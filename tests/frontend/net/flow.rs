@@ -111,7 +111,10 @@ mod tests {
         frame[60] ^= 1;
         let found = flow.check(&frame, 100).unwrap_err();
         assert!(
-            matches!(found, FrontendError::Net(NetFault::Content { offset: 60, .. })),
+            matches!(
+                found,
+                FrontendError::Net(NetFault::Content { offset: 60, .. })
+            ),
             "{found}"
         );
         let found = Flow::new(B, A, 7).check(&frame, 100).unwrap_err();

@@ -131,9 +131,9 @@ impl Running {
             Self::Ours(back_end, ports) => (0..*ports)
                 .map(|port| back_end.socket(port).to_owned())
                 .collect(),
-            Self::Theirs(testpmd, ports) => (0..*ports)
-                .map(|port| testpmd.vhost_socket(port))
-                .collect(),
+            Self::Theirs(testpmd, ports) => {
+                (0..*ports).map(|port| testpmd.vhost_socket(port)).collect()
+            }
         }
     }
 

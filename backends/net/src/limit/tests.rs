@@ -58,7 +58,15 @@ fn limit_of_nothing_admits_everything() {
 
 #[test]
 fn limit_holds_over_all_rates_and_sizes() {
-    for per_s in [1, 7, 1_000, 125_000, 12_500_000, 1_250_000_000, 12_500_000_000] {
+    for per_s in [
+        1,
+        7,
+        1_000,
+        125_000,
+        12_500_000,
+        1_250_000_000,
+        12_500_000_000,
+    ] {
         for frame_bytes in [14, 60, 64, 1514, 9014, MAX_FRAME_BYTES] {
             let burst = (per_s / 100).max(1);
             let limit = RateLimit::new(0, bytes(per_s, Some(burst)));
@@ -185,7 +193,10 @@ fn limit_unused_for_years_has_its_burst_and_no_debt() {
 #[test]
 fn debts_and_bursts_beyond_reason_are_bounded() {
     let limit = RateLimit::new(0, bytes(1, Some(u64::MAX)));
-    assert_eq!(limit.bytes.burst_ticks.load(Ordering::Relaxed), MAX_BURST_TICKS);
+    assert_eq!(
+        limit.bytes.burst_ticks.load(Ordering::Relaxed),
+        MAX_BURST_TICKS
+    );
     for _ in 0..3 {
         limit.charge(0, usize::MAX);
     }
