@@ -18,6 +18,14 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum FrontEndError {
+    /// An MTU that cannot be had.
+    #[error("an MTU of {mtu} bytes, of at most {most}")]
+    Mtu {
+        /// What was asked for.
+        mtu: u64,
+        /// The most there is.
+        most: u64,
+    },
     /// A vring index beyond the queues offered.
     #[error("vring index {index} of {count} offered")]
     VringIndex {

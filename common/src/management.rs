@@ -31,6 +31,7 @@
 mod address;
 mod client;
 mod connection;
+mod devices;
 mod http;
 mod metrics;
 mod protocol;
@@ -49,6 +50,7 @@ use thiserror::Error;
 
 pub use self::address::{MetricsAddress, MetricsAddressError};
 pub use self::client::{CtlError, ctl};
+pub use self::devices::{DeviceCounters, DeviceView, Devices, Family, FamilyKind, Sample};
 pub use self::protocol::{Manage, ManageError, MethodInfo, Services};
 use self::server::{Door, Listener, Server};
 use crate::socket::{BoundSocket, SocketError};

@@ -24,26 +24,28 @@ pub use self::snapshot::{
 /// The largest number of operation kinds a device may name.
 pub const MAX_KINDS: usize = 8;
 
-/// A counter with a single writer and any number of readers.
+/// A counter with a single writer and any number of readers; it wraps.
 #[derive(Debug, Default)]
-struct Counter(AtomicU64);
+pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Load and store instead of `fetch_add`: there is one writer, so nothing can be lost, and a
-    /// locked addition would cost ten times as much.
+    /// Adds `n`; by the one writer only, or counts are lost.
+    // Load and store instead of `fetch_add`: a locked addition would cost ten times as much.
     #[inline]
-    fn add(&self, n: u64) {
+    pub fn add(&self, n: u64) {
         let value = self.0.load(Ordering::Relaxed).wrapping_add(n);
         self.0.store(value, Ordering::Relaxed);
     }
 
+    /// Replaces the value; by the one writer only.
     #[inline]
-    fn set(&self, value: u64) {
+    pub fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);
     }
 
+    /// The value.
     #[inline]
-    fn load(&self) -> u64 {
+    pub fn load(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }

@@ -18,7 +18,7 @@ use ringside_blk::options::{Action, Options};
 use ringside_common::cli::{CommonConfig, man_page};
 use ringside_common::daemon::{Control, Source, serve};
 use ringside_common::logging::init_logging;
-use ringside_common::management::{ManagementSockets, Services};
+use ringside_common::management::{Devices, ManagementSockets, Services};
 use ringside_common::worker::WorkerOptions;
 
 /// vhost-user.rst "Backend program conventions".
@@ -95,7 +95,9 @@ fn start(device: &Arc<BlockDevice>, config: CommonConfig) -> Result<(), Box<dyn 
         let services = Services {
             program: "ringside-blk",
             version: env!("CARGO_PKG_VERSION"),
-            stats: Arc::clone(ringside_common::device::Device::stats(&**device)),
+            devices: Devices::Single(
+                Arc::clone(ringside_common::device::Device::stats(&**device)).into(),
+            ),
             manage: vec![Arc::new(methods)],
         };
         Some(sockets.spawn(services, || {})?)

@@ -200,6 +200,12 @@ pub fn taken_by_driver(features: u64) -> Offloads {
     offloads(features, &TAKEN)
 }
 
+/// The bits that `GUEST_OFFLOADS_SET` may have.
+pub(crate) fn guest_offloads() -> u64 {
+    let bits = TAKEN.iter().map(|(_, feature)| feature);
+    bits.fold(0, |bits, feature| bits | 1 << feature)
+}
+
 fn offloads(features: u64, table: &[(Offloads, u32)]) -> Offloads {
     let features = consistent(features);
     let acknowledged = table.iter().filter(|(_, feature)| has(features, *feature));

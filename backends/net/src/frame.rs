@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Ethernet frames: what a switch and a filter look at, and the RARP of SEND_RARP.
+//! Ethernet frames: what a switch and a filter look at, and the RARP of `SEND_RARP`.
 //!
 //! Frames have no preamble and no frame check sequence here, as on every link of a virtual machine.
 #![deny(

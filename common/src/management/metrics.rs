@@ -4,12 +4,15 @@
 use std::fmt;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet, text,
+};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::devices::{Family, FamilyKind, Sample};
 use super::protocol::Services;
 use crate::stats::{DeviceSnapshot, LatencySnapshot, OperationSnapshot, QueueSnapshot};
 
@@ -21,8 +24,17 @@ const NS_PER_SECOND: f64 = 1e9;
 /// Encodes every counter.
 pub(super) fn encode(services: &Services) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("ringside");
+    let devices = services.devices.iter().map(|(port, view)| Device {
+        port: port.map(str::to_owned),
+        counters: view.stats.snapshot(),
+        families: view
+            .counters
+            .as_ref()
+            .map(|counters| counters.families())
+            .unwrap_or_default(),
+    });
     registry.register_collector(Box::new(Snapshot {
-        device: services.stats.snapshot(),
+        devices: devices.collect(),
         program: services.program,
         version: services.version,
     }));
@@ -33,9 +45,31 @@ pub(super) fn encode(services: &Services) -> Result<String, fmt::Error> {
 
 #[derive(Debug)]
 struct Snapshot {
-    device: DeviceSnapshot,
+    devices: Vec<Device>,
     program: &'static str,
     version: &'static str,
+}
+
+#[derive(Debug)]
+struct Device {
+    port: Option<String>,
+    counters: DeviceSnapshot,
+    families: Vec<Family>,
+}
+
+type Labels<'a> = Vec<(&'a str, &'a str)>;
+
+impl Device {
+    /// What tells the values of this device from those of others, and then `more`.
+    fn labels<'a>(&'a self, more: &[(&'a str, &'a str)]) -> Labels<'a> {
+        let port = self.port.as_deref().map(|port| ("port", port));
+        let device = [("device", self.counters.device)];
+        device
+            .into_iter()
+            .chain(port)
+            .chain(more.iter().copied())
+            .collect()
+    }
 }
 
 type CounterOf<T> = (&'static str, &'static str, fn(&T) -> u64);
@@ -90,19 +124,53 @@ impl Collector for Snapshot {
         for counter in PER_OPERATION {
             self.operation_counter(&mut encoder, *counter)?;
         }
-        self.latency(&mut encoder)
+        self.latency(&mut encoder)?;
+        self.families(&mut encoder)
     }
 }
 
 impl Snapshot {
     fn build(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let device = self
+            .devices
+            .first()
+            .map_or("", |device| device.counters.device);
         encoder
             .encode_descriptor("build", "The program", None, MetricType::Info)?
             .encode_info(&[
-                ("device", self.device.device),
+                ("device", device),
                 ("program", self.program),
                 ("version", self.version),
             ])
+    }
+
+    /// Calls `f` with each vring and its labels.
+    fn each_queue(
+        &self,
+        mut f: impl FnMut(&QueueSnapshot, &Labels<'_>) -> fmt::Result,
+    ) -> fmt::Result {
+        for device in &self.devices {
+            for queue in &device.counters.queues {
+                let index = queue.queue.to_string();
+                f(queue, &device.labels(&[("queue", &index)]))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls `f` with each kind of operation of each vring and its labels.
+    fn each_operation(
+        &self,
+        mut f: impl FnMut(&OperationSnapshot, &Labels<'_>) -> fmt::Result,
+    ) -> fmt::Result {
+        self.each_queue(|queue, labels| {
+            for op in &queue.operations {
+                let mut labels = labels.clone();
+                labels.push(("op", op.op));
+                f(op, &labels)?;
+            }
+            Ok(())
+        })
     }
 
     fn queue_counter(
@@ -111,23 +179,17 @@ impl Snapshot {
         (name, help, value): CounterOf<QueueSnapshot>,
     ) -> fmt::Result {
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for queue in &self.device.queues {
-            let index = queue.queue.to_string();
-            let labels = [("device", self.device.device), ("queue", index.as_str())];
-            ConstCounter::new(value(queue)).encode(metric.encode_family(&labels)?)?;
-        }
-        Ok(())
+        self.each_queue(|queue, labels| {
+            ConstCounter::new(value(queue)).encode(metric.encode_family(labels)?)
+        })
     }
 
     fn in_flight(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Chains taken and not yet returned";
         let mut metric = encoder.encode_descriptor("in_flight", help, None, MetricType::Gauge)?;
-        for queue in &self.device.queues {
-            let index = queue.queue.to_string();
-            let labels = [("device", self.device.device), ("queue", index.as_str())];
-            ConstGauge::new(queue.in_flight).encode(metric.encode_family(&labels)?)?;
-        }
-        Ok(())
+        self.each_queue(|queue, labels| {
+            ConstGauge::new(queue.in_flight).encode(metric.encode_family(labels)?)
+        })
     }
 
     fn operation_counter(
@@ -136,18 +198,9 @@ impl Snapshot {
         (name, help, value): CounterOf<OperationSnapshot>,
     ) -> fmt::Result {
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for queue in &self.device.queues {
-            let index = queue.queue.to_string();
-            for op in &queue.operations {
-                let labels = [
-                    ("device", self.device.device),
-                    ("queue", index.as_str()),
-                    ("op", op.op),
-                ];
-                ConstCounter::new(value(op)).encode(metric.encode_family(&labels)?)?;
-            }
-        }
-        Ok(())
+        self.each_operation(|op, labels| {
+            ConstCounter::new(value(op)).encode(metric.encode_family(labels)?)
+        })
     }
 
     fn latency(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -157,26 +210,56 @@ impl Snapshot {
             Some(&Unit::Seconds),
             MetricType::Histogram,
         )?;
-        for queue in &self.device.queues {
-            let index = queue.queue.to_string();
-            for op in &queue.operations {
-                let labels = [
-                    ("device", self.device.device),
-                    ("queue", index.as_str()),
-                    ("op", op.op),
-                ];
-                let sum = seconds(op.latency.sum_ns);
-                metric
-                    .encode_family(&labels)?
-                    .encode_histogram::<NoLabelSet>(
-                        sum,
-                        op.operations,
-                        &buckets(&op.latency),
-                        None,
-                    )?;
+        self.each_operation(|op, labels| {
+            metric
+                .encode_family(labels)?
+                .encode_histogram::<NoLabelSet>(
+                    seconds(op.latency.sum_ns),
+                    op.operations,
+                    &buckets(&op.latency),
+                    None,
+                )
+        })
+    }
+
+    /// What only this kind of device counts. A family is written once, with the values of all
+    /// devices; all of them name the same.
+    fn families(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let first = self.devices.first();
+        for family in first.map_or(&[][..], |device| &device.families) {
+            let Family {
+                name, help, kind, ..
+            } = family;
+            let mut metric = encoder.encode_descriptor(name, help, None, metric_type(*kind))?;
+            for device in &self.devices {
+                device.encode_samples(&mut metric, family)?;
             }
         }
         Ok(())
+    }
+}
+
+impl Device {
+    /// The values this device has for a family of that name.
+    fn encode_samples(&self, metric: &mut MetricEncoder<'_>, family: &Family) -> fmt::Result {
+        let same = self.families.iter().find(|own| own.name == family.name);
+        for Sample { labels, value } in same.map_or(&[][..], |own| &own.samples) {
+            let more = labels.iter().map(|(key, value)| (*key, value.as_str()));
+            let labels = self.labels(&more.collect::<Labels<'_>>());
+            let metric = metric.encode_family(&labels)?;
+            match family.kind {
+                FamilyKind::Counter => ConstCounter::new(*value).encode(metric)?,
+                FamilyKind::Gauge => ConstGauge::new(*value).encode(metric)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn metric_type(kind: FamilyKind) -> MetricType {
+    match kind {
+        FamilyKind::Counter => MetricType::Counter,
+        FamilyKind::Gauge => MetricType::Gauge,
     }
 }
 
@@ -196,13 +279,14 @@ fn seconds(ns: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::devices::tests::two_ports;
     use super::super::protocol::tests::services;
     use super::*;
 
     #[test]
     fn encode_names_and_labels_are_stable() {
         let services = services();
-        let queue = services.stats.queue(0);
+        let queue = services.stats().queue(0);
         queue.add_kick();
         queue.set_in_flight(3);
         queue.record(0, 4096, true, 1_000);
@@ -230,7 +314,7 @@ mod tests {
     fn encode_of_histogram_is_cumulative_and_ends_with_all() {
         let services = services();
         for ns in [100, 1_000, 1_000_000, 1 << 40] {
-            services.stats.queue(0).record(1, 0, true, ns);
+            services.stats().queue(0).record(1, 0, true, ns);
         }
         let text = encode(&services).unwrap();
         let counts: Vec<u64> = text
@@ -242,5 +326,41 @@ mod tests {
         assert!(counts.is_sorted(), "{counts:?}");
         assert_eq!((counts[0], counts[28], counts[29]), (1, 3, 4));
         assert!(text.contains(r#"{le="+Inf",device="blk",queue="0",op="write"} 4"#));
+    }
+
+    #[test]
+    fn encode_of_ports_labels_them_and_names_each_family_once() {
+        let services = Services {
+            devices: two_ports(),
+            ..services()
+        };
+        for (_, device) in services.devices.iter() {
+            device.stats.queue(2).add_kick();
+            device.stats.queue(2).record(0, 1, true, 1);
+        }
+
+        let text = encode(&services).unwrap();
+
+        for line in [
+            r#"ringside_build_info{device="net",program="ringside-test",version="1.2.3"} 1"#,
+            r#"ringside_kicks_total{device="net",port="vm0",queue="2"} 1"#,
+            r#"ringside_requests_total{device="net",port="vm1",queue="2",op="ctrl"} 1"#,
+            r#"ringside_sheep_total{device="net",port="vm0",color="white"} 5"#,
+            r#"ringside_sheep_total{device="net",port="vm1",color="black"} 1"#,
+            r#"ringside_awake{device="net",port="vm1",color=""} 0"#,
+        ] {
+            assert!(text.lines().any(|got| got == line), "{line}\n{text}");
+        }
+        for family in [
+            "kicks",
+            "sheep",
+            "awake",
+            "build",
+            "request_latency_seconds",
+        ] {
+            let line = format!("# TYPE ringside_{family} ");
+            assert_eq!(text.matches(&line).count(), 1, "{family}\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::stats::DeviceStats;
+use super::devices::Devices;
 
 /// A method as `help` shows it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
@@ -51,6 +51,12 @@ pub enum ManageError {
         /// Its name.
         name: &'static str,
     },
+    /// A parameter that the method does not have.
+    #[error("unknown parameter {name}")]
+    UnknownParam {
+        /// Its name.
+        name: String,
+    },
     /// A parameter has the wrong type or value.
     #[error("parameter {name}: expected {expected}")]
     InvalidParam {
@@ -75,7 +81,9 @@ impl ManageError {
     fn code(&self) -> i64 {
         match self {
             Self::UnknownMethod => METHOD_NOT_FOUND,
-            Self::MissingParam { .. } | Self::InvalidParam { .. } => INVALID_PARAMS,
+            Self::MissingParam { .. } | Self::UnknownParam { .. } | Self::InvalidParam { .. } => {
+                INVALID_PARAMS
+            }
             Self::Failed(_) => FAILED,
             Self::Unavailable { .. } => UNAVAILABLE,
         }
@@ -120,8 +128,8 @@ pub struct Services {
     pub program: &'static str,
     /// Its version.
     pub version: &'static str,
-    /// The counters of the device.
-    pub stats: Arc<DeviceStats>,
+    /// The devices and their counters.
+    pub devices: Devices,
     /// Methods of the device and the daemon; the first that knows a method serves it.
     pub manage: Vec<Arc<dyn Manage>>,
 }
@@ -202,7 +210,9 @@ impl Services {
         match method.as_str() {
             "help" => Ok(self.help()),
             "log-level" => log_level(params),
-            "stats" => serde_json::to_value(self.stats.snapshot())
+            "stats" => self
+                .devices
+                .to_json()
                 .map_err(|error| ManageError::Failed(error.into())),
             "version" => Ok(json!({ "name": self.program, "version": self.version })),
             other => self
@@ -239,6 +249,7 @@ pub(super) mod tests {
     use std::io;
 
     use super::*;
+    use crate::stats::DeviceStats;
 
     /// A device that echoes its parameters, fails, or is busy.
     pub(in crate::management) struct TestDevice;
@@ -288,8 +299,16 @@ pub(super) mod tests {
         Services {
             program: "ringside-test",
             version: "1.2.3",
-            stats: Arc::new(DeviceStats::new("blk", &["read", "write"])),
+            devices: Devices::Single(Arc::new(DeviceStats::new("blk", &["read", "write"])).into()),
             manage: vec![Arc::new(TestDevice)],
+        }
+    }
+
+    impl Services {
+        /// The counters of the device of [`services`].
+        pub(in crate::management) fn stats(&self) -> &DeviceStats {
+            let (_, device) = self.devices.iter().next().unwrap();
+            &device.stats
         }
     }
 
@@ -406,7 +425,7 @@ pub(super) mod tests {
     #[test]
     fn stats_shows_what_was_counted() {
         let services = services();
-        services.stats.queue(2).record(1, 512, true, 1000);
+        services.stats().queue(2).record(1, 512, true, 1000);
         let reply: Value =
             serde_json::from_slice(&answer(&services, br#"{"method":"stats"}"#)).unwrap();
         let queue = &reply["result"]["queues"][0];

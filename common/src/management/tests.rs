@@ -251,7 +251,7 @@ fn control_full_house_closes_the_quietest() {
 #[test]
 fn control_stats_and_metrics_show_the_same() {
     let fixture = Fixture::new();
-    let queue = fixture.services.stats.queue(1);
+    let queue = fixture.services.stats().queue(1);
     queue.record(0, 4096, true, 10_000);
     let stats = fixture.control().ask(&json!({"id": 1, "method": "stats"}));
     assert_eq!(stats["result"]["operations"][0]["bytes"], 4096);

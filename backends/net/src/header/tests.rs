@@ -393,8 +393,8 @@ proptest! {
         prop_assert_eq!(checked.flags & !NEEDS_CSUM, 0);
         prop_assert_eq!(checked.num_buffers, 0);
         prop_assert!(usize::from(checked.hdr_len_bytes) <= frame_bytes);
-        let end = usize::from(checked.csum_start) + usize::from(checked.csum_offset) + 2;
-        prop_assert!(end <= frame_bytes);
+        let end = u32::from(checked.csum_start).wrapping_add(checked.csum_offset.into());
+        prop_assert!(usize::try_from(end.wrapping_add(2)).unwrap() <= frame_bytes);
         if checked.flags != 0 {
             prop_assert!(negotiated.contains(Offloads::CSUM) && checked.csum_start >= 14);
         }

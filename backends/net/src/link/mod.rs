@@ -1,14 +1,51 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Ways out of the process: tap devices, packet sockets, stream and datagram sockets.
 //!
-//! A link moves one frame per call and never waits. It is owned by one data thread at a time.
+//! A [`Link`] is what the control thread has: it is opened once, from a [`LinkSpec`], and stays
+//! open from session to session. A [`LinkQueue`] is one of its queues, lent to the data thread
+//! that serves the queue pair; dropped, it goes back with all its state, so that a connection
+//! outlives a reset of the guest. A queue moves one frame per call and never waits.
+//!
+//! | module | link |
+//! |---|---|
+//! | `device` | [`Link`] and [`LinkQueue`]: one of those below |
+//! | [`tap`] | a tap or macvtap interface; many queues, offloads |
+//! | [`packet`] | a packet socket on an interface of the host; offloads |
+//! | [`stream`] | QEMU's stream protocol, which passt speaks |
+//! | [`dgram`] | one frame per Unix datagram |
+//! | `transfer` | one frame in one call of the kernel |
+//! | `namespace` | opening in another network namespace |
+//! | [`error`] | why a link cannot be had |
 
+mod device;
 pub mod dgram;
+pub mod error;
+mod namespace;
 pub mod packet;
 pub mod stream;
 pub mod tap;
+mod transfer;
+
+#[cfg(test)]
+mod testing;
+
+use std::path::PathBuf;
 
 use ringside_common::memory::Buffers;
+
+pub use self::device::{Link, LinkQueue};
+use self::tap::TapSpec;
+use crate::header::NetHeader;
+
+/// Bytes of the longest frame (virtio 1.3 §5.1.6.3.1).
+pub const MAX_FRAME_BYTES: usize = 65550;
+
+/// Bytes that [`Room::spare`] must have for no frame to be cut unseen: a tap hands out up to 65535
+/// bytes of IP, with an Ethernet header and VLAN tags in front, and cuts without a word.
+pub const SPARE_BYTES: usize = 65536 + 64;
+
+/// How long a connection that could not be made, or broke at once, is left alone.
+pub const RETRY_NS: u64 = 250_000_000;
 
 /// A frame to be sent, without its virtio header.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +54,32 @@ pub enum Payload<'a> {
     Guest(&'a Buffers),
     /// Bytes of ours.
     Bytes(&'a [u8]),
+}
+
+impl Payload<'_> {
+    /// Its length.
+    #[must_use]
+    #[inline]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Guest(buffers) => usize::try_from(buffers.readable_bytes()).unwrap_or(usize::MAX),
+            Self::Bytes(bytes) => bytes.len(),
+        }
+    }
+
+    /// Copies from `offset_bytes` on; returns how many bytes there were and fitted.
+    pub fn copy_to(&self, offset_bytes: usize, to: &mut [u8]) -> usize {
+        match self {
+            Self::Guest(buffers) => buffers.read_at(offset_bytes, to),
+            Self::Bytes(bytes) => {
+                let from = bytes.get(offset_bytes..).unwrap_or_default();
+                to.iter_mut()
+                    .zip(from)
+                    .map(|(to, from)| *to = *from)
+                    .count()
+            }
+        }
+    }
 }
 
 /// Where a received frame goes, without its virtio header: guest memory, then what does not fit.
@@ -28,8 +91,19 @@ pub struct Room<'a> {
     pub skip_bytes: usize,
     /// Bytes behind those that may be filled.
     pub limit_bytes: usize,
-    /// Room for the rest.
+    /// Room for the rest; [`SPARE_BYTES`] of it hold any frame.
     pub spare: &'a mut [u8],
+}
+
+impl Room<'_> {
+    /// Bytes of guest memory that may be filled.
+    #[inline]
+    fn window_bytes(&self) -> usize {
+        usize::try_from(self.window.writable_bytes())
+            .unwrap_or(usize::MAX)
+            .saturating_sub(self.skip_bytes)
+            .min(self.limit_bytes)
+    }
 }
 
 /// What came of sending a frame.
@@ -60,9 +134,12 @@ pub enum SendLoss {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Received {
     /// A frame of so many bytes, perhaps more than the room had.
+    ///
+    /// It may be shorter than an Ethernet header: a peer may send anything, and a frame of no
+    /// bytes is one that the kernel lost on its way here. Such frames are to be dropped.
     Frame {
         /// Its header; all zero where the link has none.
-        header: crate::header::NetHeader,
+        header: NetHeader,
         /// Its length.
         bytes: usize,
     },
@@ -70,4 +147,30 @@ pub enum Received {
     Empty,
     /// The link has gone; see its `retry`.
     Down,
+}
+
+/// Which link is asked for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum LinkSpec {
+    /// A tap or macvtap interface.
+    Tap(TapSpec),
+    /// A connection with QEMU's stream protocol.
+    Stream {
+        /// Of the Unix socket that the peer listens on.
+        path: PathBuf,
+    },
+    /// Unix datagrams.
+    Dgram {
+        /// Of the peer's socket.
+        path: PathBuf,
+        /// Of our own; without one, the peer can still answer to where a frame came from.
+        local: Option<PathBuf>,
+    },
+    /// A packet socket.
+    Packet {
+        /// Name of the interface.
+        interface: String,
+        /// Its network namespace: a path, or a name of `ip netns`. Ours, without one.
+        netns: Option<PathBuf>,
+    },
 }

@@ -1,2 +1,309 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Tap devices.
+//! Tap devices (`Documentation/networking/tuntap.rst` of Linux) and macvtap.
+//!
+//! Frames carry the virtio header as the guest has it, so that 64 KiB segments and checksums that
+//! are not summed up pass through untouched. Which of those the kernel may hand out is a property
+//! of the device, not of a queue.
+//!
+//! The kernel spreads flows over the attached queues and remembers which queue a flow was sent on;
+//! a queue that nobody reads is therefore to be detached, or the flows on it would be lost.
+
+mod open;
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::c_uint;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::io::Errno;
+
+use super::error::{LinkError, system};
+use super::transfer::{Transfer, is_frame, not_received, sent};
+use super::{Payload, Received, Room, SendLoss, Sent};
+use crate::features::Offloads;
+use crate::header::{HEADER_BYTES, NetHeader};
+use crate::sys;
+
+/// Which tap.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum TapSpec {
+    /// By name: an existing tap or macvtap interface, or a tap that is made for as long as it is
+    /// open. The name may have a `%d` for a number.
+    Interface {
+        /// Up to 15 bytes.
+        name: String,
+        /// Its network namespace: a path, or a name of `ip netns`. Ours, without one.
+        netns: Option<PathBuf>,
+    },
+    /// Numbers of descriptors that our parent has opened, one per queue pair.
+    Descriptors(Vec<i32>),
+}
+
+/// A tap, as the control thread has it.
+#[derive(Debug)]
+pub struct Tap {
+    /// One per queue pair.
+    queues: Vec<Arc<OwnedFd>>,
+    /// Any socket in the network namespace of the interface.
+    socket: OwnedFd,
+    supported: Offloads,
+    /// Which queues are attached; none where the device has but one.
+    attached: Mutex<Vec<bool>>,
+}
+
+impl Tap {
+    /// Opens a tap with a queue for each queue pair. Frames come complete until
+    /// [`set_offloads`](Self::set_offloads).
+    ///
+    /// # Errors
+    /// See [`LinkError`].
+    pub fn open(spec: &TapSpec, pairs: u16) -> Result<Self, LinkError> {
+        let opened = match spec {
+            TapSpec::Interface { name, netns } => {
+                open::by_name(name, netns.as_deref(), pairs.max(1))?
+            }
+            TapSpec::Descriptors(numbers) => open::by_descriptors(numbers, pairs)?,
+        };
+        let attached = if opened.multi_queue {
+            vec![true; opened.queues.len()]
+        } else {
+            Vec::new()
+        };
+        Ok(Self {
+            supported: probe(&opened.queues)?,
+            queues: opened.queues.into_iter().map(Arc::new).collect(),
+            socket: opened.socket,
+            attached: Mutex::new(attached),
+        })
+    }
+
+    /// A queue. There may be several of one pair, but only one should be used.
+    #[must_use]
+    pub fn queue(&self, pair: u16) -> Option<TapQueue> {
+        let fd = self.queues.get(usize::from(pair))?;
+        Some(TapQueue {
+            fd: Arc::clone(fd),
+            transfer: Transfer::new(),
+        })
+    }
+
+    /// What the kernel knows to leave unfinished.
+    #[must_use]
+    pub fn supported(&self) -> Offloads {
+        self.supported
+    }
+
+    /// The name of the interface, which may have changed since it was opened.
+    #[must_use]
+    pub fn name(&self) -> Option<String> {
+        let of = self
+            .queues
+            .iter()
+            .find_map(|fd| sys::tun_interface(fd).ok())?;
+        Some(of.name())
+    }
+
+    /// The MTU of the interface in bytes. None where it has gone, and where its descriptors were
+    /// passed to us and it is in another network namespace.
+    #[must_use]
+    pub fn mtu(&self) -> Option<u32> {
+        let name = self.name()?;
+        let ours = |fd| sys::hardware_address(fd, &name).ok();
+        let address = self.queues.iter().find_map(ours)?;
+        // Another namespace may have another interface of the same name.
+        if sys::hardware_address(&self.socket, &name) != Ok(address) {
+            return None;
+        }
+        sys::interface_mtu(&self.socket, &name).ok()
+    }
+
+    /// Says what frames may come with unfinished: `TUNSETOFFLOAD`, for the whole device.
+    ///
+    /// # Errors
+    /// [`LinkError::System`].
+    pub fn set_offloads(&self, offloads: Offloads) -> Result<(), LinkError> {
+        self.on_device("set offloads", |fd| {
+            sys::tun_set_offload(fd, kernel_flags(offloads))
+        })
+    }
+
+    /// Sets whether the interface has a link. Nothing happens where the kernel cannot: before
+    /// Linux 5.0, and for macvtap, which has the link of its lower interface.
+    ///
+    /// # Errors
+    /// [`LinkError::System`].
+    pub fn set_carrier(&self, up: bool) -> Result<(), LinkError> {
+        self.on_device("set the carrier", |fd| match sys::tun_set_carrier(fd, up) {
+            Err(Errno::INVAL | Errno::NOTTY) => Ok(()),
+            result => result,
+        })
+    }
+
+    /// Attaches a queue, so that flows come to it, or detaches it, which drops what waits there.
+    /// A detached queue sends nothing, its descriptor reports an error and is not to be waited
+    /// on. Nothing happens where it is so already, and to a device with one queue.
+    ///
+    /// # Errors
+    /// [`LinkError::System`].
+    pub fn attach(&self, pair: u16, attach: bool) -> Result<(), LinkError> {
+        let mut attached = self.attached();
+        let index = usize::from(pair);
+        let (Some(fd), Some(now)) = (self.queues.get(index), attached.get_mut(index)) else {
+            return Ok(());
+        };
+        if *now != attach {
+            let result = set_attached(fd, attach);
+            result.map_err(|errno| self.failed("attach or detach a queue", errno))?;
+            *now = attach;
+        }
+        Ok(())
+    }
+
+    /// Drops what waits in a queue; returns how many frames that were. For after a change of
+    /// offloads: what waits was made for the old ones.
+    pub fn drain(&self, pair: u16) -> usize {
+        /// More than a queue holds: senders may go on meanwhile.
+        const MOST: usize = 1 << 14;
+        let mut start = [0; 64];
+        let Some(fd) = self.queues.get(usize::from(pair)) else {
+            return 0;
+        };
+        // A read takes the whole frame, whatever fits.
+        (0..MOST)
+            .take_while(|_| rustix::io::read(fd, &mut start).is_ok())
+            .count()
+    }
+
+    /// Does something to the device, by a queue that is attached; the device is out of reach of
+    /// others.
+    fn on_device(
+        &self,
+        action: &'static str,
+        call: impl FnOnce(BorrowedFd<'_>) -> Result<(), Errno>,
+    ) -> Result<(), LinkError> {
+        let attached = self.attached();
+        let index = attached.iter().position(|&attached| attached);
+        let Some(fd) = self.queues.get(index.unwrap_or(0)) else {
+            return Ok(());
+        };
+        let borrow = index.is_none() && !attached.is_empty();
+        let result = if borrow {
+            set_attached(fd, true).and_then(|()| {
+                let result = call(fd.as_fd());
+                set_attached(fd, false).and(result)
+            })
+        } else {
+            call(fd.as_fd())
+        };
+        result.map_err(|errno| self.failed(action, errno))
+    }
+
+    fn attached(&self) -> MutexGuard<'_, Vec<bool>> {
+        self.attached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, action: &'static str, errno: Errno) -> LinkError {
+        let name = self.name().unwrap_or_default();
+        system(&format!("tap {name}"), action)(errno)
+    }
+}
+
+fn set_attached(fd: &OwnedFd, attach: bool) -> Result<(), Errno> {
+    let flags = if attach {
+        libc::IFF_ATTACH_QUEUE
+    } else {
+        libc::IFF_DETACH_QUEUE
+    };
+    sys::tun_set_queue(fd, flags)
+}
+
+/// Finds out what the kernel knows, and leaves everything off.
+fn probe(queues: &[OwnedFd]) -> Result<Offloads, LinkError> {
+    let Some(fd) = queues.first() else {
+        return Ok(Offloads::empty());
+    };
+    let usual = Offloads::CSUM | Offloads::TSO4 | Offloads::TSO6 | Offloads::ECN;
+    let mut supported = Offloads::empty();
+    // USO came with Linux 6.2; UFO went and came back.
+    for more in [usual, Offloads::USO4 | Offloads::USO6, Offloads::UFO] {
+        let flags = kernel_flags(more | Offloads::CSUM);
+        if sys::tun_set_offload(fd, flags).is_ok() {
+            supported |= more;
+        }
+    }
+    sys::tun_set_offload(fd, 0).map_err(system("tap", "set offloads"))?;
+    Ok(supported)
+}
+
+/// `TUN_F_` flags, without those that the kernel does not take alone.
+fn kernel_flags(offloads: Offloads) -> c_uint {
+    let uso = Offloads::USO4 | Offloads::USO6;
+    let tso = Offloads::TSO4 | Offloads::TSO6;
+    if !offloads.contains(Offloads::CSUM) {
+        return 0;
+    }
+    [
+        (true, libc::TUN_F_CSUM),
+        (offloads.contains(Offloads::TSO4), libc::TUN_F_TSO4),
+        (offloads.contains(Offloads::TSO6), libc::TUN_F_TSO6),
+        (
+            offloads.contains(Offloads::ECN) && offloads.intersects(tso),
+            libc::TUN_F_TSO_ECN,
+        ),
+        (offloads.contains(uso), libc::TUN_F_USO4 | libc::TUN_F_USO6),
+        (offloads.contains(Offloads::UFO), libc::TUN_F_UFO),
+    ]
+    .into_iter()
+    .filter_map(|(wanted, flag)| wanted.then_some(flag))
+    .fold(0, |flags, flag| flags | flag)
+}
+
+/// One queue of a tap.
+#[derive(Debug)]
+pub struct TapQueue {
+    fd: Arc<OwnedFd>,
+    transfer: Transfer,
+}
+
+impl TapQueue {
+    /// What to wait on.
+    #[must_use]
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Sends a frame by `writev(2)`. The kernel checks the header: what it does not take is
+    /// [`SendLoss::Invalid`].
+    #[inline]
+    pub fn send(&mut self, header: &NetHeader, payload: Payload<'_>) -> Sent {
+        if !is_frame(payload) {
+            return Sent::Dropped(SendLoss::Invalid);
+        }
+        let fd = self.fd.as_fd();
+        sent(
+            self.transfer
+                .send(&header.encode(), payload, |gather| gather.write_to(fd)),
+        )
+    }
+
+    /// Receives a frame by `readv(2)`. [`Received::Down`] is for ever: the interface was deleted,
+    /// or the queue is detached.
+    #[inline]
+    pub fn receive(&mut self, room: Room<'_>) -> Received {
+        let mut header = [0; HEADER_BYTES];
+        let fd = self.fd.as_fd();
+        let result = self
+            .transfer
+            .receive(&mut header, room, |scatter| scatter.read_from(fd));
+        match result {
+            Ok(bytes) => Received::Frame {
+                header: NetHeader::decode(header),
+                bytes: bytes.saturating_sub(HEADER_BYTES),
+            },
+            Err(error) => not_received(&error),
+        }
+    }
+}

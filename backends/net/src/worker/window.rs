@@ -139,12 +139,6 @@ impl Window {
         &mut self.stream
     }
 
-    /// What is expected of the chains.
-    #[inline]
-    pub(super) fn layout(&self) -> Layout {
-        self.layout
-    }
-
     /// Gives the driver a packet whose `frame_bytes` are in place, for which there was room.
     #[inline]
     pub(super) fn commit(&mut self, vring: &mut Vring, mut header: NetHeader, frame_bytes: usize) {
@@ -159,7 +153,8 @@ impl Window {
             self.stream.write_at(0, &encoded);
         } else {
             let legacy = encoded.first_chunk::<LEGACY_HEADER_BYTES>();
-            self.stream.write_at(0, legacy.map_or(&[], |h| h.as_slice()));
+            self.stream
+                .write_at(0, legacy.map_or(&[], |h| h.as_slice()));
         }
         while left > 0 {
             let Some(taken) = self.chains.pop_front() else {

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What all ports of a process share: where frames go, and the links out of it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::capture::Capture;
+use crate::counters::PortCounters;
+use crate::frame::{BROADCAST, announcement};
+use crate::link::Link;
+use crate::mac_table::{MacTable, PortId};
+use crate::port::Port;
+
+/// Where frames go.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fabric {
+    /// Between the one port and its link, each queue pair to a queue of its own where the link has
+    /// several.
+    Wire,
+    /// Between ports, by address, and to the link if there is one.
+    Switch,
+    /// Nowhere; with `generate`, guests are sent frames of that many bytes as fast as they take
+    /// them.
+    Null {
+        /// Bytes of a frame.
+        generate: Option<usize>,
+    },
+    /// Back to the guest that sent them.
+    Loopback,
+}
+
+/// See above.
+#[derive(Debug)]
+pub struct Hub {
+    fabric: Fabric,
+    link: Option<Link>,
+    link_count: usize,
+    /// All ports, by number.
+    ports: Vec<Arc<Port>>,
+    table: MacTable,
+    /// What passes.
+    pub(crate) capture: Arc<Capture>,
+    uplink_counters: Option<Arc<PortCounters>>,
+    generated: Vec<u8>,
+    outbox: Mutex<Vec<(PortId, Vec<u8>)>>,
+    /// Written to for each frame put there, and never read: every data thread watches it.
+    wake: OwnedFd,
+}
+
+impl Hub {
+    /// A hub of `ports` with at most one `link` of `link_count` queues.
+    ///
+    /// # Errors
+    /// When there is no descriptor left.
+    pub fn new(
+        fabric: Fabric,
+        link: Option<Link>,
+        ports: Vec<Arc<Port>>,
+        table: MacTable,
+        capture: Arc<Capture>,
+    ) -> io::Result<Arc<Self>> {
+        let generated = match fabric {
+            Fabric::Null {
+                generate: Some(bytes),
+            } => made_up_frame(bytes),
+            _ => Vec::new(),
+        };
+        Ok(Arc::new(Self {
+            fabric,
+            link_count: link.as_ref().map_or(0, Link::queues),
+            uplink_counters: match (fabric, &link) {
+                (Fabric::Switch, Some(_)) => Some(Arc::default()),
+                _ => None,
+            },
+            link,
+            ports,
+            table,
+            capture,
+            generated,
+            outbox: Mutex::default(),
+            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        }))
+    }
+
+    /// Where frames go.
+    #[must_use]
+    #[inline]
+    pub fn fabric(&self) -> Fabric {
+        self.fabric
+    }
+
+    /// The way out, if there is one.
+    #[must_use]
+    pub fn link(&self) -> Option<&Link> {
+        self.link.as_ref()
+    }
+
+    /// Queues of the link.
+    #[must_use]
+    pub fn link_count(&self) -> usize {
+        self.link_count
+    }
+
+    /// All ports.
+    #[must_use]
+    pub fn ports(&self) -> &[Arc<Port>] {
+        &self.ports
+    }
+
+    /// Where stations are.
+    #[must_use]
+    #[inline]
+    pub fn table(&self) -> &MacTable {
+        &self.table
+    }
+
+    /// The queue of the link that a queue pair uses.
+    #[must_use]
+    pub fn link_of(&self, pair: u16) -> usize {
+        if self.link_count > 1 {
+            usize::from(pair)
+        } else {
+            0
+        }
+    }
+
+    /// The number that the uplink of a switch has among its ports.
+    #[must_use]
+    pub fn uplink_id(&self) -> PortId {
+        PortId(u16::try_from(self.ports.len()).unwrap_or(u16::MAX))
+    }
+
+    /// Counters of what is sent by the uplink, and of what comes by it.
+    #[must_use]
+    pub fn uplink_counters(&self) -> Option<&Arc<PortCounters>> {
+        self.uplink_counters.as_ref()
+    }
+
+    /// The frame that guests are sent where they are made up.
+    #[must_use]
+    pub(crate) fn generated(&self) -> &[u8] {
+        &self.generated
+    }
+
+    /// Has the guest at `mac` announced to everybody but `port`, behind which it is.
+    pub fn announce(&self, port: PortId, mac: [u8; 6]) {
+        self.outbox
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((port, announcement(mac).to_vec()));
+        self.wake();
+    }
+
+    /// Has all data threads look what is to be done.
+    pub fn wake(&self) {
+        // Full means that a wake-up is due already.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
+    pub(crate) fn take_outbox(&self) -> Vec<(PortId, Vec<u8>)> {
+        std::mem::take(&mut *self.outbox.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn wake_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}
+
+/// A frame of `bytes` for everybody, of a type for experiments.
+fn made_up_frame(bytes: usize) -> Vec<u8> {
+    const TYPE: [u8; 2] = 0x88b5_u16.to_be_bytes();
+    let mut frame = Vec::with_capacity(bytes);
+    frame.extend(BROADCAST);
+    frame.extend([2, 0, 0, 0, 0, 1]);
+    frame.extend(TYPE);
+    frame.resize(bytes, 0);
+    frame
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `ringside-net`: a vhost-user network device back-end.
+//!
+//! Exit codes: 0 after SIGTERM or when all inherited connections have ended, 1 when it could not
+//! start or go on, 2 for a bad command line.
+
+use std::error::Error;
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{CommandFactory as _, Parser as _};
+use ringside_common::cli::man_page;
+use ringside_common::daemon::{Control, Source, serve_all};
+use ringside_common::logging::init_logging;
+use ringside_common::management::{ManagementSockets, Services};
+use ringside_common::worker::WorkerOptions;
+use ringside_net::manage::NetManagement;
+use ringside_net::network::Network;
+use ringside_net::options::{Action, CAPABILITIES, Options};
+
+fn main() -> ExitCode {
+    match run(Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut text = error.to_string();
+            let mut source = error.source();
+            while let Some(cause) = source {
+                text = format!("{text}: {cause}");
+                source = cause.source();
+            }
+            let _ = writeln!(std::io::stderr(), "ringside-net: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: Options) -> Result<(), Box<dyn Error>> {
+    let mut stdout = std::io::stdout();
+    if let Some(Action::Ctl(ctl)) = options.command {
+        writeln!(stdout, "{}", ctl.run()?)?;
+        return Ok(());
+    }
+    if options.common.print_capabilities {
+        stdout.write_all(CAPABILITIES.as_bytes())?;
+        return Ok(());
+    }
+    if options.common.print_man {
+        stdout.write_all(&man_page(Options::command())?)?;
+        return Ok(());
+    }
+    init_logging(options.common.log_level.into())?;
+    let config = options.into_config()?;
+    let workers = WorkerOptions {
+        max_threads: config.common.threads.get(),
+        cpus: config.common.cpus.clone(),
+        max_poll_ns: u64::try_from(config.common.poll.as_nanos())?,
+    };
+    let control = Arc::new(Control::new()?);
+    let sockets = ManagementSockets::bind(
+        config.common.control_socket.as_deref(),
+        config.common.metrics.as_ref(),
+    )?;
+    let (network, served) = Network::open(config, Arc::clone(&control))?;
+    let served = served
+        .into_iter()
+        .map(|(device, endpoint)| Ok((device, Source::of(endpoint)?)))
+        .collect::<Result<Vec<_>, Box<dyn Error>>>()?;
+    let management = if sockets.is_empty() {
+        None
+    } else {
+        let capture = Arc::clone(network.capture());
+        let methods = NetManagement::new(Arc::clone(&network) as _, capture);
+        let services = Services {
+            program: "ringside-net",
+            version: env!("CARGO_PKG_VERSION"),
+            devices: network.counters(),
+            manage: vec![Arc::new(methods)],
+        };
+        Some(sockets.spawn(services, || {})?)
+    };
+    serve_all(served, &workers, &control)?;
+    drop(management);
+    Ok(())
+}

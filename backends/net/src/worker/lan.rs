@@ -1,0 +1,539 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The switch: from a port, or the uplink, to others.
+//!
+//! A port is an access port of one VLAN, or of none; ports see each other within one. What is
+//! tagged on the uplink with the VLAN of a port belongs there, and frames of such a port leave by
+//! the uplink with the tag. All else on the uplink belongs to the ports of no VLAN, tags and all.
+//! A frame that a guest has tagged itself passes between ports of no VLAN, unless the tag would
+//! make it one of a port's VLAN on the uplink.
+//!
+//! A frame goes to the port its destination was last heard from, else to all. A port that has no
+//! buffers for a frame of its own is waited for within the bounds of
+//! [`Patience`](super::receive::Patience); a frame for several waits for nobody.
+
+use std::sync::Arc;
+
+use super::receive::{Patience, Put, give};
+use super::transmit::{Fate, reason_of};
+use super::wire::Wire;
+use super::workbench::Workbench;
+use super::{NetQueue, NetTurn, NetVrings, Side, captured};
+use crate::counters::{Direction, DropReason, PacketCounters};
+use crate::flow::{FlowTable, flow_hash};
+use crate::frame::{
+    ETHERNET_HEADER_BYTES, Ethernet, TAGGED_HEADER_BYTES, VLAN_TAG_BYTES, is_multicast, untagged,
+};
+use crate::header::{GSO_NONE, NetHeader};
+use crate::hub::{Fabric, Hub};
+use crate::limit::{Admission, Limits, Rate, RateLimit};
+use crate::link::{Payload, Sent};
+use crate::mac_table::PortId;
+use crate::offload::{MAX_HEADERS_BYTES, check_long};
+use crate::port::Port;
+
+/// Frames a second that one port may have sent to several others.
+const FLOOD_PER_S: u64 = 200_000;
+/// What of a frame decides which way it goes: enough for the ports of TCP over IPv6 in a VLAN.
+const START_BYTES: usize = 80;
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// A frame on its way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Frame<'a> {
+    pub(super) header: NetHeader,
+    pub(super) payload: Payload<'a>,
+    pub(super) bytes: usize,
+    /// Its first bytes.
+    pub(super) start: &'a [u8],
+}
+
+/// Where a frame comes from.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    port: PortId,
+    vlan: u16,
+    isolated: bool,
+}
+
+/// A port, as the data thread that serves it sees it.
+#[derive(Debug)]
+struct LanPort {
+    port: Arc<Port>,
+    vlan: u16,
+    /// Slots of its receive vrings, by pair.
+    receive: Vec<Option<usize>>,
+    flows: FlowTable,
+    flood: RateLimit,
+}
+
+/// See above.
+#[derive(Debug)]
+pub(super) struct Lan {
+    hub: Arc<Hub>,
+    ports: Vec<LanPort>,
+    uplink: PortId,
+    uplink_counters: Option<(Arc<PacketCounters>, Arc<PacketCounters>)>,
+    pub(super) bench: Workbench,
+}
+
+impl Lan {
+    pub(super) fn new(hub: Arc<Hub>) -> Self {
+        let flood = Limits {
+            bytes: None,
+            packets: std::num::NonZeroU64::new(FLOOD_PER_S)
+                .map(|per_s| Rate { per_s, burst: None }),
+        };
+        let ports = hub.ports().iter().map(|port| LanPort {
+            port: Arc::clone(port),
+            vlan: port.options.vlan.unwrap_or(0),
+            receive: vec![None; usize::from(port.pairs)],
+            flows: FlowTable::default(),
+            flood: RateLimit::new(0, flood),
+        });
+        Self {
+            ports: ports.collect(),
+            uplink: hub.uplink_id(),
+            uplink_counters: hub
+                .uplink_counters()
+                .map(|counters| (counters.vring(0), counters.vring(1))),
+            hub,
+            bench: Workbench::new(),
+        }
+    }
+
+    /// A vring has started.
+    pub(super) fn add(&mut self, slot: usize, queue: &NetQueue) {
+        self.set(queue, Some(slot));
+    }
+
+    /// A vring leaves.
+    pub(super) fn remove(&mut self, queue: &NetQueue) {
+        self.set(queue, None);
+    }
+
+    fn set(&mut self, queue: &NetQueue, slot: Option<usize>) {
+        let Side::Receive(rx) = &queue.side else {
+            return;
+        };
+        if let Some(port) = self.ports.get_mut(usize::from(queue.port.id.0))
+            && let Some(place) = port.receive.get_mut(usize::from(rx.pair))
+        {
+            *place = slot;
+        }
+    }
+
+    /// Sends a frame of the guest whose transmit vring is in `slot`.
+    #[inline]
+    pub(super) fn send_from_guest(
+        &mut self,
+        turn: &mut NetTurn<'_>,
+        wires: &mut [Option<Wire>],
+        slot: usize,
+        frame: &Frame<'_>,
+    ) -> Fate {
+        let Some(place) = turn.vrings.get(slot) else {
+            return Fate::Lost(DropReason::NoReceiver);
+        };
+        let Side::Transmit(tx) = &place.queue.side else {
+            return Fate::Lost(DropReason::NoReceiver);
+        };
+        let (id, pair) = (place.queue.port.id, tx.pair);
+        if self.hub.fabric() == Fabric::Loopback {
+            let put = self.deliver(turn, id, frame);
+            return self.fate_of(turn, id, put, frame);
+        }
+        match self.admit(turn.now_ns(), id, pair, frame) {
+            Ok((origin, ethernet)) => self.forward(turn, wires, origin, &ethernet, frame),
+            Err(reason) => Fate::Lost(reason),
+        }
+    }
+
+    /// Whether a guest may send such a frame; and what it is, if so.
+    #[inline]
+    fn admit(
+        &mut self,
+        now_ns: u64,
+        id: PortId,
+        pair: u16,
+        frame: &Frame<'_>,
+    ) -> Result<(Origin, Ethernet), DropReason> {
+        let ethernet = Ethernet::parse(frame.start).ok_or(DropReason::Malformed)?;
+        if is_multicast(ethernet.source) {
+            return Err(DropReason::Malformed);
+        }
+        if frame.header.gso_type != GSO_NONE {
+            let mut head = [0; MAX_HEADERS_BYTES];
+            let seen = frame.payload.copy_to(0, &mut head);
+            check_long(&frame.header, head.get(..seen).unwrap_or_default())
+                .map_err(|_fault| DropReason::Malformed)?;
+        }
+        let tag = ethernet.vlan();
+        let hops = tag.is_some_and(|tag| self.ports.iter().any(|port| port.vlan == tag));
+        let lan = self
+            .ports
+            .get_mut(usize::from(id.0))
+            .ok_or(DropReason::NoReceiver)?;
+        if hops || (lan.vlan != 0 && ethernet.tag.is_some()) {
+            return Err(DropReason::Filtered);
+        }
+        let options = &lan.port.options;
+        if options.anti_spoof && options.mac.is_some_and(|mac| mac != ethernet.source) {
+            return Err(DropReason::Spoofed);
+        }
+        let origin = Origin {
+            port: id,
+            vlan: lan.vlan,
+            isolated: options.isolated,
+        };
+        if lan.receive.len() > 1 {
+            lan.flows.learn(flow_hash(frame.start), pair);
+        }
+        self.hub
+            .table()
+            .learn(origin.vlan, ethernet.source, id, seconds(now_ns));
+        Ok((origin, ethernet))
+    }
+
+    /// Sends a frame that came from the uplink; `bytes` of it are in `spare`.
+    pub(super) fn send_from_uplink(
+        &mut self,
+        turn: &mut NetTurn<'_>,
+        wires: &mut [Option<Wire>],
+        header: NetHeader,
+        spare: &mut [u8],
+        bytes: usize,
+    ) {
+        let Some(mut whole) = spare.get_mut(..bytes) else {
+            return self.lost_uplink(DropReason::Malformed);
+        };
+        let Some(mut ethernet) = Ethernet::parse(whole) else {
+            return self.lost_uplink(DropReason::Malformed);
+        };
+        let mut header = header;
+        let tag = ethernet.vlan();
+        let vlan = tag
+            .filter(|tag| self.ports.iter().any(|port| port.vlan == *tag))
+            .unwrap_or(0);
+        if vlan != 0 {
+            // The tag goes: the addresses move up behind it.
+            let moved = header.moved(-4);
+            let (Some(untagged), Some(moved)) = (
+                whole
+                    .first_chunk::<TAGGED_HEADER_BYTES>()
+                    .map(|h| untagged(*h)),
+                moved,
+            ) else {
+                return self.lost_uplink(DropReason::Malformed);
+            };
+            header = moved;
+            let Some(rest) = whole.get_mut(VLAN_TAG_BYTES..) else {
+                return;
+            };
+            whole = rest;
+            if let Some(front) = whole.get_mut(..ETHERNET_HEADER_BYTES) {
+                front.copy_from_slice(&untagged);
+            }
+            ethernet.tag = None;
+        }
+        if is_multicast(ethernet.source) {
+            return self.lost_uplink(DropReason::Malformed);
+        }
+        let origin = Origin {
+            port: self.uplink,
+            vlan,
+            isolated: false,
+        };
+        self.hub
+            .table()
+            .learn(vlan, ethernet.source, self.uplink, seconds(turn.now_ns()));
+        let frame = Frame {
+            header,
+            payload: Payload::Bytes(whole),
+            bytes: whole.len(),
+            start: whole.get(..START_BYTES).unwrap_or(whole),
+        };
+        match self.forward(turn, wires, origin, &ethernet, &frame) {
+            Fate::Gone => {
+                if let Some((_, from)) = &self.uplink_counters {
+                    from.count(bytes, ethernet.destination);
+                }
+            }
+            Fate::Lost(reason) => self.lost_uplink(reason),
+            // Nobody can be kept waiting out there.
+            Fate::Kept { .. } => self.lost_uplink(DropReason::NoBuffer),
+        }
+    }
+
+    fn lost_uplink(&self, reason: DropReason) {
+        if let Some((_, from)) = &self.uplink_counters {
+            from.count_drop(reason);
+        }
+    }
+
+    /// Tells everybody in its VLAN about the guest behind `port`.
+    pub(super) fn announce(
+        &mut self,
+        turn: &mut NetTurn<'_>,
+        wires: &mut [Option<Wire>],
+        port: PortId,
+        bytes: &[u8],
+    ) {
+        let Some(lan) = self.ports.get(usize::from(port.0)) else {
+            return;
+        };
+        let origin = Origin {
+            port,
+            vlan: lan.vlan,
+            isolated: lan.port.options.isolated,
+        };
+        let Some(ethernet) = Ethernet::parse(bytes) else {
+            return;
+        };
+        self.hub
+            .table()
+            .learn(origin.vlan, ethernet.source, port, seconds(turn.now_ns()));
+        let frame = Frame {
+            header: NetHeader::default(),
+            payload: Payload::Bytes(bytes),
+            bytes: bytes.len(),
+            start: bytes,
+        };
+        self.flood(turn, wires, origin, &frame);
+    }
+
+    #[inline]
+    fn forward(
+        &mut self,
+        turn: &mut NetTurn<'_>,
+        wires: &mut [Option<Wire>],
+        origin: Origin,
+        ethernet: &Ethernet,
+        frame: &Frame<'_>,
+    ) -> Fate {
+        let known = if is_multicast(ethernet.destination) {
+            None
+        } else {
+            self.hub
+                .table()
+                .find(origin.vlan, ethernet.destination, seconds(turn.now_ns()))
+        };
+        match known {
+            Some(port) if port == origin.port => Fate::Lost(DropReason::NoReceiver),
+            Some(port) if port == self.uplink => self.send_out(turn, wires, origin, frame),
+            Some(port) if !self.reaches(origin, port) => Fate::Lost(DropReason::Isolated),
+            Some(port) => {
+                let put = self.deliver(turn, port, frame);
+                self.fate_of(turn, port, put, frame)
+            }
+            None => self.flood(turn, wires, origin, frame),
+        }
+    }
+
+    /// Whether frames of `origin` may go to `port`.
+    #[inline]
+    fn reaches(&self, origin: Origin, port: PortId) -> bool {
+        self.ports.get(usize::from(port.0)).is_some_and(|lan| {
+            port != origin.port
+                && lan.vlan == origin.vlan
+                && !(origin.isolated && lan.port.options.isolated)
+        })
+    }
+
+    /// What a frame for one port means for its sender.
+    #[inline]
+    fn fate_of(&mut self, turn: &mut NetTurn<'_>, to: PortId, put: Put, frame: &Frame<'_>) -> Fate {
+        let now_ns = turn.now_ns();
+        if put == Put::NoRoom
+            && let Some(slot) = self.receiver(turn.vrings, to, frame.start)
+            && let Some(place) = turn.vrings.get_mut(slot)
+            && let Side::Receive(rx) = &mut place.queue.side
+            && rx.patience.wait(now_ns)
+        {
+            return Fate::Kept {
+                resume_ns: now_ns + Patience::STEP_NS,
+                waits_for: Some(slot),
+            };
+        }
+        self.note(turn.vrings, to, put, frame);
+        Fate::Gone
+    }
+
+    /// Counts a frame that a port did not get.
+    #[inline]
+    fn note(&self, vrings: &NetVrings, to: PortId, put: Put, frame: &Frame<'_>) {
+        let reason = match put {
+            Put::Done => return,
+            Put::NoRoom => DropReason::NoBuffer,
+            Put::Lost(reason) => reason,
+        };
+        if let Some(slot) = self.receiver(vrings, to, frame.start)
+            && let Some(place) = vrings.get(slot)
+        {
+            place.queue.counters.count_drop(reason);
+        }
+    }
+
+    /// To all that `origin` reaches.
+    fn flood(
+        &mut self,
+        turn: &mut NetTurn<'_>,
+        wires: &mut [Option<Wire>],
+        origin: Origin,
+        frame: &Frame<'_>,
+    ) -> Fate {
+        let uplink = origin.port != self.uplink && !wires.is_empty();
+        let ids = || (0..).map(PortId).take(self.ports.len());
+        let guests = ids().filter(|port| self.reaches(origin, *port)).count();
+        if guests + usize::from(uplink) == 0 {
+            return Fate::Lost(DropReason::NoReceiver);
+        }
+        if guests == 1 && !uplink {
+            let only = ids().find(|port| self.reaches(origin, *port));
+            let only = only.unwrap_or(origin.port);
+            let put = self.deliver(turn, only, frame);
+            return self.fate_of(turn, only, put, frame);
+        }
+        let now_ns = turn.now_ns();
+        if guests > 1
+            && let Some(lan) = self.ports.get(usize::from(origin.port.0))
+        {
+            if lan.flood.admit(now_ns) != Admission::Now {
+                return Fate::Lost(DropReason::FloodLimited);
+            }
+            lan.flood.charge(now_ns, frame.bytes);
+        }
+        for port in (0..).map(PortId).take(self.ports.len()) {
+            if self.reaches(origin, port) {
+                let put = self.deliver(turn, port, frame);
+                self.note(turn.vrings, port, put, frame);
+            }
+        }
+        if uplink {
+            self.send_out(turn, wires, origin, frame);
+        }
+        Fate::Gone
+    }
+
+    /// The slot of the receive vring of `port` that a frame goes to.
+    #[inline]
+    fn receiver(&self, vrings: &NetVrings, port: PortId, start: &[u8]) -> Option<usize> {
+        let lan = self.ports.get(usize::from(port.0))?;
+        let usable = |pair: u16| {
+            let slot = (*lan.receive.get(usize::from(pair))?)?;
+            let place = vrings.get(slot)?;
+            let Side::Receive(rx) = &place.queue.side else {
+                return None;
+            };
+            let used = pair == 0 || (rx.used && pair < lan.port.active_pairs());
+            (used && place.vring.is_live()).then_some(slot)
+        };
+        let first = usable(0)?;
+        // The driver uses the first ones.
+        let count = (1..lan.port.pairs)
+            .take_while(|pair| usable(*pair).is_some())
+            .count();
+        if count == 0 {
+            return Some(first);
+        }
+        let count = u16::try_from(count).unwrap_or(0) + 1;
+        usable(lan.flows.pair_of(flow_hash(start), count))
+    }
+
+    /// Gives a frame to the guest behind `port`, finished as far as that driver needs it.
+    #[inline]
+    fn deliver(&mut self, turn: &mut NetTurn<'_>, port: PortId, frame: &Frame<'_>) -> Put {
+        let now_ns = turn.now_ns();
+        let Some(slot) = self.receiver(turn.vrings, port, frame.start) else {
+            return Put::Lost(DropReason::LinkDown);
+        };
+        let Some(place) = turn.vrings.get_mut(slot) else {
+            return Put::Lost(DropReason::LinkDown);
+        };
+        let Side::Receive(rx) = &place.queue.side else {
+            return Put::Lost(DropReason::LinkDown);
+        };
+        let takes = rx.negotiated.takes;
+        let max_frame_bytes = place.queue.port.max_frame_bytes();
+        let whole = frame.header.gso_type == GSO_NONE;
+        if whole && frame.bytes > max_frame_bytes {
+            return Put::Lost(DropReason::MtuExceeded);
+        }
+        if let Some(header) = frame.header.for_receiver(takes) {
+            let put = give(
+                place,
+                now_ns,
+                header,
+                frame.payload,
+                frame.bytes,
+                frame.start,
+            );
+            if put == Put::Done {
+                captured(&self.hub, port, Direction::Rx, now_ns, frame.payload);
+            }
+            return put;
+        }
+        if let Some(copy) = self.bench.load(frame.bytes) {
+            frame.payload.copy_to(0, copy);
+        }
+        let header = (frame.header, frame.bytes);
+        self.bench.give(&self.hub, place, now_ns, header)
+    }
+
+    /// Sends a frame out.
+    fn send_out(
+        &mut self,
+        turn: &mut NetTurn<'_>,
+        wires: &mut [Option<Wire>],
+        origin: Origin,
+        frame: &Frame<'_>,
+    ) -> Fate {
+        let Some(Some(wire)) = wires.first_mut() else {
+            return Fate::Lost(DropReason::LinkDown);
+        };
+        let later = Fate::Kept {
+            resume_ns: turn.now_ns() + Patience::STEP_NS,
+            waits_for: None,
+        };
+        if wire.is_blocked() {
+            return later;
+        }
+        let direct = wire.queue.supports_headers() || is_plain(frame.header);
+        let sent = if direct && origin.vlan == 0 {
+            wire.queue.send(&frame.header, frame.payload)
+        } else {
+            match self
+                .bench
+                .send(wire, origin.vlan, frame.header, frame.payload)
+            {
+                Ok(sent) => sent,
+                Err(reason) => return Fate::Lost(reason),
+            }
+        };
+        match sent {
+            Sent::Done => {
+                if wire.queue.has_unsent() {
+                    wire.block(turn.io);
+                }
+                if let Some((to, _)) = &self.uplink_counters {
+                    to.count(frame.bytes, super::receive::destination(frame.start));
+                }
+                Fate::Gone
+            }
+            Sent::Blocked => {
+                wire.block(turn.io);
+                later
+            }
+            Sent::Dropped(loss) => Fate::Lost(reason_of(loss)),
+        }
+    }
+}
+
+/// Whether a frame is finished.
+fn is_plain(header: NetHeader) -> bool {
+    header.gso_type == GSO_NONE && !header.needs_checksum()
+}
+
+#[inline]
+fn seconds(now_ns: u64) -> u32 {
+    u32::try_from(now_ns / SECOND_NS).unwrap_or(u32::MAX)
+}

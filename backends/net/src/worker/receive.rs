@@ -1,0 +1,482 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Into a guest's receive queue: from its link, from another guest, or made up.
+
+use ringside_common::worker::{Place, Vring};
+
+use super::window::{Layout, Window};
+use super::wire::Wire;
+use super::{BUDGET_BYTES, BUDGET_FRAMES, NetQueue, NetTurn, NetWorker, Side};
+use crate::counters::{Direction, DropReason};
+use crate::filter::RxFilter;
+use crate::frame::Ethernet;
+use crate::header::{MAX_FRAME_BYTES, NetHeader};
+use crate::hub::Fabric;
+use crate::limit::Admission;
+use crate::link::{Payload, Received, Room};
+use crate::port::{Negotiated, Port};
+
+/// Room to begin with when frames have been short: chains taken for a frame that does not come are
+/// walked in vain when the memory table changes, and each is a segment for the kernel to look at.
+const SHORT_BYTES: usize = 4 << 10;
+
+/// What is kept for a receive queue.
+#[derive(Debug)]
+pub(super) struct RxQueue {
+    pub(super) pair: u16,
+    pub(super) negotiated: Negotiated,
+    pub(super) window: Window,
+    /// The link that its frames come from.
+    pub(super) wire: Option<usize>,
+    /// There was no room for a frame that is there.
+    pub(super) starved: bool,
+    /// The driver has had buffers in it: it uses this queue.
+    pub(super) used: bool,
+    /// A frame that was read, and for which the chains are still to come.
+    pending: Option<(NetHeader, Vec<u8>)>,
+    /// How long the last frames were.
+    expect_bytes: usize,
+    /// Nothing is put in before.
+    resume_ns: u64,
+    filter: RxFilter,
+    filter_version: u32,
+    pub(super) patience: Patience,
+}
+
+/// How long senders may be kept waiting for a receiver without buffers: an eighth of the time, and
+/// some milliseconds at once. A receiver that is a little slow loses nothing that way, and one that
+/// never has buffers holds nobody up.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Patience {
+    spent_ns: u64,
+    updated_ns: u64,
+    waiting: bool,
+}
+
+impl Patience {
+    const BURST_NS: u64 = 5_000_000;
+    const SHARE: u64 = 8;
+    /// Between two looks whether the receiver has got buffers, where it does not say so itself.
+    pub(super) const STEP_NS: u64 = 200_000;
+
+    /// The receiver has no buffers at `now_ns`; whether to wait for it.
+    pub(super) fn wait(&mut self, now_ns: u64) -> bool {
+        let since_ns = now_ns.saturating_sub(self.updated_ns);
+        self.spent_ns = if self.waiting {
+            self.spent_ns.saturating_add(since_ns)
+        } else {
+            self.spent_ns.saturating_sub(since_ns / Self::SHARE)
+        };
+        self.updated_ns = now_ns;
+        self.waiting = self.spent_ns < Self::BURST_NS;
+        self.waiting
+    }
+
+    /// It has some again.
+    #[inline]
+    pub(super) fn end(&mut self, now_ns: u64) {
+        if self.waiting {
+            self.wait(now_ns);
+            self.waiting = false;
+        }
+    }
+
+    /// Whether somebody waits.
+    #[inline]
+    pub(super) fn is_waiting(self) -> bool {
+        self.waiting
+    }
+}
+
+/// What became of a frame for a guest.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Put {
+    /// The guest has it.
+    Done,
+    /// There are not enough buffers yet.
+    NoRoom,
+    /// It cannot have it.
+    Lost(DropReason),
+}
+
+impl RxQueue {
+    pub(super) fn new(pair: u16, negotiated: Negotiated) -> Self {
+        Self {
+            pair,
+            negotiated,
+            window: Window::new(Layout {
+                header_bytes: negotiated.header_bytes,
+                mergeable: negotiated.mergeable,
+            }),
+            wire: None,
+            starved: false,
+            used: false,
+            pending: None,
+            expect_bytes: SHORT_BYTES,
+            resume_ns: 0,
+            filter: RxFilter::new(None),
+            filter_version: 0,
+            patience: Patience::default(),
+        }
+    }
+
+    /// Puts a frame that this driver takes as it is into its chains.
+    #[inline]
+    pub(super) fn put(
+        &mut self,
+        vring: &mut Vring,
+        header: NetHeader,
+        payload: Payload<'_>,
+        bytes: usize,
+    ) -> Put {
+        if !self.window.make_room(vring, bytes) {
+            return if self.window.is_hopeless(vring, bytes) {
+                Put::Lost(DropReason::NoBuffer)
+            } else {
+                Put::NoRoom
+            };
+        }
+        let header_bytes = self.negotiated.header_bytes;
+        let stream = self.window.stream_mut();
+        match payload {
+            Payload::Guest(from) => stream.copy_from(header_bytes, from, 0, bytes),
+            Payload::Bytes(from) => stream.write_at(header_bytes, from),
+        };
+        self.window.commit(vring, header, bytes);
+        Put::Done
+    }
+
+    /// Copies a frame out that was read into the window, and behind its first `limit_bytes` into
+    /// `spare`.
+    fn read_back(&self, spare: &[u8], limit_bytes: usize, frame: &mut [u8]) {
+        let header_bytes = self.negotiated.header_bytes;
+        let (here, there) = frame.split_at_mut(limit_bytes.min(frame.len()));
+        self.window.stream().written_at(header_bytes, here);
+        if let Some(rest) = spare.get(..there.len()) {
+            there.copy_from_slice(rest);
+        }
+    }
+
+    /// Whether the driver wants to see a frame that begins with `start`.
+    #[inline]
+    fn wants(&self, start: &[u8]) -> bool {
+        Ethernet::parse(start)
+            .is_some_and(|frame| self.filter.accepts(frame.destination, frame.vlan()))
+    }
+}
+
+impl NetQueue {
+    /// Follows a change of what the driver wants to see.
+    #[inline]
+    fn follow_filter(&mut self) {
+        let version = self.port.filter_version();
+        if let Side::Receive(rx) = &mut self.side
+            && rx.filter_version != version
+        {
+            rx.filter_version = version;
+            rx.filter = self.port.filter();
+        }
+    }
+}
+
+/// Gives a frame to the guest, if it may have it; the frame is as the driver takes it.
+#[inline]
+pub(super) fn give(
+    place: &mut Place<NetQueue>,
+    now_ns: u64,
+    header: NetHeader,
+    payload: Payload<'_>,
+    bytes: usize,
+    start: &[u8],
+) -> Put {
+    let Place { vring, queue } = place;
+    if !vring.is_live() || !queue.port.is_link_up() {
+        return Put::Lost(DropReason::LinkDown);
+    }
+    queue.follow_filter();
+    let Side::Receive(rx) = &mut queue.side else {
+        return Put::Lost(DropReason::NoReceiver);
+    };
+    if !rx.wants(start) {
+        return Put::Lost(DropReason::Filtered);
+    }
+    if let Admission::Until(_) = queue.port.to_guest.admit(now_ns) {
+        return Put::Lost(DropReason::RateLimited);
+    }
+    let put = rx.put(vring, header, payload, bytes);
+    if put == Put::Done {
+        rx.patience.end(now_ns);
+        queue.port.to_guest.charge(now_ns, bytes);
+        queue.counters.count(bytes, destination(start));
+    }
+    put
+}
+
+#[inline]
+pub(super) fn destination(start: &[u8]) -> [u8; 6] {
+    start.first_chunk().copied().unwrap_or_default()
+}
+
+/// What a queue of the link yielded.
+enum Got {
+    Frame(usize),
+    Nothing,
+}
+
+impl NetWorker {
+    /// Whether a turn would put something into this queue.
+    pub(super) fn has_something_for(&self, vring: &Vring, port: &Port, rx: &RxQueue) -> bool {
+        if !vring.is_live() || rx.resume_ns != 0 || !port.is_link_up() {
+            return false;
+        }
+        match self.hub.fabric() {
+            Fabric::Wire => {
+                let wire = self.wire_of(rx);
+                let there = rx.pending.is_some() || wire.is_some_and(Wire::is_readable);
+                let unused = !rx.used && vring.has_available();
+                unused || (there && (!rx.starved || vring.has_available()))
+            }
+            Fabric::Null { generate } => generate.is_some() && vring.has_available(),
+            Fabric::Switch | Fabric::Loopback => !rx.used && vring.has_available(),
+        }
+    }
+
+    /// Whether new buffers in this queue would change anything.
+    pub(super) fn waits_for_buffers(&self, rx: &RxQueue) -> bool {
+        let generates = matches!(self.hub.fabric(), Fabric::Null { generate: Some(_) });
+        !rx.used || rx.starved || generates || rx.patience.is_waiting()
+    }
+
+    fn wire_of(&self, rx: &RxQueue) -> Option<&Wire> {
+        self.wires.get(rx.wire?)?.as_ref()
+    }
+
+    /// Serves one receive queue with what comes for it alone.
+    pub(super) fn receive(&mut self, turn: &mut NetTurn<'_>, slot: usize) -> bool {
+        let now_ns = turn.now_ns();
+        let Some(place) = turn.vrings.get_mut(slot) else {
+            return false;
+        };
+        if !place.vring.is_live() || !place.queue.port.is_link_up() {
+            return false;
+        }
+        place.queue.follow_filter();
+        let Side::Receive(rx) = &mut place.queue.side else {
+            return false;
+        };
+        if !rx.used && place.vring.has_available() {
+            rx.used = true;
+            let pair = rx.pair;
+            self.attach(pair);
+        }
+        match self.hub.fabric() {
+            Fabric::Wire => self.receive_from_wire(turn, slot, now_ns),
+            Fabric::Null { generate } => {
+                generate.is_some_and(|bytes| self.generate(turn, slot, bytes))
+            }
+            Fabric::Switch | Fabric::Loopback => false,
+        }
+    }
+
+    fn receive_from_wire(&mut self, turn: &mut NetTurn<'_>, slot: usize, now_ns: u64) -> bool {
+        let mut frames = 0;
+        let mut bytes = 0;
+        while frames < BUDGET_FRAMES && bytes < BUDGET_BYTES {
+            match self.receive_one(turn, slot, now_ns) {
+                Got::Frame(moved) => bytes += moved,
+                Got::Nothing => break,
+            }
+            frames += 1;
+        }
+        if frames > 0
+            && let Some(place) = turn.vrings.get_mut(slot)
+        {
+            place.vring.stats().add_chains(frames as u64);
+        }
+        frames > 0
+    }
+
+    #[inline]
+    fn receive_one(&mut self, turn: &mut NetTurn<'_>, slot: usize, now_ns: u64) -> Got {
+        let Some(place) = turn.vrings.get_mut(slot) else {
+            return Got::Nothing;
+        };
+        let Side::Receive(rx) = &mut place.queue.side else {
+            return Got::Nothing;
+        };
+        if rx.starved {
+            if !place.vring.has_available() {
+                return Got::Nothing;
+            }
+            rx.starved = false;
+        }
+        if let Admission::Until(at_ns) = place.queue.port.to_guest.admit(now_ns) {
+            rx.resume_ns = at_ns;
+            self.wake_at(at_ns);
+            return Got::Nothing;
+        }
+        rx.resume_ns = 0;
+        if let Some((header, frame)) = rx.pending.take() {
+            return finish_pending(place, now_ns, header, frame);
+        }
+        let Some(wire) = rx
+            .wire
+            .and_then(|at| self.wires.get_mut(at))
+            .and_then(Option::as_mut)
+            .filter(|wire| wire.is_readable())
+        else {
+            return Got::Nothing;
+        };
+        rx.window.make_room(&mut place.vring, rx.expect_bytes);
+        let limit_bytes = rx.window.frame_room();
+        if limit_bytes == 0 {
+            rx.starved = true;
+            place.queue.counters.count_starved();
+            return Got::Nothing;
+        }
+        let room = Room {
+            window: rx.window.stream(),
+            skip_bytes: rx.negotiated.header_bytes,
+            limit_bytes,
+            spare: &mut self.spare,
+        };
+        let received = wire.queue.receive(room);
+        let (header, bytes) = match received {
+            Received::Frame { header, bytes } => (header, bytes),
+            Received::Empty | Received::Down => {
+                wire.set_drained();
+                return Got::Nothing;
+            }
+        };
+        rx.expect_bytes = if bytes <= SHORT_BYTES {
+            SHORT_BYTES
+        } else {
+            MAX_FRAME_BYTES
+        };
+        self.accept(place, now_ns, header, bytes, limit_bytes)
+    }
+
+    /// A frame is in the window, and in the spare room what did not fit.
+    #[inline]
+    fn accept(
+        &mut self,
+        place: &mut Place<NetQueue>,
+        now_ns: u64,
+        header: NetHeader,
+        bytes: usize,
+        limit_bytes: usize,
+    ) -> Got {
+        let Place { vring, queue } = place;
+        let Side::Receive(rx) = &mut queue.side else {
+            return Got::Nothing;
+        };
+        let header_bytes = rx.negotiated.header_bytes;
+        let mut start = [0; 18];
+        let stream = rx.window.stream();
+        let seen = stream.written_at(header_bytes, &mut start);
+        let start = start.get(..seen.min(bytes)).unwrap_or_default();
+        if !rx.wants(start) {
+            queue.counters.count_drop(DropReason::Filtered);
+            return Got::Frame(bytes);
+        }
+        let over = bytes.saturating_sub(limit_bytes);
+        let fits = over == 0 || rx.window.make_room(vring, bytes);
+        match header.for_receiver(rx.negotiated.takes) {
+            Some(header) if fits => {
+                if let Some(rest) = self.spare.get(..over) {
+                    let stream = rx.window.stream_mut();
+                    stream.write_at(header_bytes + limit_bytes, rest);
+                }
+                if self.hub.capture.is_on() {
+                    let stream = rx.window.stream();
+                    self.hub.capture.frame(
+                        queue.port.id.0,
+                        Direction::Rx,
+                        now_ns,
+                        bytes,
+                        |at, to| stream.written_at(header_bytes + at, to),
+                    );
+                }
+                rx.window.commit(vring, header, bytes);
+                queue.port.to_guest.charge(now_ns, bytes);
+                queue.counters.count(bytes, destination(start));
+                Got::Frame(bytes)
+            }
+            Some(header) if !rx.window.is_hopeless(vring, bytes) => {
+                // Enough chains will come: the frame waits, and nothing else is read meanwhile.
+                let mut frame = vec![0; bytes];
+                rx.read_back(&self.spare, limit_bytes, &mut frame);
+                rx.pending = Some((header, frame));
+                rx.starved = true;
+                queue.counters.count_starved();
+                Got::Frame(bytes)
+            }
+            Some(_) => {
+                queue.counters.count_drop(DropReason::NoBuffer);
+                Got::Frame(bytes)
+            }
+            // A packet socket gets what its interface has, whatever this driver takes.
+            None => {
+                let bench = &mut self.lan.bench;
+                if let Some(frame) = bench.load(bytes) {
+                    rx.read_back(&self.spare, limit_bytes, frame);
+                }
+                if let Put::Lost(reason) = bench.give(&self.hub, place, now_ns, (header, bytes)) {
+                    place.queue.counters.count_drop(reason);
+                }
+                Got::Frame(bytes)
+            }
+        }
+    }
+
+    /// Fills receive buffers with frames of `bytes`.
+    fn generate(&mut self, turn: &mut NetTurn<'_>, slot: usize, bytes: usize) -> bool {
+        let now_ns = turn.now_ns();
+        let Some(place) = turn.vrings.get_mut(slot) else {
+            return false;
+        };
+        let Some(frame) = self.hub.generated().get(..bytes) else {
+            return false;
+        };
+        let mut frames = 0;
+        while frames < BUDGET_FRAMES && place.vring.has_available() {
+            let header = NetHeader::default();
+            let payload = Payload::Bytes(frame);
+            match give(place, now_ns, header, payload, bytes, frame) {
+                Put::Done => {}
+                Put::NoRoom => break,
+                Put::Lost(reason) => place.queue.counters.count_drop(reason),
+            }
+            frames += 1;
+        }
+        frames > 0
+    }
+}
+
+/// A frame that waited for chains.
+fn finish_pending(
+    place: &mut Place<NetQueue>,
+    now_ns: u64,
+    header: NetHeader,
+    frame: Vec<u8>,
+) -> Got {
+    let bytes = frame.len();
+    let put = {
+        let payload = Payload::Bytes(&frame);
+        give(place, now_ns, header, payload, bytes, &frame)
+    };
+    let Side::Receive(rx) = &mut place.queue.side else {
+        return Got::Nothing;
+    };
+    match put {
+        Put::Done => Got::Frame(bytes),
+        Put::NoRoom => {
+            rx.pending = Some((header, frame));
+            rx.starved = true;
+            Got::Nothing
+        }
+        Put::Lost(reason) => {
+            place.queue.counters.count_drop(reason);
+            Got::Frame(bytes)
+        }
+    }
+}

@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! From a guest's transmit queue to wherever its frames go.
+
+use ringside_common::memory::Buffers;
+use ringside_common::worker::Vring;
+
+use super::lan::Frame;
+use super::receive::destination;
+use super::wire::Wire;
+use super::{BUDGET_BYTES, BUDGET_FRAMES, NetTurn, NetVrings, NetWorker, Side, captured};
+use crate::counters::{Direction, DropReason};
+use crate::header::{HEADER_BYTES, LEGACY_HEADER_BYTES, NetHeader};
+use crate::hub::Fabric;
+use crate::limit::Admission;
+use crate::link::{Payload, SendLoss, Sent};
+use crate::port::Negotiated;
+
+/// Frames that are looked at beyond their Ethernet header: enough for the ports of TCP over IPv6
+/// in a VLAN.
+pub(super) const PEEK_BYTES: usize = 80;
+
+/// What is kept for a transmit queue.
+#[derive(Debug)]
+pub(super) struct TxQueue {
+    pub(super) pair: u16,
+    pub(super) negotiated: Negotiated,
+    /// The link that its frames go to.
+    pub(super) wire: Option<usize>,
+    /// Nothing is taken before: a rate limit, or a receiver without buffers.
+    resume_ns: u64,
+    /// The slot of that receiver; its buffers end the wait.
+    waits_for: Option<usize>,
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Fate {
+    /// It is on its way.
+    Gone,
+    /// It is lost.
+    Lost(DropReason),
+    /// It is to be taken again when the link is writable, or at the latest then, or when the
+    /// receiver in this slot has buffers.
+    Kept {
+        /// On the monotonic clock; 0 for when the link is writable.
+        resume_ns: u64,
+        /// The receiver.
+        waits_for: Option<usize>,
+    },
+}
+
+impl TxQueue {
+    pub(super) fn new(pair: u16, negotiated: Negotiated) -> Self {
+        Self {
+            pair,
+            negotiated,
+            wire: None,
+            resume_ns: 0,
+            waits_for: None,
+        }
+    }
+
+    /// Whether frames may be taken, as far as where they go is concerned.
+    #[inline]
+    pub(super) fn is_free(&self, wires: &[Option<Wire>]) -> bool {
+        self.resume_ns == 0
+            && !self
+                .wire
+                .and_then(|at| wires.get(at)?.as_ref())
+                .is_some_and(Wire::is_blocked)
+    }
+
+    /// As [`is_free`](Self::is_free), or what was waited for has come.
+    pub(super) fn may_take(&self, vrings: &NetVrings, wires: &[Option<Wire>]) -> bool {
+        self.is_free(wires) || self.receiver_is_back(vrings)
+    }
+
+    fn receiver_is_back(&self, vrings: &NetVrings) -> bool {
+        self.waits_for
+            .is_some_and(|at| vrings.get(at).is_none_or(|to| to.vring.has_available()))
+    }
+
+    /// Takes the virtio header off a frame and checks it.
+    #[inline]
+    fn open(&self, frame: &mut Buffers) -> Result<NetHeader, DropReason> {
+        let bytes = if self.negotiated.header_bytes == HEADER_BYTES {
+            frame.take_header::<HEADER_BYTES>()
+        } else {
+            frame.take_header::<LEGACY_HEADER_BYTES>().map(|legacy| {
+                let mut bytes = [0; HEADER_BYTES];
+                for (to, from) in bytes.iter_mut().zip(legacy) {
+                    *to = from;
+                }
+                bytes
+            })
+        };
+        let header = NetHeader::decode(bytes.ok_or(DropReason::Malformed)?);
+        let frame_bytes = usize::try_from(frame.readable_bytes()).unwrap_or(usize::MAX);
+        header
+            .check_sent(frame_bytes, self.negotiated.sends)
+            .map_err(|_fault| DropReason::Malformed)
+    }
+}
+
+/// Takes the next frame; its chain is the caller's to give back.
+#[inline]
+fn take(vring: &mut Vring, frame: &mut Buffers) -> Option<(u16, bool)> {
+    let head = vring.next_head()?;
+    // Buffers for the device to write have no place in a transmit queue (virtio 1.3 §5.1.6.2).
+    let sound = vring.read_chain(head, frame).is_ok() && frame.writable_bytes() == 0;
+    Some((head, sound))
+}
+
+impl NetWorker {
+    /// Serves one transmit queue.
+    pub(super) fn transmit(&mut self, turn: &mut NetTurn<'_>, slot: usize) -> bool {
+        let now_ns = turn.now_ns();
+        let Some(place) = turn.vrings.get(slot) else {
+            return false;
+        };
+        let Side::Transmit(tx) = &place.queue.side else {
+            return false;
+        };
+        if tx.resume_ns > now_ns && !tx.receiver_is_back(turn.vrings) {
+            let at_ns = tx.resume_ns;
+            self.wake_at(at_ns);
+            return false;
+        }
+        let Some(place) = turn.vrings.get_mut(slot) else {
+            return false;
+        };
+        if !place.vring.is_open() {
+            return false;
+        }
+        if let Side::Transmit(tx) = &mut place.queue.side {
+            tx.resume_ns = 0;
+            tx.waits_for = None;
+        }
+        if !place.vring.is_enabled() || !place.queue.port.is_link_up() {
+            return self.discard(turn, slot);
+        }
+        let mut frames = 0;
+        let mut bytes = 0;
+        while frames < BUDGET_FRAMES && bytes < BUDGET_BYTES {
+            let Some(moved) = self.transmit_one(turn, slot) else {
+                break;
+            };
+            frames += 1;
+            bytes += moved;
+        }
+        self.frame.release();
+        if let Some(place) = turn.vrings.get_mut(slot) {
+            place.vring.stats().add_chains(frames as u64);
+        }
+        frames > 0
+    }
+
+    /// Sends one frame on; returns its length, or nothing if there is none to be taken now.
+    #[inline]
+    fn transmit_one(&mut self, turn: &mut NetTurn<'_>, slot: usize) -> Option<usize> {
+        let now_ns = turn.now_ns();
+        let place = turn.vrings.get_mut(slot)?;
+        let Side::Transmit(tx) = &mut place.queue.side else {
+            return None;
+        };
+        if !tx.is_free(&self.wires) {
+            return None;
+        }
+        if let Admission::Until(at_ns) = place.queue.port.from_guest.admit(now_ns) {
+            if place.vring.has_available() {
+                tx.resume_ns = at_ns;
+                self.wake_at(at_ns);
+            }
+            return None;
+        }
+        let (head, sound) = take(&mut place.vring, &mut self.frame)?;
+        let opened = if sound {
+            tx.open(&mut self.frame)
+        } else {
+            Err(DropReason::Malformed)
+        };
+        let header = match opened {
+            Ok(header) => header,
+            Err(reason) => {
+                place.queue.counters.count_drop(reason);
+                place.vring.push_used(head, 0);
+                return Some(0);
+            }
+        };
+        let bytes = usize::try_from(self.frame.readable_bytes()).unwrap_or(usize::MAX);
+        let mut peek = [0; PEEK_BYTES];
+        let peeked = self.frame.read_at(0, &mut peek);
+        let start = peek.get(..peeked).unwrap_or_default();
+        let fate = self.pass_on(turn, slot, &header, bytes, start);
+        self.settle(turn, slot, head, fate, (bytes, start))
+    }
+
+    /// Gives the chain of a frame back, or leaves it in the ring.
+    #[inline]
+    fn settle(
+        &mut self,
+        turn: &mut NetTurn<'_>,
+        slot: usize,
+        head: u16,
+        fate: Fate,
+        (bytes, start): (usize, &[u8]),
+    ) -> Option<usize> {
+        let now_ns = turn.now_ns();
+        let place = turn.vrings.get_mut(slot)?;
+        let queue = &mut place.queue;
+        match fate {
+            Fate::Kept {
+                resume_ns,
+                waits_for,
+            } => {
+                place.vring.undo(1);
+                if let Side::Transmit(tx) = &mut queue.side {
+                    tx.resume_ns = resume_ns;
+                    tx.waits_for = waits_for;
+                }
+                if resume_ns != 0 {
+                    self.wake_at(resume_ns);
+                }
+                return None;
+            }
+            Fate::Lost(reason) => queue.counters.count_drop(reason),
+            Fate::Gone => {
+                queue.counters.count(bytes, destination(start));
+                queue.port.from_guest.charge(now_ns, bytes);
+                let payload = Payload::Guest(&self.frame);
+                captured(&self.hub, queue.port.id, Direction::Tx, now_ns, payload);
+            }
+        }
+        place.vring.push_used(head, 0);
+        Some(bytes)
+    }
+
+    #[inline]
+    fn pass_on(
+        &mut self,
+        turn: &mut NetTurn<'_>,
+        slot: usize,
+        header: &NetHeader,
+        bytes: usize,
+        start: &[u8],
+    ) -> Fate {
+        match self.hub.fabric() {
+            Fabric::Wire => self.send_to_wire(turn, slot, header),
+            Fabric::Null { .. } => {
+                self.frame.read_at(0, &mut self.spare);
+                Fate::Gone
+            }
+            Fabric::Switch | Fabric::Loopback => {
+                let payload = Payload::Guest(&self.frame);
+                let frame = Frame {
+                    header: *header,
+                    payload,
+                    bytes,
+                    start,
+                };
+                self.lan
+                    .send_from_guest(turn, &mut self.wires, slot, &frame)
+            }
+        }
+    }
+
+    fn send_to_wire(&mut self, turn: &mut NetTurn<'_>, slot: usize, header: &NetHeader) -> Fate {
+        let wire = turn.vrings.get(slot).and_then(|place| {
+            let Side::Transmit(tx) = &place.queue.side else {
+                return None;
+            };
+            self.wires.get_mut(tx.wire?)?.as_mut()
+        });
+        let Some(wire) = wire else {
+            return Fate::Lost(DropReason::LinkDown);
+        };
+        match wire.queue.send(header, Payload::Guest(&self.frame)) {
+            Sent::Done => {
+                if wire.queue.has_unsent() {
+                    wire.block(turn.io);
+                }
+                Fate::Gone
+            }
+            Sent::Blocked => {
+                wire.block(turn.io);
+                Fate::Kept {
+                    resume_ns: 0,
+                    waits_for: None,
+                }
+            }
+            Sent::Dropped(loss) => Fate::Lost(reason_of(loss)),
+        }
+    }
+
+    /// Empties a transmit queue whose frames go nowhere (vhost-user.rst "Ring states").
+    fn discard(&mut self, turn: &mut NetTurn<'_>, slot: usize) -> bool {
+        let Some(place) = turn.vrings.get_mut(slot) else {
+            return false;
+        };
+        let mut frames = 0;
+        while frames < BUDGET_FRAMES {
+            let Some(head) = place.vring.next_head() else {
+                break;
+            };
+            place.vring.push_used(head, 0);
+            place.queue.counters.count_drop(DropReason::LinkDown);
+            frames += 1;
+        }
+        frames > 0
+    }
+}
+
+pub(super) fn reason_of(loss: SendLoss) -> DropReason {
+    match loss {
+        SendLoss::Invalid => DropReason::Refused,
+        SendLoss::Down => DropReason::LinkDown,
+        SendLoss::NoBuffer => DropReason::NoBuffer,
+        SendLoss::Failed => DropReason::HostError,
+    }
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Frames that cannot pass as they are: a receiver that takes no offloads, a link without headers,
+//! a VLAN tag to be put in. They are copied once more, and changed on the way.
+
+use ringside_common::worker::Place;
+
+use super::receive::{Put, give};
+use super::wire::Wire;
+use super::{NetQueue, Side, captured};
+use crate::counters::{Direction, DropReason};
+use crate::features::Offloads;
+use crate::frame::{ETHERNET_HEADER_BYTES, TAGGED_HEADER_BYTES, VLAN_TAG_BYTES, tagged};
+use crate::header::{MAX_FRAME_BYTES, NetHeader};
+use crate::hub::Hub;
+use crate::link::{Payload, Sent};
+use crate::offload::finish;
+
+/// See above.
+#[derive(Debug)]
+pub(super) struct Workbench {
+    frame: Box<[u8]>,
+    segment: Vec<u8>,
+}
+
+impl Workbench {
+    pub(super) fn new() -> Self {
+        Self {
+            frame: vec![0; MAX_FRAME_BYTES + VLAN_TAG_BYTES].into_boxed_slice(),
+            segment: Vec::with_capacity(MAX_FRAME_BYTES),
+        }
+    }
+
+    /// Where a frame of `bytes` goes for [`give`](Self::give); none for one that is too long.
+    pub(super) fn load(&mut self, bytes: usize) -> Option<&mut [u8]> {
+        self.frame.get_mut(..bytes)
+    }
+
+    /// Gives a guest the frame of `bytes` that was loaded, finished as far as its driver needs.
+    pub(super) fn give(
+        &mut self,
+        hub: &Hub,
+        place: &mut Place<NetQueue>,
+        now_ns: u64,
+        (header, bytes): (NetHeader, usize),
+    ) -> Put {
+        let Side::Receive(rx) = &place.queue.side else {
+            return Put::Lost(DropReason::NoReceiver);
+        };
+        let takes = rx.negotiated.takes;
+        let max_frame_bytes = place.queue.port.max_frame_bytes();
+        let Some(frame) = self.frame.get_mut(..bytes) else {
+            return Put::Lost(DropReason::MtuExceeded);
+        };
+        let segment = &mut self.segment;
+        let mut result = Put::Done;
+        let finished = finish(header, frame, takes, max_frame_bytes, |part| {
+            if result != Put::Done {
+                return;
+            }
+            segment.clear();
+            segment.extend_from_slice(part.head);
+            segment.extend_from_slice(part.payload);
+            let payload = Payload::Bytes(segment);
+            result = give(place, now_ns, part.header, payload, segment.len(), segment);
+            match result {
+                Put::Done => {
+                    captured(hub, place.queue.port.id, Direction::Rx, now_ns, payload);
+                }
+                // Those before it have arrived: the frame is not sent again.
+                Put::NoRoom => result = Put::Lost(DropReason::NoBuffer),
+                Put::Lost(_) => {}
+            }
+        });
+        match finished {
+            Ok(_) => result,
+            Err(_fault) => Put::Lost(DropReason::Offload),
+        }
+    }
+
+    /// Sends a frame out, tagged with `vlan` unless that is 0, and finished if the link needs it.
+    pub(super) fn send(
+        &mut self,
+        wire: &mut Wire,
+        vlan: u16,
+        mut header: NetHeader,
+        payload: Payload<'_>,
+    ) -> Result<Sent, DropReason> {
+        let shift = if vlan == 0 { 0 } else { VLAN_TAG_BYTES };
+        let bytes = payload.bytes() + shift;
+        let frame = self.frame.get_mut(..bytes).ok_or(DropReason::MtuExceeded)?;
+        payload.copy_to(0, frame.get_mut(shift..).unwrap_or_default());
+        if vlan != 0 {
+            header = put_tag(frame, vlan, header).ok_or(DropReason::Malformed)?;
+        }
+        if wire.queue.supports_headers() {
+            return Ok(wire.queue.send(&header, Payload::Bytes(frame)));
+        }
+        let segment = &mut self.segment;
+        let mut first = None;
+        finish(header, frame, Offloads::empty(), MAX_FRAME_BYTES, |part| {
+            segment.clear();
+            segment.extend_from_slice(part.head);
+            segment.extend_from_slice(part.payload);
+            let header = NetHeader::default();
+            let sent = wire.queue.send(&header, Payload::Bytes(segment));
+            // The first stands for all: what does not fit after it is lost, as on any full link.
+            first.get_or_insert(sent);
+        })
+        .map_err(|_fault| DropReason::Offload)?;
+        Ok(first.unwrap_or(Sent::Done))
+    }
+}
+
+/// Puts a tag into a frame that has [`VLAN_TAG_BYTES`] of room at its front.
+fn put_tag(frame: &mut [u8], vlan: u16, header: NetHeader) -> Option<NetHeader> {
+    let plain = frame
+        .get(VLAN_TAG_BYTES..)?
+        .first_chunk::<ETHERNET_HEADER_BYTES>()?;
+    let tagged = tagged(*plain, vlan);
+    frame
+        .get_mut(..TAGGED_HEADER_BYTES)?
+        .copy_from_slice(&tagged);
+    header.moved(4)
+}
