@@ -5,7 +5,8 @@
 //!
 //! * **A sound front-end**: [`session::Session`] negotiates and shares [`memory::GuestMemory`];
 //!   [`vring::Vring`] is one started queue, whose [`ring::SplitRing`] holds the driver side; on top
-//!   [`blk::BlkDriver`] speaks virtio-blk, and [`load`] keeps it busy and verifies content.
+//!   [`blk::BlkDriver`] speaks virtio-blk, and [`load`] keeps it busy and verifies content;
+//!   [`net::NetPort`] speaks virtio-net.
 //! * **A hostile one**: [`raw::RawClient`] sends any bytes and file descriptors, the raw setters of
 //!   [`ring::SplitRing`] write any value into a ring, and [`session::Session::frontend_mut`] sends
 //!   any message out of order.
@@ -18,6 +19,7 @@ pub mod error;
 pub mod ids;
 pub mod load;
 pub mod memory;
+pub mod net;
 pub mod raw;
 pub mod ring;
 pub mod session;

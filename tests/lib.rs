@@ -6,13 +6,19 @@
 //! * [`block_engine`]: such an engine, a disk with a volatile cache and faults at will.
 //! * [`hostile`]: a running back-end as the victim of hostile cases, and the check after each.
 //! * [`process`]: runs a back-end binary as a child and samples it through `/proc`.
+//! * [`net_back_end`]: a running `ringside-net` and its sockets.
+//! * [`testpmd`]: DPDK's test program as a front-end and as a rival.
+//! * [`covering`]: which cases of a large matrix cover all pairs of its values.
 //! * [`vm`]: boots a real Linux guest in QEMU with a back-end attached.
 //! * [`mod@skip`]: how a test says, countably, that its machine lacks something.
 
 pub mod block_engine;
+pub mod covering;
 pub mod frontend;
 pub mod hostile;
 pub mod in_process;
+pub mod net_back_end;
 pub mod process;
 pub mod skip;
+pub mod testpmd;
 pub mod vm;

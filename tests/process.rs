@@ -87,6 +87,11 @@ pub enum ProcessError {
 pub type Result<T> = std::result::Result<T, ProcessError>;
 
 impl ProcessError {
+    /// A pipe to the process failed.
+    pub(crate) fn pipe(action: &'static str, source: io::Error) -> Self {
+        Self::Io { action, source }
+    }
+
     fn io<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::Io {
             action,

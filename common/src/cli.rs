@@ -3,7 +3,8 @@
 //!
 //! [`CommonArgs`] is what the user wrote; a back-end flattens it into its own arguments.
 //! [`CommonArgs::into_config`] turns it into a [`CommonConfig`], checked and typed, or says what is
-//! wrong. The man page ([`man_page`]) comes from the same definition as `--help`.
+//! wrong; a back-end that serves several front-ends calls [`CommonArgs::into_config_of_many`]. How
+//! queues are counted is the device's choice, see [`QueueCount`]. The man page ([`man_page`]) comes from the same definition as `--help`.
 
 mod cpus;
 mod values;
@@ -14,7 +15,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Command, ValueEnum};
+use clap::{ArgGroup, Args, Command, ValueEnum};
 use listenfd::ListenFd;
 use log::LevelFilter;
 use thiserror::Error;
@@ -34,6 +35,12 @@ pub enum CliError {
          manager"
     )]
     NoEndpoint,
+    /// Several sockets for a device that has one front-end.
+    #[error("--socket-path was given {count} times: this back-end serves one front-end")]
+    TooManySocketPaths {
+        /// How many.
+        count: usize,
+    },
     /// The service manager passed several sockets.
     #[error("the service manager passed {count} sockets, expected 1")]
     TooManyActivationSockets {
@@ -48,22 +55,49 @@ pub enum CliError {
     Socket(#[from] SocketError),
 }
 
+/// How a device lets its user say how many queues it offers.
+pub trait QueueCount: Args {
+    /// The number of vrings that the device has then, 1 to 256.
+    fn vrings(&self) -> u16;
+}
+
+/// The number of vrings as it is.
+#[derive(Args, Clone, Debug)]
+#[group(id = "queue-count")]
+#[command(about = None, long_about = None)]
+pub struct NumQueues {
+    /// Most queues offered to the front-end
+    #[arg(long, value_name = "N", default_value_t = 256, help_heading = "Queues")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub num_queues: u16,
+}
+
+impl QueueCount for NumQueues {
+    fn vrings(&self) -> u16 {
+        self.num_queues
+    }
+}
+
 /// Options every back-end has.
+///
+/// The group `listening` holds the options that name a socket to listen on; a device that has more
+/// of them adds them to it, and the options about such sockets go with them too.
 #[derive(Args, Clone, Debug)]
 #[group(id = "common")]
 // Else the text above would replace what the back-end says about itself.
 #[command(about = None, long_about = None)]
-pub struct CommonArgs {
+#[command(group = ArgGroup::new("listening").multiple(true))]
+pub struct CommonArgs<Q: QueueCount = NumQueues> {
     /// Listen for the front-end on this Unix socket
     ///
     /// A socket file left over by a crash is replaced; anything else at the path is refused.
     #[arg(
         long,
         value_name = "PATH",
-        group = "endpoint",
+        groups = ["endpoint", "listening"],
         help_heading = "Connection"
     )]
-    pub socket_path: Option<PathBuf>,
+    pub socket_path: Vec<PathBuf>,
 
     /// Use this inherited socket, either listening or already connected to the front-end
     #[arg(
@@ -91,18 +125,17 @@ pub struct CommonArgs {
         default_value = "600",
         help_heading = "Connection"
     )]
-    #[arg(requires = "socket_path", conflicts_with_all = ["fd", "connect"], value_parser = values::mode)]
+    #[arg(requires = "listening", conflicts_with_all = ["fd", "connect"], value_parser = values::mode)]
     pub socket_mode: u32,
 
     /// Group of the socket, by name or number
     #[arg(long, value_name = "GROUP", help_heading = "Connection")]
-    #[arg(requires = "socket_path", conflicts_with_all = ["fd", "connect"], value_parser = values::group)]
+    #[arg(requires = "listening", conflicts_with_all = ["fd", "connect"], value_parser = values::group)]
     pub socket_group: Option<u32>,
 
-    /// Most queues offered to the front-end
-    #[arg(long, value_name = "N", default_value_t = 256, help_heading = "Queues")]
-    #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub num_queues: u16,
+    /// How many queues there are.
+    #[command(flatten)]
+    pub queues: Q,
 
     /// Largest queue accepted, a power of two
     #[arg(
@@ -214,9 +247,9 @@ impl From<InheritedSocket> for Endpoint {
 /// The checked form of [`CommonArgs`].
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct CommonConfig {
-    /// Where the front-end is met.
-    pub endpoint: Endpoint,
+pub struct CommonConfig<E = Endpoint> {
+    /// Where the front-end is met, unless that is kept elsewhere.
+    pub endpoint: E,
     /// Queues offered, 1 to 256.
     pub num_queues: u16,
     /// Largest queue accepted, a power of two up to 32768.
@@ -233,7 +266,7 @@ pub struct CommonConfig {
     pub metrics: Option<MetricsAddress>,
 }
 
-impl CommonArgs {
+impl<Q: QueueCount> CommonArgs<Q> {
     /// Checks what the parser cannot, and takes over the socket of `--fd` or, when no endpoint is
     /// given, the one the service manager passed.
     ///
@@ -241,62 +274,102 @@ impl CommonArgs {
     ///
     /// # Errors
     ///
-    /// [`CliError`] if there is no endpoint or its socket is unusable.
+    /// [`CliError`] if there is no endpoint, or several, or its socket is unusable.
     pub fn into_config(self) -> Result<CommonConfig, CliError> {
         self.into_config_with(&mut ListenFd::from_env())
     }
 
-    fn into_config_with(self, activation: &mut ListenFd) -> Result<CommonConfig, CliError> {
-        let default_threads = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        Ok(CommonConfig {
-            num_queues: self.num_queues,
-            queue_size: self.queue_size,
-            threads: self.threads.unwrap_or_else(default_threads),
-            cpus: self
-                .cpus
-                .clone()
-                .map(CpuList::into_inner)
-                .unwrap_or_default(),
-            poll: Duration::from_micros(self.poll_us.into()),
-            control_socket: self.control_socket.clone(),
-            metrics: self.metrics.clone(),
-            endpoint: self.endpoint(activation)?,
-        })
+    /// The same for a device that has any number of front-ends, none included: they come beside
+    /// the rest.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError`] if the socket of an endpoint is unusable.
+    pub fn into_config_of_many(self) -> Result<(CommonConfig<()>, Vec<Endpoint>), CliError> {
+        self.into_config_of_many_with(&mut ListenFd::from_env())
     }
 
-    fn endpoint(self, activation: &mut ListenFd) -> Result<Endpoint, CliError> {
-        if let Some(path) = self.socket_path {
-            return Ok(Endpoint::Listen {
-                path,
-                mode: self.socket_mode,
-                group: self.socket_group,
-            });
+    fn into_config_with(self, activation: &mut ListenFd) -> Result<CommonConfig, CliError> {
+        if self.socket_path.len() > 1 {
+            let count = self.socket_path.len();
+            return Err(CliError::TooManySocketPaths { count });
         }
-        if let Some(path) = self.connect {
-            return Ok(Endpoint::Connect(path));
+        if !self.names_an_endpoint() && activation.len() > 1 {
+            let count = activation.len();
+            return Err(CliError::TooManyActivationSockets { count });
         }
-        match self.fd {
-            Some(fd) => Ok(InheritedSocket::from_number(fd)?.into()),
-            None => activation_socket(activation),
+        let endpoint = self
+            .endpoints(activation)?
+            .pop()
+            .ok_or(CliError::NoEndpoint)?;
+        Ok(self.with_endpoint(endpoint))
+    }
+
+    fn into_config_of_many_with(
+        self,
+        activation: &mut ListenFd,
+    ) -> Result<(CommonConfig<()>, Vec<Endpoint>), CliError> {
+        let endpoints = self.endpoints(activation)?;
+        Ok((self.with_endpoint(()), endpoints))
+    }
+
+    fn with_endpoint<E>(self, endpoint: E) -> CommonConfig<E> {
+        let default_threads = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        CommonConfig {
+            endpoint,
+            num_queues: self.queues.vrings(),
+            queue_size: self.queue_size,
+            threads: self.threads.unwrap_or_else(default_threads),
+            cpus: self.cpus.map(CpuList::into_inner).unwrap_or_default(),
+            poll: Duration::from_micros(self.poll_us.into()),
+            control_socket: self.control_socket,
+            metrics: self.metrics,
+        }
+    }
+
+    fn names_an_endpoint(&self) -> bool {
+        !self.socket_path.is_empty() || self.connect.is_some() || self.fd.is_some()
+    }
+
+    /// The endpoints that were named; if none were, those the service manager passed.
+    fn endpoints(&self, activation: &mut ListenFd) -> Result<Vec<Endpoint>, CliError> {
+        if !self.names_an_endpoint() {
+            return activation_sockets(activation);
+        }
+        let listen = self
+            .socket_path
+            .iter()
+            .map(|path| self.listen(path.clone()));
+        let mut endpoints: Vec<Endpoint> = listen.collect();
+        endpoints.extend(self.connect.clone().map(Endpoint::Connect));
+        if let Some(fd) = self.fd {
+            endpoints.push(InheritedSocket::from_number(fd)?.into());
+        }
+        Ok(endpoints)
+    }
+
+    fn listen(&self, path: PathBuf) -> Endpoint {
+        Endpoint::Listen {
+            path,
+            mode: self.socket_mode,
+            group: self.socket_group,
         }
     }
 }
 
-/// Takes the one socket of systemd's socket activation.
-fn activation_socket(activation: &mut ListenFd) -> Result<Endpoint, CliError> {
+/// Takes the sockets of systemd's socket activation.
+fn activation_sockets(activation: &mut ListenFd) -> Result<Vec<Endpoint>, CliError> {
     /// `SD_LISTEN_FDS_START`, for error messages.
     const FIRST_FD: i32 = 3;
-    match activation.len() {
-        0 => Err(CliError::NoEndpoint),
-        1 => {
-            let listener = activation
-                .take_unix_listener(0)
-                .map_err(CliError::ActivationSocket)?
-                .ok_or(CliError::NoEndpoint)?;
-            Ok(InheritedSocket::from_owned(listener.into(), FIRST_FD)?.into())
-        }
-        count => Err(CliError::TooManyActivationSockets { count }),
+    let mut endpoints = Vec::new();
+    for (index, number) in (0..activation.len()).zip(FIRST_FD..) {
+        let listener = activation
+            .take_unix_listener(index)
+            .map_err(CliError::ActivationSocket)?
+            .ok_or(CliError::NoEndpoint)?;
+        endpoints.push(InheritedSocket::from_owned(listener.into(), number)?.into());
     }
+    Ok(endpoints)
 }
 
 /// Arguments of the subcommand `ctl`.

@@ -26,6 +26,7 @@ use virtio_bindings::bindings::virtio_ring::{VRING_AVAIL_F_NO_INTERRUPT, VRING_U
 use crate::chain::{ChainFault, DESCRIPTOR_BYTES, Walk};
 use crate::error::{FrontEndError, RingError, RingPart};
 use crate::memory::{Buffers, Memory};
+use crate::sys;
 use table::DirectTable;
 pub(crate) use table::IndirectTable;
 
@@ -316,6 +317,42 @@ impl SplitRing {
             .store(value, Ordering::Relaxed);
     }
 
+    /// Has the processor fetch what the next chains will need: their lines are in the cache of the
+    /// driver's processor, and to wait for each in turn is most of the cost of a small request.
+    #[inline]
+    fn look_ahead(&mut self) {
+        /// Chains ahead: the descriptor first, then what it names.
+        const DESCRIPTORS: u16 = 8;
+        const BUFFERS: u16 = 4;
+        let left = self.avail_idx.wrapping_sub(self.next_avail);
+        if left > DESCRIPTORS
+            && let Some(descriptor) = self.descriptor_ahead(DESCRIPTORS)
+        {
+            sys::prefetch(descriptor);
+        }
+        if left > BUFFERS
+            && let Some(descriptor) = self.descriptor_ahead(BUFFERS)
+        {
+            let guest = table::load_descriptor(descriptor).addr;
+            let mut hint = self.hint;
+            if let Some(run) = self.memory.guest_run(guest, 1, &mut hint) {
+                sys::prefetch(run.start);
+                sys::prefetch(run.start.wrapping_add(64));
+            }
+        }
+    }
+
+    /// The descriptor of the head that comes `ahead` of the next, if it is one.
+    #[inline]
+    fn descriptor_ahead(&self, ahead: u16) -> Option<*mut u8> {
+        let slot = 4 + 2 * usize::from(self.next_avail.wrapping_add(ahead) & self.mask());
+        let head = self
+            .u16_at(self.parts.available, slot)
+            .load(Ordering::Relaxed);
+        let offset = 16 * usize::from(head);
+        (head < self.addresses.size).then(|| self.parts.descriptor.wrapping_add(offset))
+    }
+
     fn set_used_flags(&self, value: u32) {
         let value = u16::try_from(value).unwrap_or(0);
         self.u16_at(self.parts.used, 0)
@@ -355,6 +392,7 @@ impl Ring for SplitRing {
             });
         }
         self.next_avail = self.next_avail.wrapping_add(1);
+        self.look_ahead();
         Ok(Some(head))
     }
 

@@ -4,6 +4,8 @@
 use std::io;
 use std::time::Duration;
 
+use super::net::NetFault;
+
 /// Result of a front-end operation.
 pub type Result<T> = std::result::Result<T, FrontendError>;
 
@@ -30,6 +32,12 @@ pub enum FrontendError {
         /// What the vhost crate says.
         #[source]
         source: vhost::Error,
+    },
+    /// A message that this crate sends itself was answered with a refusal.
+    #[error("vhost-user {message} refused")]
+    Refused {
+        /// The message.
+        message: &'static str,
     },
     /// The awaited event did not come in time.
     #[error("no {event} within {timeout:?}")]
@@ -155,6 +163,9 @@ pub enum FrontendError {
         /// The byte written.
         expected: u8,
     },
+    /// A frame or its buffers are not as the network device has to make them.
+    #[error(transparent)]
+    Net(#[from] NetFault),
 }
 
 impl FrontendError {

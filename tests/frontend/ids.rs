@@ -103,4 +103,6 @@ pub mod feature {
     pub const ACCESS_PLATFORM: u64 = 1 << 33;
     /// `VIRTIO_F_RING_PACKED`.
     pub const RING_PACKED: u64 = 1 << 34;
+    /// `VIRTIO_F_IN_ORDER`.
+    pub const IN_ORDER: u64 = 1 << 35;
 }

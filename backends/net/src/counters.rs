@@ -36,7 +36,11 @@ impl Direction {
     /// the control queue.
     #[must_use]
     pub const fn of_vring(index: u16) -> Self {
-        if index % 2 == 0 { Self::Rx } else { Self::Tx }
+        if index.is_multiple_of(2) {
+            Self::Rx
+        } else {
+            Self::Tx
+        }
     }
 
     /// `rx` or `tx`.

@@ -151,6 +151,11 @@ impl Hub {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push((port, announcement(mac).to_vec()));
+        self.wake();
+    }
+
+    /// Has all data threads look what is to be done.
+    pub fn wake(&self) {
         // Full means that a wake-up is due already.
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }

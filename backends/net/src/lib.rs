@@ -17,6 +17,7 @@ pub mod limit;
 pub mod link;
 pub mod mac_table;
 pub mod manage;
+pub mod network;
 pub mod offload;
 pub mod options;
 pub mod port;

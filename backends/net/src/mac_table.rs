@@ -85,8 +85,8 @@ pub struct MacTable {
     port_limit: u32,
     /// Entries of each port.
     counts: Box<[AtomicU32]>,
-    /// What was seen before is forgotten.
-    flushed_s: AtomicU32,
+    /// What was seen of a port before is forgotten.
+    flushed_s: Box<[AtomicU32]>,
 }
 
 const PRESENT: u64 = 1 << 63;
@@ -104,7 +104,7 @@ impl MacTable {
             ageing_s,
             port_limit: u32::try_from(capacity.div_ceil(SHARE)).unwrap_or(u32::MAX),
             counts: (0..ports).map(|_| AtomicU32::new(0)).collect(),
-            flushed_s: AtomicU32::new(0),
+            flushed_s: (0..ports).map(|_| AtomicU32::new(0)).collect(),
         }
     }
 
@@ -125,8 +125,11 @@ impl MacTable {
 
     #[inline]
     fn is_stale(&self, value: Value, now_s: u32) -> bool {
-        now_s.saturating_sub(value.seen_s) > self.ageing_s
-            || value.seen_s < self.flushed_s.load(Ordering::Relaxed)
+        let flushed_s = self
+            .flushed_s
+            .get(usize::from(value.port))
+            .map_or(0, |flushed_s| flushed_s.load(Ordering::Relaxed));
+        now_s.saturating_sub(value.seen_s) > self.ageing_s || value.seen_s < flushed_s
     }
 
     /// The port that `mac` is behind.
@@ -234,10 +237,17 @@ impl MacTable {
         }
     }
 
-    /// Forgets everything seen until now.
-    pub fn flush(&self, now_s: u32) {
-        self.flushed_s
-            .store(now_s.saturating_add(1), Ordering::Relaxed);
+    /// Forgets what is behind `port`, or everything; returns how many stations that is. The second
+    /// that it is called in is forgotten to its end.
+    pub fn flush(&self, port: Option<PortId>, now_s: u32) -> usize {
+        let meant = |station: &Station| port.is_none_or(|port| port == station.port);
+        let count = self.stations(now_s).into_iter().filter(meant).count();
+        for (flushed_s, number) in self.flushed_s.iter().zip(0_u16..) {
+            if port.is_none_or(|port| port.0 == number) {
+                flushed_s.store(now_s.saturating_add(1), Ordering::Relaxed);
+            }
+        }
+        count
     }
 
     /// Everything known.
@@ -335,7 +345,7 @@ mod tests {
         for n in 0..1000 {
             table.learn(0, mac(n), PortId(0), 100);
         }
-        table.flush(100);
+        assert!(table.flush(None, 100) > 0);
         assert!(table.stations(101).is_empty());
         for n in 0..1000 {
             table.learn(0, mac(n), PortId(0), 101);

@@ -1,127 +1,85 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `ringside-net`: a vhost-user network device back-end.
+//!
+//! Exit codes: 0 after SIGTERM or when all inherited connections have ended, 1 when it could not
+//! start or go on, 2 for a bad command line.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
-use ringside_common::cli::Endpoint;
+use clap::{CommandFactory as _, Parser as _};
+use ringside_common::cli::man_page;
 use ringside_common::daemon::{Control, Source, serve_all};
+use ringside_common::logging::init_logging;
+use ringside_common::management::{ManagementSockets, Services};
 use ringside_common::worker::WorkerOptions;
-use ringside_net::capture::CaptureControl;
-use ringside_net::device::NetDevice;
-use ringside_net::hub::{Fabric, Hub};
-use ringside_net::link::tap::TapSpec;
-use ringside_net::link::{Link, LinkSpec};
-use ringside_net::mac_table::{MacTable, PortId};
-use ringside_net::port::{Port, PortOptions};
+use ringside_net::manage::NetManagement;
+use ringside_net::network::Network;
+use ringside_net::options::{Action, CAPABILITIES, Options};
 
-#[derive(Parser)]
-struct Args {
-    #[arg(long)]
-    socket_path: Vec<PathBuf>,
-    #[arg(long)]
-    connect: Vec<PathBuf>,
-    #[arg(long, default_value = "switch")]
-    backend: String,
-    #[arg(long)]
-    uplink: Option<String>,
-    #[arg(long, default_value_t = 8)]
-    queue_pairs: u16,
-    #[arg(long, default_value_t = 1024)]
-    queue_size: u16,
-    #[arg(long, default_value_t = 50)]
-    poll_us: u64,
-    #[arg(long)]
-    mtu: Option<u16>,
-    #[arg(long, default_value_t = 2)]
-    threads: usize,
-}
-
-fn link(text: &str) -> LinkSpec {
-    let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
-    let (name, netns) = rest.split_once(",netns=").unwrap_or((rest, ""));
-    let netns = (!netns.is_empty()).then(|| PathBuf::from(format!("/run/netns/{netns}")));
-    match kind {
-        "tap" => LinkSpec::Tap(TapSpec::Interface {
-            name: name.into(),
-            netns,
-        }),
-        "packet" => LinkSpec::Packet {
-            interface: name.into(),
-            netns,
-        },
-        "dgram" => LinkSpec::Dgram {
-            path: name.into(),
-            local: None,
-        },
-        _ => LinkSpec::Stream { path: name.into() },
+fn main() -> ExitCode {
+    match run(Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut text = error.to_string();
+            let mut source = error.source();
+            while let Some(cause) = source {
+                text = format!("{text}: {cause}");
+                source = cause.source();
+            }
+            let _ = writeln!(std::io::stderr(), "ringside-net: {text}");
+            ExitCode::FAILURE
+        }
     }
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let args = Args::parse();
-    let _ = ringside_common::logging::init_logging(log::LevelFilter::Info);
-    let (fabric, spec) = match args.backend.split_once(':').unwrap_or((&args.backend, "")) {
-        ("switch", _) => (Fabric::Switch, args.uplink.as_deref().map(link)),
-        ("null", "") => (Fabric::Null { generate: None }, None),
-        ("null", n) => (
-            Fabric::Null {
-                generate: Some(n.parse()?),
-            },
-            None,
-        ),
-        ("loopback", _) => (Fabric::Loopback, None),
-        _ => (Fabric::Wire, Some(link(&args.backend))),
-    };
-    let pairs = args.queue_pairs;
-    let link_pairs = match (&spec, fabric) {
-        (Some(LinkSpec::Tap(_)), Fabric::Wire) => pairs,
-        _ => 1,
-    };
-    let link = spec.map(|spec| Link::open(&spec, link_pairs)).transpose()?;
-    let control = Control::new()?;
-    let endpoints: Vec<_> = args
-        .socket_path
-        .into_iter()
-        .map(|path| Endpoint::Listen {
-            path,
-            mode: 0o600,
-            group: None,
-        })
-        .chain(args.connect.into_iter().map(Endpoint::Connect))
-        .collect();
-    let ports: Vec<_> = (0..)
-        .zip(&endpoints)
-        .map(|(n, _)| {
-            let options = PortOptions {
-                name: format!("port{n}"),
-                mtu: args.mtu,
-                ..PortOptions::default()
-            };
-            Arc::new(Port::new(PortId(n), options, pairs, Arc::default()))
-        })
-        .collect();
-    let capture = CaptureControl::new(ports.iter().map(|p| p.options.name.clone()).collect());
-    let table = MacTable::new(8192, ports.len() + 1, 300);
-    let hub = Hub::new(
-        fabric,
-        link,
-        ports.clone(),
-        table,
-        Arc::clone(capture.capture()),
-    )?;
-    let mut devices = Vec::new();
-    for (endpoint, port) in endpoints.into_iter().zip(ports) {
-        let device = Arc::new(NetDevice::new(port, Arc::clone(&hub), args.queue_size));
-        devices.push((device, Source::of(endpoint)?));
+fn run(options: Options) -> Result<(), Box<dyn Error>> {
+    let mut stdout = std::io::stdout();
+    if let Some(Action::Ctl(ctl)) = options.command {
+        writeln!(stdout, "{}", ctl.run()?)?;
+        return Ok(());
     }
+    if options.common.print_capabilities {
+        stdout.write_all(CAPABILITIES.as_bytes())?;
+        return Ok(());
+    }
+    if options.common.print_man {
+        stdout.write_all(&man_page(Options::command())?)?;
+        return Ok(());
+    }
+    init_logging(options.common.log_level.into())?;
+    let config = options.into_config()?;
     let workers = WorkerOptions {
-        max_threads: args.threads,
-        cpus: Vec::new(),
-        max_poll_ns: args.poll_us * 1000,
+        max_threads: config.common.threads.get(),
+        cpus: config.common.cpus.clone(),
+        max_poll_ns: u64::try_from(config.common.poll.as_nanos())?,
     };
-    serve_all(devices, &workers, &control)?;
+    let control = Arc::new(Control::new()?);
+    let sockets = ManagementSockets::bind(
+        config.common.control_socket.as_deref(),
+        config.common.metrics.as_ref(),
+    )?;
+    let (network, served) = Network::open(config, Arc::clone(&control))?;
+    let served = served
+        .into_iter()
+        .map(|(device, endpoint)| Ok((device, Source::of(endpoint)?)))
+        .collect::<Result<Vec<_>, Box<dyn Error>>>()?;
+    let management = if sockets.is_empty() {
+        None
+    } else {
+        let capture = Arc::clone(network.capture());
+        let methods = NetManagement::new(Arc::clone(&network) as _, capture);
+        let services = Services {
+            program: "ringside-net",
+            version: env!("CARGO_PKG_VERSION"),
+            devices: network.counters(),
+            manage: vec![Arc::new(methods)],
+        };
+        Some(sockets.spawn(services, || {})?)
+    };
+    serve_all(served, &workers, &control)?;
+    drop(management);
     Ok(())
 }

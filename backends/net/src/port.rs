@@ -74,6 +74,10 @@ pub struct Port {
     pub options: PortOptions,
     /// Queue pairs offered.
     pub pairs: u16,
+    /// A front-end has said which features its driver has.
+    connected: AtomicBool,
+    /// Receive vrings that are started.
+    running_pairs: AtomicU16,
     acked_features: AtomicU64,
     guest_mtu: AtomicU16,
     driver_status: AtomicU64,
@@ -100,7 +104,7 @@ pub struct Port {
 impl Port {
     /// A port that nobody is connected to.
     #[must_use]
-    pub fn new(id: PortId, options: PortOptions, pairs: u16, counters: Arc<PortCounters>) -> Self {
+    pub fn new(id: PortId, options: PortOptions, pairs: u16) -> Self {
         Self {
             id,
             pairs,
@@ -114,7 +118,9 @@ impl Port {
             from_guest: RateLimit::default(),
             filter: Mutex::new(RxFilter::new(options.mac)),
             filter_version: AtomicU32::new(0),
-            counters,
+            counters: Arc::default(),
+            connected: AtomicBool::new(false),
+            running_pairs: AtomicU16::new(0),
             stats: Arc::new(DeviceStats::new("net", &[])),
             back_channel: BackChannel::default(),
             options,
@@ -134,6 +140,28 @@ impl Port {
         }
     }
 
+    /// Whether there is a guest.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Acquire)
+    }
+
+    /// Queue pairs that are started.
+    #[must_use]
+    pub fn running_pairs(&self) -> u16 {
+        self.running_pairs.load(Ordering::Acquire)
+    }
+
+    /// A receive vring has started.
+    pub fn pair_started(&self) {
+        self.running_pairs.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// One has stopped.
+    pub fn pair_stopped(&self) {
+        self.running_pairs.fetch_sub(1, Ordering::AcqRel);
+    }
+
     /// The features that the driver acknowledged.
     #[must_use]
     pub fn acked_features(&self) -> u64 {
@@ -142,6 +170,7 @@ impl Port {
 
     /// Takes note of them; returns those before.
     pub fn set_acked_features(&self, features: u64) -> u64 {
+        self.connected.store(true, Ordering::Release);
         self.acked_features.swap(features, Ordering::AcqRel)
     }
 
@@ -253,6 +282,7 @@ impl Port {
     /// The front-end has gone: what it and the driver had set is void.
     pub fn reset(&self) {
         self.set_acked_features(0);
+        self.connected.store(false, Ordering::Release);
         self.set_guest_mtu(0);
         self.set_active_pairs(u16::MAX);
         self.set_driver_status(0);

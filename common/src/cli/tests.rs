@@ -106,6 +106,34 @@ fn no_endpoint_is_an_error_but_not_for_print_capabilities() {
 }
 
 #[test]
+fn socket_path_given_twice_is_for_devices_of_many_front_ends() {
+    let args = ["--socket-path=a", "--socket-path=b", "--socket-mode=660"];
+    let error = config(&args).unwrap_err();
+    assert!(
+        matches!(error, CliError::TooManySocketPaths { count: 2 }),
+        "{error}"
+    );
+    let many = |args: &[&str]| {
+        let config = parse(args)
+            .unwrap()
+            .into_config_of_many_with(&mut ListenFd::empty());
+        let (_, endpoints) = config.unwrap();
+        endpoints
+    };
+    let paths: Vec<_> = many(&args)
+        .into_iter()
+        .map(|endpoint| match endpoint {
+            Endpoint::Listen { path, mode, group } => (path, mode, group),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let expected = ["a", "b"].map(|path| (PathBuf::from(path), 0o660, None));
+    assert_eq!(paths, expected);
+    assert!(many(&[]).is_empty());
+    assert!(matches!(many(&["--connect=c"])[..], [Endpoint::Connect(_)]));
+}
+
+#[test]
 fn socket_options_without_socket_path_are_refused() {
     for option in ["--socket-mode=660", "--socket-group=0"] {
         let error = parse(&[option]).unwrap_err();

@@ -51,6 +51,12 @@ pub enum ManageError {
         /// Its name.
         name: &'static str,
     },
+    /// A parameter that the method does not have.
+    #[error("unknown parameter {name}")]
+    UnknownParam {
+        /// Its name.
+        name: String,
+    },
     /// A parameter has the wrong type or value.
     #[error("parameter {name}: expected {expected}")]
     InvalidParam {
@@ -75,7 +81,9 @@ impl ManageError {
     fn code(&self) -> i64 {
         match self {
             Self::UnknownMethod => METHOD_NOT_FOUND,
-            Self::MissingParam { .. } | Self::InvalidParam { .. } => INVALID_PARAMS,
+            Self::MissingParam { .. } | Self::UnknownParam { .. } | Self::InvalidParam { .. } => {
+                INVALID_PARAMS
+            }
             Self::Failed(_) => FAILED,
             Self::Unavailable { .. } => UNAVAILABLE,
         }

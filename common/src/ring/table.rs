@@ -33,7 +33,7 @@ impl Table for DirectTable {
 
 /// Reads one descriptor that lies in one piece at an 8-aligned address.
 #[inline]
-fn load_descriptor(at: *mut u8) -> Descriptor {
+pub(super) fn load_descriptor(at: *mut u8) -> Descriptor {
     #[expect(clippy::cast_ptr_alignment, reason = "callers pass aligned addresses")]
     let words = at.cast::<u64>();
     // SAFETY: callers pass an 8-aligned address with 16 mapped bytes: an entry of a table that

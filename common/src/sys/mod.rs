@@ -116,6 +116,18 @@ pub(crate) fn recvmsg(fd: BorrowedFd<'_>, to: &[iovec]) -> io::Result<usize> {
     counted(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) })
 }
 
+/// Has the processor fetch the cache line at `address`, which may be anything.
+#[inline]
+pub(crate) fn prefetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint; an address that is not mapped is ignored.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// A new epoll instance, whose bare descriptor from the `epoll` crate gets an owner.
 pub(crate) fn epoll_instance() -> io::Result<OwnedFd> {
     let fd = epoll::create(true)?;

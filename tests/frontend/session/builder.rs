@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Describing a connection.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use vhost::vhost_user::VhostUserProtocolFeatures;
 
 use crate::frontend::ids::feature;
-use crate::frontend::memory::MemoryLayout;
+use crate::frontend::memory::{GuestMemory, MemoryLayout};
 use crate::frontend::ring::{CallMode, RingConfig};
 
 /// Features no session acknowledges by itself: the ring code here is split, without an IOMMU and
@@ -51,6 +52,8 @@ pub struct SessionBuilder {
     pub(super) memory_messages: MemoryMessages,
     pub(super) need_reply: bool,
     pub(super) timeout: Duration,
+    pub(super) early_enable: Vec<u32>,
+    pub(super) existing_memory: Option<Arc<GuestMemory>>,
 }
 
 impl Default for SessionBuilder {
@@ -72,6 +75,8 @@ impl Default for SessionBuilder {
             memory_messages: MemoryMessages::Table,
             need_reply: true,
             timeout: Duration::from_secs(10),
+            early_enable: Vec::new(),
+            existing_memory: None,
         }
     }
 }
@@ -188,6 +193,21 @@ impl SessionBuilder {
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Enables these vrings before `SET_FEATURES` and asks for an answer each time, as QEMU does
+    /// for a network device. Default: none.
+    #[must_use]
+    pub fn early_enable(mut self, vrings: impl IntoIterator<Item = u32>) -> Self {
+        self.early_enable = vrings.into_iter().collect();
+        self
+    }
+
+    /// Shares guest memory that exists: the guest has gone on while its back-end was replaced.
+    #[must_use]
+    pub fn existing_memory(mut self, memory: Arc<GuestMemory>) -> Self {
+        self.existing_memory = Some(memory);
         self
     }
 }

@@ -12,8 +12,9 @@ use vhost::vhost_user::{Frontend, VhostUserFrontend, VhostUserProtocolFeatures};
 use super::{MemoryMessages, Negotiated, Session, SessionBuilder};
 use crate::frontend::back_channel::BackChannel;
 use crate::frontend::error::{FrontendError, Result};
-use crate::frontend::ids::feature;
+use crate::frontend::ids::{feature, request};
 use crate::frontend::memory::GuestMemory;
+use crate::frontend::raw::{Header, RawClient};
 
 impl SessionBuilder {
     /// Connects to a listening back-end and shakes hands.
@@ -39,13 +40,18 @@ impl SessionBuilder {
         ] {
             result.map_err(FrontendError::io("socket timeout"))?;
         }
-        let memory = GuestMemory::new(&self.layout)?;
+        let memory = match &self.existing_memory {
+            Some(memory) => Arc::clone(memory),
+            None => GuestMemory::new(&self.layout)?,
+        };
+        let early = stream.try_clone().map_err(FrontendError::io("dup"))?;
         let mut frontend = Frontend::from_stream(stream, self.queues as u64);
         let negotiated = self.negotiate(&mut frontend)?;
         let back_channel = back_channel(&mut frontend, &negotiated)?;
         frontend
             .set_owner()
             .map_err(FrontendError::message("SET_OWNER"))?;
+        self.enable_early(early)?;
         frontend
             .set_features(negotiated.features)
             .map_err(FrontendError::message("SET_FEATURES"))?;
@@ -126,6 +132,23 @@ impl SessionBuilder {
             agreed.max_mem_slots = frontend
                 .get_max_mem_slots()
                 .map_err(FrontendError::message("GET_MAX_MEM_SLOTS"))?;
+        }
+        Ok(())
+    }
+
+    /// By hand, since the vhost crate refuses to send it so early.
+    fn enable_early(&self, stream: UnixStream) -> Result<()> {
+        let client = RawClient::from_stream(stream)?;
+        for vring in &self.early_enable {
+            let body = [vring.to_ne_bytes(), 1_u32.to_ne_bytes()].concat();
+            let header = Header::new(request::SET_VRING_ENABLE, 8).need_reply();
+            client.send(header, &body, &[])?;
+            let answer = client.recv(self.timeout)?;
+            if answer.u64_at(0) != Some(0) {
+                return Err(FrontendError::Refused {
+                    message: "early SET_VRING_ENABLE",
+                });
+            }
         }
         Ok(())
     }

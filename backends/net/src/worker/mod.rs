@@ -42,7 +42,7 @@ use transmit::TxQueue;
 use wire::Wire;
 
 /// Frames moved from one vring or link before the next one has its turn.
-const BUDGET_FRAMES: usize = 256;
+const BUDGET_FRAMES: usize = 64;
 /// Bytes likewise.
 const BUDGET_BYTES: usize = 512 << 10;
 
@@ -151,6 +151,9 @@ impl DeviceWorker for NetWorker {
         }
         if let Some(place) = turn.vrings.get(slot) {
             self.lan.add(slot, &place.queue);
+            if matches!(place.queue.side, Side::Receive(_)) {
+                place.queue.port.pair_started();
+            }
         }
         self.start_wire(turn, slot)
     }
@@ -171,6 +174,9 @@ impl DeviceWorker for NetWorker {
     fn stopped(&mut self, turn: &mut NetTurn<'_>, slot: usize) {
         if let Some(place) = turn.vrings.get(slot) {
             self.lan.remove(&place.queue);
+            if matches!(place.queue.side, Side::Receive(_)) {
+                place.queue.port.pair_stopped();
+            }
         }
         self.stop_wire(turn, slot);
     }
