@@ -119,6 +119,24 @@ fn by_qemu() -> bool {
 }
 
 #[test]
+fn network_of_a_test_is_seen_from_inside_only() -> Result<(), BoxError> {
+    if let Some(reason) = network_needs() {
+        skip("network_of_a_test_is_seen_from_inside_only", &reason)?;
+        return Ok(());
+    }
+    let network = Network::new()?;
+    network.tap("rs-inside", 2, &["10.0.0.1/24"])?;
+    let server = HttpServer::start(&network, address("10.0.0.1:80")?, 1 << 20)?;
+    let file = network.run("curl", &["--silent", "--output", "-", "http://10.0.0.1/x"]);
+    assert!(matches!(&file, Ok(file) if !file.is_empty()), "{file:?}");
+    assert_eq!(server.asked(), ["/x"]);
+    assert!(network.run("ip", &["link"])?.contains("rs-inside"));
+    let own = fs::read_to_string("/proc/thread-self/net/dev")?;
+    assert!(!own.contains("rs-inside"), "{own}");
+    Ok(())
+}
+
+#[test]
 fn devices_with_1_2_and_4_queue_pairs_and_a_disk_pass() -> Result<(), BoxError> {
     if !ready("devices_with_1_2_and_4_queue_pairs_and_a_disk_pass")? {
         return Ok(());
