@@ -78,9 +78,7 @@ impl Network {
             Some(LinkSpec::Tap(_)) if fabric == Fabric::Wire => config.queue_pairs,
             _ => 1,
         };
-        let link = spec
-            .map(|spec| Link::open(&spec, link_pairs))
-            .transpose()?;
+        let link = spec.map(|spec| Link::open(&spec, link_pairs)).transpose()?;
         let mut names: Vec<String> = config.ports.iter().map(|port| port.name.clone()).collect();
         if fabric == Fabric::Switch && link.is_some() {
             names.push(UPLINK.to_owned());
