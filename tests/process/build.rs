@@ -64,9 +64,14 @@ fn build(package: &'static str) -> Result<PathBuf> {
 }
 
 /// Target directory, directory of the profile and name of the profile around a test binary, which
-/// lies in `target/<profile directory>/deps/`.
+/// lies in `target/<profile directory>/deps/`, or any other, one directory higher.
 fn target_dirs(exe: &Path) -> Option<(&Path, &Path, &str)> {
-    let profile_dir = exe.parent()?.parent()?;
+    let dir = exe.parent()?;
+    let profile_dir = if dir.ends_with("deps") {
+        dir.parent()?
+    } else {
+        dir
+    };
     let profile = match profile_dir.file_name()?.to_str()? {
         // The directory of the profiles dev and test.
         "debug" => "dev",
@@ -86,6 +91,8 @@ mod tests {
         assert_eq!(dirs, Some(expected));
         let dirs = target_dirs(Path::new("/t/release/deps/x"));
         let expected = (Path::new("/t"), Path::new("/t/release"), "release");
+        assert_eq!(dirs, Some(expected));
+        let dirs = target_dirs(Path::new("/t/release/vm-demo"));
         assert_eq!(dirs, Some(expected));
         assert_eq!(target_dirs(Path::new("/x")), None);
     }

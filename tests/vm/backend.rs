@@ -5,19 +5,20 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 
 use super::child::Child;
 use super::error::VmError;
+use super::program::find_program;
 use super::qmp::Qmp;
+use crate::process::back_end_binary;
 
-const START_LIMIT: Duration = Duration::from_secs(20);
+/// How long a program of the tests may take to be ready.
+pub(crate) const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// Queues of the daemon when nothing else is asked: its own default of 1 refuses a front-end that
 /// wants one per processor.
@@ -45,49 +46,13 @@ impl BackEnd {
     /// The program to start. Ours is built first, so that no stale one is tested.
     ///
     /// # Errors
-    /// When it cannot be built, or the workspace has none.
-    pub fn program(self) -> Result<PathBuf, String> {
-        static RINGSIDE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    /// When it cannot be built, or is not there.
+    pub fn program(self) -> Result<PathBuf, VmError> {
         match self {
-            Self::Ringside => RINGSIDE.get_or_init(build_ringside).clone(),
-            Self::QemuStorageDaemon => Ok(PathBuf::from("qemu-storage-daemon")),
+            Self::Ringside => back_end_binary("ringside-blk").map_err(VmError::Build),
+            Self::QemuStorageDaemon => find_program("qemu-storage-daemon"),
         }
     }
-}
-
-/// Builds `ringside-blk` in the profile of this program and asks cargo where it is.
-fn build_ringside() -> Result<PathBuf, String> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command
-        .args([
-            "build",
-            "--quiet",
-            "-p",
-            "ringside-blk",
-            "--message-format=json",
-        ])
-        .current_dir(env!("CARGO_MANIFEST_DIR"));
-    if !cfg!(debug_assertions) {
-        command.arg("--release");
-    }
-    let output = command
-        .output()
-        .map_err(|error| format!("cannot start cargo: {error}"))?;
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
-    }
-    String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .find_map(|message| {
-            let named = message["target"]["name"] == "ringside-blk";
-            message["executable"]
-                .as_str()
-                .filter(|_| named)
-                .map(PathBuf::from)
-        })
-        .ok_or_else(|| "the workspace has no program ringside-blk".to_owned())
 }
 
 /// How a disk is served.
@@ -137,10 +102,7 @@ impl Disk {
             file.set_len(options.size_mib << 20)
                 .map_err(VmError::file(&image))?;
         }
-        let program = kind.program().map_err(|reason| VmError::Start {
-            program: "ringside-blk".into(),
-            source: std::io::Error::other(reason),
-        })?;
+        let program = kind.program()?;
         match kind {
             BackEnd::Ringside => Self::start_ringside(dir, &program, options),
             BackEnd::QemuStorageDaemon => Self::start_daemon(dir, &program, options),

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A process of the tests: dies with its owner, keeps its output in a file.
+//! A process of the tests: dies with its owner, keeps its output in a file; in a network namespace
+//! of its own or without any privilege, if it should be.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -18,6 +19,52 @@ pub(crate) const POLL: Duration = Duration::from_millis(10);
 /// The last bytes of a log that are quoted in an error: enough for a kernel's last words, whose
 /// first line says most and is followed by a call trace.
 const TAIL_BYTES: usize = 8000;
+
+/// Where a process runs, and as whom.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Place {
+    /// The network namespace, that of the tests when `None`.
+    pub(crate) namespace: Option<PathBuf>,
+    /// As user `nobody`, with no capability and no way to get one.
+    pub(crate) unprivileged: bool,
+}
+
+impl Place {
+    /// What stands before a program and its arguments.
+    fn prefix(&self) -> Vec<OsString> {
+        let mut words: Vec<OsString> = Vec::new();
+        if let Some(namespace) = &self.namespace {
+            let mut option = OsString::from("--net=");
+            option.push(namespace);
+            words.extend(["nsenter".into(), option, "--".into()]);
+        }
+        words.extend(["setpriv", "--pdeathsig=KILL"].map(OsString::from));
+        if self.unprivileged {
+            words.extend(UNPRIVILEGED.map(OsString::from));
+        }
+        words.push("--".into());
+        words
+    }
+
+    /// The command that runs `program` here.
+    pub(crate) fn command(&self, program: &Path) -> Command {
+        let prefix = self.prefix();
+        let mut words = prefix.iter();
+        let mut command = Command::new(words.next().map_or(program.as_os_str(), |word| word));
+        command.args(words).arg(program).stdin(Stdio::null());
+        command
+    }
+}
+
+/// Options of `setpriv` that leave a process nothing.
+const UNPRIVILEGED: [&str; 6] = [
+    "--reuid=nobody",
+    "--regid=nogroup",
+    "--clear-groups",
+    "--inh-caps=-all",
+    "--bounding-set=-all",
+    "--no-new-privs",
+];
 
 /// A running process, killed when dropped.
 ///
@@ -37,13 +84,21 @@ impl Child {
         args: impl IntoIterator<Item = S>,
         log: &Path,
     ) -> Result<Self, VmError> {
+        Self::spawn_at(&Place::default(), program, args, log)
+    }
+
+    /// Starts `program` at `place`; its standard output and error go to the file `log`.
+    pub(crate) fn spawn_at<S: AsRef<OsStr>>(
+        place: &Place,
+        program: &Path,
+        args: impl IntoIterator<Item = S>,
+        log: &Path,
+    ) -> Result<Self, VmError> {
         let output = File::create(log).map_err(VmError::file(log))?;
         let errors = output.try_clone().map_err(VmError::file(log))?;
-        let process = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "--"])
-            .arg(program)
+        let process = place
+            .command(program)
             .args(args)
-            .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)
             .spawn()
@@ -96,13 +151,31 @@ impl Child {
 
     /// Waits until `path` exists.
     pub(crate) fn wait_for_file(&mut self, path: &Path, limit: Duration) -> Result<(), VmError> {
+        self.wait_until(&format!("make {}", path.display()), limit, |_| {
+            path.exists()
+        })
+    }
+
+    /// Waits until the process has printed `text`.
+    pub(crate) fn wait_for_text(&mut self, text: &str, limit: Duration) -> Result<(), VmError> {
+        self.wait_until(&format!("say '{text}'"), limit, |child| {
+            child.log().contains(text)
+        })
+    }
+
+    /// Waits until the process has done `what`, as `done` finds.
+    pub(crate) fn wait_until(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        done: impl Fn(&Self) -> bool,
+    ) -> Result<(), VmError> {
         let deadline = Instant::now() + limit;
-        while !path.exists() {
+        while !done(self) {
             self.still_running()?;
             if Instant::now() >= deadline {
-                let what = format!("{} to make {}", self.name, path.display());
                 return Err(VmError::Timeout {
-                    what,
+                    what: format!("{} to {what}", self.name),
                     limit,
                     console: self.log_tail(),
                 });
@@ -127,6 +200,12 @@ impl Child {
             status,
             log: self.log_tail(),
         }
+    }
+
+    /// What the process printed so far.
+    pub(crate) fn log(&self) -> String {
+        let bytes = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// The end of what the process printed.

@@ -52,8 +52,12 @@ impl Control {
             command: "device_add".into(),
             reply: "no hot-plug port is free".into(),
         })?;
-        self.qmp
-            .execute("chardev-add", device.chardev_add(self.qemu))?;
+        if let Some(chardev) = device.chardev_add(self.qemu) {
+            self.qmp.execute("chardev-add", chardev)?;
+        }
+        if let Some(netdev) = device.netdev_add() {
+            self.qmp.execute("netdev_add", netdev)?;
+        }
         self.qmp.execute("device_add", device.device_add(&port))?;
         self.used_ports.push((device.id().to_owned(), port));
         Ok(())
@@ -68,8 +72,14 @@ impl Control {
             .execute("device_del", json!({ "id": device.id() }))?;
         self.qmp
             .wait_event("DEVICE_DELETED", Some(device.id()), UNPLUG_LIMIT)?;
-        self.qmp
-            .execute("chardev-remove", json!({ "id": device.chardev() }))?;
+        // A netdev takes its character device with it.
+        if let Some(netdev) = device.netdev_add() {
+            self.qmp
+                .execute("netdev_del", json!({ "id": netdev["id"] }))?;
+        } else {
+            self.qmp
+                .execute("chardev-remove", json!({ "id": device.chardev() }))?;
+        }
         if let Some(index) = self.used_ports.iter().position(|(id, _)| id == device.id()) {
             self.free_ports.push(self.used_ports.swap_remove(index).1);
         }
@@ -91,6 +101,19 @@ impl Control {
         self.qmp.execute(
             "device_add",
             json!({ "driver": "pc-dimm", "id": dimm, "memdev": memory }),
+        )?;
+        Ok(())
+    }
+
+    /// Makes QEMU announce the addresses of all network devices, once, as it does at the end of a
+    /// migration. For a guest that cannot do so itself it asks the back-end (`SEND_RARP`).
+    ///
+    /// # Errors
+    /// When QEMU refuses.
+    pub fn announce_self(&mut self) -> Result<(), VmError> {
+        self.qmp.execute(
+            "announce-self",
+            json!({ "initial": 50, "max": 50, "rounds": 1, "step": 0 }),
         )?;
         Ok(())
     }

@@ -1,15 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The demonstration: `ringside-blk` serves a disk, a Linux guest puts it through its paces.
+//! The demonstration: `ringside-blk` serves a disk and `ringside-net` a network device, a Linux
+//! guest puts them through their paces.
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use ringside_tests::vm::{BackEnd, BoxError, Device, Disk, DiskOptions, Guest, needs};
+use ringside_tests::vm::{
+    BackEnd, BoxError, Device, DhcpOptions, DhcpServer, Disk, DiskOptions, Guest, HttpServer,
+    Network, Nic, NicOptions, needs, network_needs,
+};
 
 const QUEUES: u16 = 4;
 const SIZE_MIB: u64 = 1024;
 
-const PROGRAMS: &[&str] = &["blkdiscard", "fio", "fsck.ext4", "fstrim", "mkfs.ext4"];
+const HOST: &str = "10.0.0.1";
+const GUEST: &str = "10.0.0.2";
+const MAC: &str = "52:54:00:00:01:00";
+/// What the guest fetches: enough to be a transfer, little enough for its memory.
+const FILE_BYTES: usize = 32 << 20;
+
+const PROGRAMS: &[&str] = &[
+    "blkdiscard",
+    "ethtool",
+    "fio",
+    "fsck.ext4",
+    "fstrim",
+    "iperf3",
+    "mkfs.ext4",
+];
 
 fn main() -> ExitCode {
     match run() {
@@ -29,7 +48,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<bool, BoxError> {
-    if let Some(reason) = needs() {
+    if let Some(reason) = needs().or_else(network_needs) {
         return Err(reason.into());
     }
     let kind = BackEnd::under_test();
@@ -42,25 +61,48 @@ fn run() -> Result<bool, BoxError> {
             serial: "ringside-demo".into(),
         },
     )?;
+    say(&format!("{kind:?} serves a disk of {SIZE_MIB} MiB"));
+    let network = Network::new()?;
+    network.tap("tap0", QUEUES, &[&format!("{HOST}/24")])?;
+    let options = NicOptions::new("tap:tap0").args(&[&format!("--queue-pairs={QUEUES}")]);
+    let mut nic = Nic::start(&network, options)?;
     say(&format!(
-        "{kind:?} serves a disk of {SIZE_MIB} MiB; booting Linux on it"
+        "ringside-net serves a network device with {QUEUES} queue pairs; booting Linux on both"
     ));
+    let dhcp = DhcpOptions {
+        range: (GUEST, GUEST),
+        boot: None,
+    };
+    let _dhcp = DhcpServer::start(&network, "tap0", &dhcp)?;
+    let _iperf3 = network.iperf3_server()?;
+    let http = HttpServer::start(&network, SocketAddr::new(HOST.parse()?, 80), FILE_BYTES)?;
     let outcome = PROGRAMS
         .iter()
         .fold(Guest::new(), |guest, program| guest.program(program))
         .cpus(QUEUES.into())
         .reboots(1)
         .device(Device::block("disk", &disk.socket()).num_queues(QUEUES))
+        .device(
+            Device::net("nic", &nic.socket(0))
+                .queue_pairs(QUEUES)
+                .mac(MAC),
+        )
+        .env("HOST", HOST)
+        .env("GUEST", GUEST)
+        .env("MAC", MAC)
+        .env("FILE_SHA256", http.sha256())
         .env("BYTES", SIZE_MIB << 20)
         .env("SERIAL", disk.serial())
         .env("QUEUES", QUEUES)
         .script(concat!(
             include_str!("guest/disk.sh"),
+            include_str!("guest/net.sh"),
             include_str!("guest/demo.sh")
         ))
         .watch(|line| say(&format!("  {line}")))
         .run()?;
     disk.still_serving()?;
+    nic.still_serving()?;
     let passed = outcome.exit_code == 0 && outcome.boots == 2;
     if !passed {
         say(&format!("the guest's console:\n{}", outcome.console));

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::process::ProcessError;
+
 /// What a closure called by the runner may return.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -16,6 +18,9 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum VmError {
+    /// A back-end of this workspace could not be built.
+    #[error("no back-end to test")]
+    Build(#[source] ProcessError),
     /// A file could not be read, written or created.
     #[error("{}", path.display())]
     File {

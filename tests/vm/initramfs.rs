@@ -13,13 +13,11 @@ use std::path::{Path, PathBuf};
 use std::process;
 
 use super::error::VmError;
-use super::kernel::{Kernel, run_program};
+use super::kernel::Kernel;
+use super::program::{find_program, run_program};
 
 const INIT: &str = include_str!("guest/init");
 const LIB: &str = include_str!("guest/lib.sh");
-
-/// Directories that programs of this machine are looked up in.
-const PATHS: &[&str] = &["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 const MODE_DIRECTORY: u32 = 0o040_755;
 const MODE_FILE: u32 = 0o100_755;
@@ -122,18 +120,6 @@ fn build(kernel: &Kernel, busybox: &Path, files: &[PathBuf]) -> Result<Vec<u8>, 
         archive.file(&name, &fs::read(path).map_err(VmError::file(path))?);
     }
     Ok(archive.finish())
-}
-
-/// Where this machine has a program.
-fn find_program(name: &str) -> Result<PathBuf, VmError> {
-    let found = PATHS
-        .iter()
-        .map(|dir| Path::new(dir).join(name))
-        .find(|path| path.is_file());
-    found.ok_or_else(|| VmError::Start {
-        program: name.to_owned(),
-        source: std::io::ErrorKind::NotFound.into(),
-    })
 }
 
 /// The shared libraries of a program, its loader included; none for a static one.

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use super::error::VmError;
+use super::program::run_program;
 
 /// Modules the guest may need, whatever the kernel has built in. Those of the device drivers and
 /// file systems of the three back-ends, and memory hot-plug.
@@ -129,25 +129,6 @@ fn read_module(path: &Path) -> Result<Vec<u8>, VmError> {
     }
     let path = path.to_string_lossy().into_owned();
     run_program("xz", &["--decompress", "--stdout", &path])
-}
-
-/// Runs a program to its end and gives what it printed to its standard output.
-pub(crate) fn run_program(program: &str, args: &[&str]) -> Result<Vec<u8>, VmError> {
-    let output = Command::new(program)
-        .args(args)
-        .output()
-        .map_err(|source| VmError::Start {
-            program: program.to_owned(),
-            source,
-        })?;
-    if output.status.success() {
-        return Ok(output.stdout);
-    }
-    Err(VmError::Program {
-        program: program.to_owned(),
-        status: output.status,
-        output: String::from_utf8_lossy(&output.stderr).into_owned(),
-    })
 }
 
 fn collect_modules(dir: &Path, modules: &mut BTreeMap<String, PathBuf>) {

@@ -26,7 +26,11 @@ mod device;
 mod error;
 mod initramfs;
 mod kernel;
+mod machine;
 mod needs;
+mod network;
+mod nic;
+mod program;
 mod qmp;
 mod session;
 
@@ -41,6 +45,11 @@ pub use control::Control;
 pub use device::{Device, QemuVersion};
 pub use error::{BoxError, VmError};
 pub use needs::{needs, skip};
+pub use network::{
+    Capture, DhcpOptions, DhcpServer, EchoServer, HttpServer, Network, Passt, Service,
+    network_needs,
+};
+pub use nic::{Nic, NicOptions};
 pub use qmp::Qmp;
 
 /// A boot takes 8 to 14 seconds under TCG on an idle machine; several tests may share one.
@@ -75,6 +84,7 @@ pub struct Guest<'h> {
     hotplug_ports: u32,
     memory_mib: u64,
     memory_slots: Option<(u32, u64)>,
+    namespace: Option<PathBuf>,
     numa_nodes: u32,
     programs: Vec<String>,
     reboots: u32,
@@ -91,6 +101,8 @@ pub struct Outcome {
     pub output: String,
     /// What firmware and kernel printed to the console.
     pub console: String,
+    /// What QEMU printed.
+    pub log: String,
     /// How often the guest booted.
     pub boots: u32,
     /// How the processors were run.
@@ -114,6 +126,7 @@ impl<'h> Guest<'h> {
             hotplug_ports: 0,
             memory_mib: DEFAULT_MEMORY_MIB,
             memory_slots: None,
+            namespace: None,
             numa_nodes: 0,
             programs: Vec::new(),
             reboots: 0,
@@ -145,7 +158,8 @@ impl<'h> Guest<'h> {
         self
     }
 
-    /// Brings a program of this machine, with its libraries, into the guest.
+    /// Brings a program of this machine, with its libraries, into the guest: a name, or a path at
+    /// which the guest has it too.
     #[must_use]
     pub fn program(mut self, name: &str) -> Self {
         self.programs.push(name.to_owned());
@@ -185,6 +199,13 @@ impl<'h> Guest<'h> {
     #[must_use]
     pub fn device(mut self, device: Device) -> Self {
         self.devices.push(device);
+        self
+    }
+
+    /// Runs QEMU in this network, for its own tap devices ([`Device::tap`]).
+    #[must_use]
+    pub fn network(mut self, network: &Network) -> Self {
+        self.namespace = Some(network.path());
         self
     }
 

@@ -5,23 +5,24 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tempfile::TempDir;
 
 use super::accel::Accel;
-use super::child::{Child, POLL, tail};
+use super::child::{Child, POLL, Place, tail};
 use super::control::Control;
 use super::device::QemuVersion;
 use super::error::VmError;
-use super::kernel::{Kernel, run_program};
+use super::kernel::Kernel;
+use super::machine::{
+    Files, KERNEL_COMMAND_LINE, QEMU, environment, machine_arguments, nonce, qemu_version,
+};
+use super::program::find_program;
 use super::qmp::{Qmp, would_block};
 use super::{Boot, Guest, Outcome, cache_dir, initramfs};
 
-const QEMU: &str = "qemu-system-x86_64";
 const RESULTS: &str = "result port";
 
 /// QEMU 10.0 with several TCG threads can lose a race while the firmware or the kernel moves the
@@ -36,10 +37,6 @@ const QEMU_LIMIT: Duration = Duration::from_secs(60);
 
 /// Longest wait for bytes of the guest before looking whether QEMU is still there.
 const READ_SLICE: Duration = Duration::from_millis(100);
-
-/// The kernel keeps to errors so that the console stays short; a panic reboots at once, which
-/// ends QEMU (`-no-reboot`) or is seen as an unexpected boot.
-const KERNEL_COMMAND_LINE: &str = "console=ttyS0 loglevel=4 panic=-1 memhp_default_state=online";
 
 pub(super) fn run(mut guest: Guest<'_>) -> Result<Outcome, VmError> {
     let qemu = qemu_version()?;
@@ -96,6 +93,7 @@ fn run_once(
     let mut session = Session::start(guest, files, nonce, args, qemu)?;
     let exit_code = session.converse()?;
     session.finish()?;
+    let log = session.child.log();
     let Session { output, boots, .. } = session;
     let console = fs::read(&files.console).map_err(VmError::file(&files.console))?;
     let console = String::from_utf8_lossy(&console).into_owned();
@@ -104,124 +102,10 @@ fn run_once(
         exit_code,
         output,
         console,
+        log,
         boots,
         accel: Accel::Tcg,
         elapsed,
-    })
-}
-
-/// The files of one run.
-#[derive(Debug)]
-struct Files {
-    qmp: PathBuf,
-    results: PathBuf,
-    console: PathBuf,
-    log: PathBuf,
-    initramfs: PathBuf,
-}
-
-impl Files {
-    fn new(dir: &TempDir) -> Self {
-        let path = |name: &str| dir.path().join(name);
-        Self {
-            qmp: path("qmp"),
-            results: path("results"),
-            console: path("console"),
-            log: path("qemu.log"),
-            initramfs: path("initramfs"),
-        }
-    }
-}
-
-/// QEMU's arguments, but for what it boots.
-fn machine_arguments(
-    guest: &Guest<'_>,
-    files: &Files,
-    accel: Accel,
-    qemu: QemuVersion,
-) -> Vec<String> {
-    let mut args: Vec<String> = accel.arguments().map(String::from).into();
-    let mut add = |name: &str, value: String| args.extend([name.to_owned(), value]);
-    let memory_slots = guest.memory_slots.map_or(String::new(), |(n, max)| {
-        format!(",slots={n},maxmem={max}M")
-    });
-    add("-m", format!("{}M{memory_slots}", guest.memory_mib));
-    add("-smp", guest.cpus.to_string());
-    if guest.numa_nodes == 0 {
-        add("-machine", "q35,memory-backend=mem0".into());
-        add("-object", memory_object(0, guest.memory_mib));
-    } else {
-        add("-machine", "q35".into());
-        for node in 0..guest.numa_nodes {
-            add(
-                "-object",
-                memory_object(node, guest.memory_mib / u64::from(guest.numa_nodes)),
-            );
-            add("-numa", format!("node,nodeid={node},memdev=mem{node}"));
-        }
-    }
-    add("-display", "none".into());
-    add("-serial", format!("file:{}", files.console.display()));
-    add(
-        "-chardev",
-        format!("socket,id=results,path={}", files.results.display()),
-    );
-    add("-serial", "chardev:results".into());
-    add(
-        "-chardev",
-        format!("socket,id=qmp,path={}", files.qmp.display()),
-    );
-    add("-mon", "chardev=qmp,mode=control".into());
-    for port in 0..guest.hotplug_ports {
-        add(
-            "-device",
-            format!("pcie-root-port,id=port{port},chassis={port},slot={port}"),
-        );
-    }
-    args.extend(
-        guest
-            .devices
-            .iter()
-            .flat_map(|device| device.arguments(qemu)),
-    );
-    args.push("-nodefaults".into());
-    if guest.reboots == 0 {
-        args.push("-no-reboot".into());
-    }
-    args.extend(guest.extra.iter().cloned());
-    args
-}
-
-fn memory_object(index: u32, mib: u64) -> String {
-    format!("memory-backend-memfd,id=mem{index},size={mib}M,share=on")
-}
-
-/// The file of shell variables the guest starts with.
-fn environment(guest: &Guest<'_>, nonce: &str) -> String {
-    let mut text = format!("export NONCE={nonce}\n");
-    for (name, value) in &guest.env {
-        let quoted = value.replace('\'', r"'\''");
-        text.push_str(&format!("export {name}='{quoted}'\n"));
-    }
-    text
-}
-
-/// A word that nothing else prints.
-fn nonce() -> Result<String, VmError> {
-    let source = "/proc/sys/kernel/random/uuid";
-    let uuid = fs::read_to_string(source).map_err(VmError::file(source))?;
-    Ok(format!("@{}", uuid.trim()))
-}
-
-fn qemu_version() -> Result<QemuVersion, VmError> {
-    static VERSION: OnceLock<Option<QemuVersion>> = OnceLock::new();
-    let version = *VERSION.get_or_init(|| {
-        let text = run_program(QEMU, &["--version"]).ok()?;
-        QemuVersion::parse(&String::from_utf8_lossy(&text))
-    });
-    version.ok_or_else(|| VmError::Start {
-        program: QEMU.into(),
-        source: io::ErrorKind::NotFound.into(),
     })
 }
 
@@ -252,14 +136,21 @@ impl<'g, 'h> Session<'g, 'h> {
         let bind = |path: &Path| UnixListener::bind(path).map_err(VmError::file(path));
         let (qmp, results) = (bind(&files.qmp)?, bind(&files.results)?);
         log::debug!("{QEMU} {}", args.join(" "));
-        let program = run_program("sh", &["-c", &format!("command -v {QEMU}")])?;
-        let program = String::from_utf8_lossy(&program).trim().to_owned();
-        let mut child = Child::spawn(Path::new(&program), args, &files.log)?;
+        let place = Place {
+            namespace: guest.namespace.clone(),
+            unprivileged: false,
+        };
+        let mut child = Child::spawn_at(&place, &find_program(QEMU)?, args, &files.log)?;
         let results = accept(&results, &mut child)?;
         results
             .set_read_timeout(Some(READ_SLICE))
             .map_err(VmError::channel(RESULTS))?;
-        let qmp = Qmp::negotiate(accept(&qmp, &mut child)?)?;
+        let qmp = accept(&qmp, &mut child)?;
+        let qmp = Qmp::negotiate(qmp).or_else(|error| {
+            // QEMU hangs up when it refuses an argument: what it says tells more.
+            let status = child.wait(QEMU_LIMIT).map_err(|_| error)?;
+            Err(child.ended(status))
+        })?;
         let ports = (0..guest.hotplug_ports)
             .map(|port| format!("port{port}"))
             .collect();

@@ -83,27 +83,14 @@ impl Network {
         if fabric == Fabric::Switch && link.is_some() {
             names.push(UPLINK.to_owned());
         }
+        let (offloads, speed_mbps) = (config.offloads, config.speed_mbps);
         let (ports, endpoints): (Vec<_>, Vec<_>) = (0..)
             .zip(config.ports)
             .map(|(number, port)| {
-                let PortConfig {
-                    name,
-                    endpoint,
-                    properties,
-                } = port;
-                let options = PortOptions {
-                    name,
-                    mac: properties.mac,
-                    vlan: properties.vlan,
-                    isolated: properties.isolated,
-                    anti_spoof: properties.anti_spoof,
-                    mtu: properties.mtu,
-                    speed_mbps: config.speed_mbps,
-                    no_offloads: !config.offloads,
-                };
+                let ((options, rx, tx), endpoint) = port_options(port, offloads, speed_mbps);
                 let port = Port::new(PortId(number), options, config.queue_pairs);
-                port.to_guest.set(monotonic_ns(), properties.rx);
-                port.from_guest.set(monotonic_ns(), properties.tx);
+                port.to_guest.set(monotonic_ns(), rx);
+                port.from_guest.set(monotonic_ns(), tx);
                 (Arc::new(port), endpoint)
             })
             .unzip();
@@ -274,6 +261,30 @@ impl Ports for Network {
     fn pause(&self, paused: bool) -> bool {
         self.control.pause(paused, DRAIN_PATIENCE)
     }
+}
+
+/// What a port is, what it is limited to in either direction, and where its front-end is met.
+fn port_options(
+    port: PortConfig,
+    offloads: bool,
+    speed_mbps: Option<u32>,
+) -> ((PortOptions, Limits, Limits), Endpoint) {
+    let PortConfig {
+        name,
+        endpoint,
+        properties,
+    } = port;
+    let options = PortOptions {
+        name,
+        mac: properties.mac,
+        vlan: properties.vlan,
+        isolated: properties.isolated,
+        anti_spoof: properties.anti_spoof,
+        mtu: properties.mtu,
+        speed_mbps,
+        no_offloads: !offloads,
+    };
+    ((options, properties.rx, properties.tx), endpoint)
 }
 
 fn link_spec(option: LinkOption) -> LinkSpec {

@@ -147,6 +147,32 @@ pub(crate) fn tun_set_carrier(fd: impl AsFd, up: bool) -> Result<(), Errno> {
     number_call::<TUNSETCARRIER>(fd.as_fd(), c_int::from(up))
 }
 
+/// Whether a tap wants 4 bytes of `struct tun_pi` in front of each header of `header_bytes`.
+///
+/// `TUNGETIFF` does not tell: its flag for "no packet information" is also that for "no filter".
+/// So a frame is written that has as many bytes as there must be without those 4. The kernel says
+/// EINVAL if they are too few. If they are enough it goes on to read them, and the last ones have
+/// no address, so that nothing is ever sent.
+pub(crate) fn tun_has_packet_information(fd: impl AsFd, header_bytes: usize) -> bool {
+    const ETHERNET_HEADER_BYTES: usize = 14;
+    const INFORMATION_BYTES: usize = 4;
+    let mut start = vec![0_u8; header_bytes + INFORMATION_BYTES];
+    let iovecs = [
+        libc::iovec {
+            iov_base: start.as_mut_ptr().cast(),
+            iov_len: start.len(),
+        },
+        libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: ETHERNET_HEADER_BYTES - INFORMATION_BYTES,
+        },
+    ];
+    // SAFETY: (1) the kernel only reads; (2) it reads `start`, which lives, and at null, where it
+    // finds no mapping and says EFAULT.
+    let written = unsafe { libc::writev(fd.as_fd().as_raw_fd(), iovecs.as_ptr(), 2) };
+    written < 0 && last_errno() == Errno::INVAL
+}
+
 /// `TUNSETSNDBUF`: bytes that may be on their way before a write would block.
 #[cfg(test)]
 pub(crate) fn tun_set_send_buffer(fd: impl AsFd, bytes: c_int) -> Result<(), Errno> {
@@ -315,4 +341,20 @@ fn auxdata(message: &libc::msghdr) -> Option<[u8; AUXDATA_BYTES]> {
 pub(crate) fn unshare_network() -> Result<(), Errno> {
     // SAFETY: the table of descriptors stays shared.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
+}
+
+/// Has the kernel cut what is written to a UDP socket into datagrams of so many bytes.
+#[cfg(test)]
+pub(crate) fn udp_set_segment(fd: impl AsFd, bytes: c_int) -> Result<(), Errno> {
+    let pointer: *const c_int = &raw const bytes;
+    // SAFETY: the kernel reads one C int from `pointer`.
+    done(unsafe {
+        libc::setsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            pointer.cast(),
+            len_of::<c_int>(),
+        )
+    })
 }

@@ -1,15 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-# The demonstration: what a user expects of a disk, in two boots.
+# The demonstration: what a user expects of a disk and a network device, in two boots.
 digest() { sha256sum "$1" | cut -d' ' -f1; }
 
+nic=$(nic "$MAC")
 if [ "$BOOT" = 2 ]; then
     echo "--- after the reboot"
+    nic_static "$nic" "$GUEST/24"
+    check "ping" pings "$HOST"
     check "mount again" mount -t ext4 /dev/vda /mnt
     equal "digest of the file" "$(digest /mnt/keep)" "$(cat /mnt/keep.sha256)"
     check "umount" umount /mnt
     check "fsck.ext4 finds no fault" fsck.ext4 -f -n /dev/vda
     exit 0
 fi
+
+echo "--- the network"
+nic_dhcp "$nic" >/tmp/dhcp.log || fail "$(cat /tmp/dhcp.log)"
+equal "address by DHCP" "$(nic_address "$nic")" "$GUEST"
+equal "queue pairs" "$(nic_queues "$nic")" "$QUEUES"
+nic_offloads "$nic" tx-checksumming tcp-segmentation-offload generic-receive-offload
+check "ping" pings "$HOST"
+transfers "$nic" "$HOST" 64M
+fetch "HTTP, SHA-256 of 32 MiB" "http://$HOST/file" "$FILE_SHA256"
 
 echo "--- the disk"
 disk_identity vda "$BYTES" "$SERIAL" "$QUEUES"

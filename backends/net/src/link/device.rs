@@ -276,3 +276,6 @@ impl LinkQueue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@
 //! kernel until the next frame that we send finds the old one gone. Then the socket takes frames
 //! from anyone, and [`DgramQueue::retry`] connects again.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -114,34 +115,26 @@ impl DgramQueue {
         }
     }
 
-    /// Receives a frame by `recvmsg(2)`. Never [`Received::Down`]: a peer may send whether we are
-    /// connected or not.
+    /// Receives a frame by `recvmsg(2)`. A peer may send whether we are connected or not.
     #[inline]
     pub fn receive(&mut self, room: Room<'_>) -> Received {
-        // A peer that connects to another socket leaves one error behind, then all is well.
-        for _ in 0..2 {
-            let again = Room {
-                spare: &mut *room.spare,
-                ..room
-            };
-            let socket = self.socket.as_fd();
-            let result = self
-                .transfer
-                .receive(&mut [], again, |scatter| scatter.receive_from(socket));
-            match result {
-                Ok(bytes) => {
-                    return Received::Frame {
-                        header: NetHeader::default(),
-                        bytes,
-                    };
+        let socket = self.socket.as_fd();
+        let result = self.transfer.receive(&mut [], room, |scatter| {
+            match scatter.receive_from(socket) {
+                // Left behind, once, by a peer that was connected to us and is not any more.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    scatter.receive_from(socket)
                 }
-                Err(error) => match not_received(&error) {
-                    Received::Down => {}
-                    received => return received,
-                },
+                result => result,
             }
+        });
+        match result {
+            Ok(bytes) => Received::Frame {
+                header: NetHeader::default(),
+                bytes,
+            },
+            Err(error) => not_received(&error),
         }
-        Received::Empty
     }
 
     #[cold]

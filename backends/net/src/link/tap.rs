@@ -16,7 +16,7 @@ mod tests;
 use std::ffi::c_uint;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::io::Errno;
 
@@ -50,7 +50,7 @@ pub struct Tap {
     /// Any socket in the network namespace of the interface.
     socket: OwnedFd,
     supported: Offloads,
-    /// Which queues are attached; none where the device has but one.
+    /// Which queues are attached; empty where the device has but one.
     attached: Mutex<Vec<bool>>,
 }
 
@@ -143,20 +143,25 @@ impl Tap {
     }
 
     /// Attaches a queue, so that flows come to it, or detaches it, which drops what waits there.
-    /// A detached queue sends nothing, its descriptor reports an error and is not to be waited
-    /// on. Nothing happens where it is so already, and to a device with one queue.
+    /// A detached queue still sends. Nothing happens where it is so already, and to a device with
+    /// one queue.
     ///
     /// # Errors
     /// [`LinkError::System`].
     pub fn attach(&self, pair: u16, attach: bool) -> Result<(), LinkError> {
-        let mut attached = self.attached();
+        let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
         let index = usize::from(pair);
         let (Some(fd), Some(now)) = (self.queues.get(index), attached.get_mut(index)) else {
             return Ok(());
         };
         if *now != attach {
-            let result = set_attached(fd, attach);
-            result.map_err(|errno| self.failed("attach or detach a queue", errno))?;
+            let flags = if attach {
+                libc::IFF_ATTACH_QUEUE
+            } else {
+                libc::IFF_DETACH_QUEUE
+            };
+            sys::tun_set_queue(fd, flags)
+                .map_err(|errno| self.failed("attach or detach a queue", errno))?;
             *now = attach;
         }
         Ok(())
@@ -177,47 +182,22 @@ impl Tap {
             .count()
     }
 
-    /// Does something to the device, by a queue that is attached; the device is out of reach of
-    /// others.
+    /// Does something to the device; any of its queues will do.
     fn on_device(
         &self,
         action: &'static str,
         call: impl FnOnce(BorrowedFd<'_>) -> Result<(), Errno>,
     ) -> Result<(), LinkError> {
-        let attached = self.attached();
-        let index = attached.iter().position(|&attached| attached);
-        let Some(fd) = self.queues.get(index.unwrap_or(0)) else {
+        let Some(fd) = self.queues.first() else {
             return Ok(());
         };
-        let borrow = index.is_none() && !attached.is_empty();
-        let result = if borrow {
-            set_attached(fd, true).and_then(|()| {
-                let result = call(fd.as_fd());
-                set_attached(fd, false).and(result)
-            })
-        } else {
-            call(fd.as_fd())
-        };
-        result.map_err(|errno| self.failed(action, errno))
-    }
-
-    fn attached(&self) -> MutexGuard<'_, Vec<bool>> {
-        self.attached.lock().unwrap_or_else(PoisonError::into_inner)
+        call(fd.as_fd()).map_err(|errno| self.failed(action, errno))
     }
 
     fn failed(&self, action: &'static str, errno: Errno) -> LinkError {
         let name = self.name().unwrap_or_default();
         system(&format!("tap {name}"), action)(errno)
     }
-}
-
-fn set_attached(fd: &OwnedFd, attach: bool) -> Result<(), Errno> {
-    let flags = if attach {
-        libc::IFF_ATTACH_QUEUE
-    } else {
-        libc::IFF_DETACH_QUEUE
-    };
-    sys::tun_set_queue(fd, flags)
 }
 
 /// Finds out what the kernel knows, and leaves everything off.
@@ -289,8 +269,7 @@ impl TapQueue {
         )
     }
 
-    /// Receives a frame by `readv(2)`. [`Received::Down`] is for ever: the interface was deleted,
-    /// or the queue is detached.
+    /// Receives a frame by `readv(2)`. [`Received::Down`] is for ever: the interface was deleted.
     #[inline]
     pub fn receive(&mut self, room: Room<'_>) -> Received {
         let mut header = [0; HEADER_BYTES];

@@ -68,7 +68,7 @@ pub(super) fn by_descriptors(numbers: &[i32], pairs: u16) -> Result<Opened, Link
         });
     }
     let mut queues = Vec::new();
-    let mut first = None;
+    let mut first: Option<String> = None;
     for &fd in numbers {
         let source = |errno: Errno| LinkError::Descriptor {
             fd,
@@ -88,6 +88,12 @@ pub(super) fn by_descriptors(numbers: &[i32], pairs: u16) -> Result<Opened, Link
         queues.push(queue);
     }
     let multi_queue = set_up(&first.unwrap_or_default(), &queues)?;
+    for (queue, &fd) in queues.iter().zip(numbers) {
+        if sys::tun_has_packet_information(queue, HEADER_BYTES) {
+            let problem = "without IFF_NO_PI";
+            return Err(LinkError::DescriptorFlags { fd, problem });
+        }
+    }
     Ok(Opened {
         queues,
         socket: any_socket()?,
@@ -98,8 +104,6 @@ pub(super) fn by_descriptors(numbers: &[i32], pairs: u16) -> Result<Opened, Link
 fn check_flags(fd: i32, flags: i32, pairs: u16) -> Result<(), LinkError> {
     let problem = if flags & libc::IFF_TAP == 0 {
         "as a tun, of IP packets (IFF_TUN), not as a tap (IFF_TAP)"
-    } else if flags & libc::IFF_NO_PI == 0 {
-        "without IFF_NO_PI"
     } else if flags & libc::IFF_VNET_HDR == 0 {
         "without IFF_VNET_HDR, which has to be given to TUNSETIFF"
     } else if pairs > 1 && flags & libc::IFF_MULTI_QUEUE == 0 {
@@ -238,3 +242,6 @@ impl Opener<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

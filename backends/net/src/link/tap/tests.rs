@@ -1,1 +1,315 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
+use std::net::UdpSocket;
+
+use rustix::event::PollFlags;
+
+use super::*;
+use crate::header::{GSO_NONE, GSO_UDP_L4, NEEDS_CSUM};
+use crate::link::testing::{
+    PATIENCE, Peer, in_network, ip, is_plain, plain_frame, received, received_all, run, skip,
+    tcp_frame, udp_sum_is_right, up, wait,
+};
+
+const PLAIN: NetHeader = NetHeader {
+    flags: 0,
+    gso_type: GSO_NONE,
+    hdr_len_bytes: 0,
+    gso_size_bytes: 0,
+    csum_start: 0,
+    csum_offset: 0,
+    num_buffers: 0,
+};
+
+fn named(name: &str) -> TapSpec {
+    TapSpec::Interface {
+        name: name.to_owned(),
+        netns: None,
+    }
+}
+
+/// A tap that is up.
+fn open_up(pairs: u16) -> Tap {
+    let tap = Tap::open(&named("tap0"), pairs).unwrap();
+    ip("link set tap0 up");
+    tap
+}
+
+/// Gives the tap an address and a neighbour that it need not ask for.
+fn give_address() {
+    ip("addr add 10.0.0.1/24 dev tap0");
+    ip("neigh add 10.0.0.2 lladdr 02:00:00:00:00:02 dev tap0");
+}
+
+/// The frames of UDP that wait in a queue.
+fn datagrams(queue: &mut TapQueue) -> Vec<(NetHeader, Vec<u8>)> {
+    let mut frames = received_all(|room| queue.receive(room));
+    frames.retain(|(_, frame)| frame.get(12..14) == Some(&[8, 0]) && frame[23] == 17);
+    frames
+}
+
+#[test]
+fn tap_moves_frames_both_ways() {
+    in_network("tap_moves_frames_both_ways", || {
+        let tap = open_up(1);
+        let mut queue = tap.queue(0).unwrap();
+        let peer = Peer::on("tap0");
+        for bytes in [60, 1514] {
+            let frame = plain_frame(bytes);
+            assert_eq!(queue.send(&PLAIN, Payload::Bytes(&frame)), Sent::Done);
+            assert_eq!(peer.receive(is_plain), frame);
+            peer.send(&frame);
+            let frames = received_all(|room| queue.receive(room));
+            assert!(frames.contains(&(PLAIN, frame)));
+        }
+        assert_eq!(received(|room| queue.receive(room)).0, Received::Empty);
+    });
+}
+
+#[test]
+fn tap_takes_a_segment_of_62_kib_whole() {
+    in_network("tap_takes_a_segment_of_62_kib_whole", || {
+        let tap = open_up(1);
+        let mut queue = tap.queue(0).unwrap();
+        let peer = Peer::on("tap0");
+        let (header, frame) = tcp_frame(62 << 10);
+        assert_eq!(queue.send(&header, Payload::Bytes(&frame)), Sent::Done);
+        let received = peer.receive(|frame| frame.len() > 1514);
+        assert_eq!(received, frame);
+    });
+}
+
+#[test]
+fn tap_with_a_full_send_buffer_blocks_until_there_is_room() {
+    let test = "tap_with_a_full_send_buffer_blocks_until_there_is_room";
+    in_network(test, || {
+        let tap = open_up(1);
+        // Frames stay in the queue of a slow interface, in the name of the tap.
+        ip("link add bridge0 type bridge");
+        ip("link add slow0 type veth peer name slow1");
+        if let Err(reason) =
+            run("tc qdisc add dev slow0 root tbf rate 8kbit burst 1600 limit 1000000")
+        {
+            return skip(test, &reason);
+        }
+        for name in ["tap0", "slow0"] {
+            ip(&format!("link set {name} master bridge0"));
+        }
+        up(&["bridge0", "slow0", "slow1"]);
+        let mut queue = tap.queue(0).unwrap();
+        sys::tun_set_send_buffer(queue.descriptor(), 4096).unwrap();
+        let frame = plain_frame(1514);
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while queue.send(&PLAIN, Payload::Bytes(&frame)) != Sent::Blocked {
+            assert!(std::time::Instant::now() < deadline);
+        }
+        let writable = PollFlags::OUT;
+        assert!(!wait(
+            queue.descriptor(),
+            writable,
+            std::time::Duration::ZERO
+        ));
+        ip("link set slow0 nomaster");
+        ip("link del slow0");
+        assert!(wait(queue.descriptor(), writable, PATIENCE));
+        assert_eq!(queue.send(&PLAIN, Payload::Bytes(&frame)), Sent::Done);
+    });
+}
+
+#[test]
+fn tap_refuses_headers_that_make_no_sense() {
+    in_network("tap_refuses_headers_that_make_no_sense", || {
+        let tap = open_up(1);
+        let mut queue = tap.queue(0).unwrap();
+        let frame = plain_frame(60);
+        let unknown_type = NetHeader {
+            gso_type: 0x7f,
+            gso_size_bytes: 1448,
+            ..PLAIN
+        };
+        let sum_outside = NetHeader {
+            flags: NEEDS_CSUM,
+            csum_start: 2000,
+            ..PLAIN
+        };
+        let invalid = Sent::Dropped(SendLoss::Invalid);
+        for header in [unknown_type, sum_outside] {
+            assert_eq!(queue.send(&header, Payload::Bytes(&frame)), invalid);
+        }
+        for bytes in [&[][..], &frame[..13]] {
+            assert_eq!(queue.send(&PLAIN, Payload::Bytes(bytes)), invalid);
+        }
+        assert_eq!(queue.send(&PLAIN, Payload::Bytes(&frame)), Sent::Done);
+    });
+}
+
+#[test]
+fn tap_that_is_down_or_deleted_drops() {
+    in_network("tap_that_is_down_or_deleted_drops", || {
+        let tap = open_up(1);
+        let mut queue = tap.queue(0).unwrap();
+        let frame = plain_frame(60);
+        let down = Sent::Dropped(SendLoss::Down);
+        ip("link set tap0 down");
+        assert_eq!(queue.send(&PLAIN, Payload::Bytes(&frame)), down);
+        assert_eq!(received(|room| queue.receive(room)).0, Received::Empty);
+        ip("link set tap0 up");
+        assert_eq!(queue.send(&PLAIN, Payload::Bytes(&frame)), Sent::Done);
+        assert_eq!(tap.mtu(), Some(1500));
+        ip("link del tap0");
+        assert_eq!(queue.send(&PLAIN, Payload::Bytes(&frame)), down);
+        let (last, _) = received(|room| queue.receive(room));
+        assert_eq!(last, Received::Down);
+        assert_eq!(tap.mtu(), None);
+    });
+}
+
+#[test]
+fn tap_takes_every_set_of_offloads_that_can_be_negotiated() {
+    in_network("tap_takes_every_set_of_offloads", || {
+        let tap = open_up(1);
+        assert!(tap.supported().contains(Offloads::CSUM | Offloads::TSO4));
+        let unsupported = !tap.supported().bits();
+        for bits in (0..=Offloads::all().bits()).filter(|bits| bits & unsupported == 0) {
+            tap.set_offloads(Offloads::from_bits_truncate(bits))
+                .unwrap();
+        }
+    });
+}
+
+#[test]
+fn frames_are_as_unfinished_as_the_offloads_say() {
+    let test = "frames_are_as_unfinished_as_the_offloads_say";
+    in_network(test, || {
+        let tap = open_up(1);
+        let mut queue = tap.queue(0).unwrap();
+        give_address();
+        let socket = UdpSocket::bind("10.0.0.1:0").unwrap();
+        sys::udp_set_segment(&socket, 1000).unwrap();
+        let mut send = || {
+            socket.send_to(&[7; 3000], "10.0.0.2:9").unwrap();
+            datagrams(&mut queue)
+        };
+
+        let complete = send();
+        assert_eq!(complete.len(), 3);
+        for (header, frame) in &complete {
+            assert_eq!(*header, PLAIN);
+            assert!(udp_sum_is_right(frame));
+        }
+
+        tap.set_offloads(Offloads::CSUM).unwrap();
+        let unsummed = send();
+        assert_eq!(unsummed.len(), 3);
+        for (header, frame) in &unsummed {
+            assert_eq!((header.flags, header.gso_type), (NEEDS_CSUM, GSO_NONE));
+            assert_eq!((header.csum_start, header.csum_offset), (34, 6));
+            assert!(!udp_sum_is_right(frame));
+        }
+
+        let uso = Offloads::USO4 | Offloads::USO6;
+        if !tap.supported().contains(uso) {
+            return skip(test, "the kernel has no TUN_F_USO4");
+        }
+        tap.set_offloads(Offloads::CSUM | uso).unwrap();
+        let long = send();
+        assert_eq!(long.len(), 1);
+        let (header, frame) = &long[0];
+        assert_eq!((header.flags, header.gso_type), (NEEDS_CSUM, GSO_UDP_L4));
+        assert_eq!((header.gso_size_bytes, frame.len()), (1000, 42 + 3000));
+    });
+}
+
+#[test]
+fn drain_drops_what_was_made_for_other_offloads() {
+    in_network("drain_drops_what_was_made_for_other_offloads", || {
+        let tap = open_up(1);
+        give_address();
+        tap.set_offloads(Offloads::CSUM).unwrap();
+        let socket = UdpSocket::bind("10.0.0.1:0").unwrap();
+        // What the interface said when it came up.
+        tap.drain(0);
+        for _ in 0..5 {
+            socket.send_to(&[7; 100], "10.0.0.2:9").unwrap();
+        }
+        tap.set_offloads(Offloads::empty()).unwrap();
+        assert_eq!(tap.drain(0), 5);
+        let mut queue = tap.queue(0).unwrap();
+        assert_eq!(received(|room| queue.receive(room)).0, Received::Empty);
+        assert_eq!(tap.drain(1), 0);
+    });
+}
+
+#[test]
+fn flows_do_not_go_to_a_detached_queue() {
+    in_network("flows_do_not_go_to_a_detached_queue", || {
+        let tap = open_up(2);
+        give_address();
+        let mut first = tap.queue(0).unwrap();
+        let mut second = tap.queue(1).unwrap();
+        let sockets = (0..64).map(|_| UdpSocket::bind("10.0.0.1:0").unwrap());
+        let sockets: Vec<_> = sockets.collect();
+        let mut send = || {
+            for socket in &sockets {
+                socket.send_to(&[7; 100], "10.0.0.2:9").unwrap();
+            }
+            (datagrams(&mut first).len(), datagrams(&mut second).len())
+        };
+
+        let (to_first, to_second) = send();
+        assert_eq!(to_first + to_second, 64);
+        assert!(to_first > 0 && to_second > 0, "{to_first} and {to_second}");
+
+        for _ in 0..2 {
+            tap.attach(1, false).unwrap();
+            assert_eq!(send(), (64, 0));
+        }
+        let frame = plain_frame(60);
+        let detached = tap.queue(1).unwrap().send(&PLAIN, Payload::Bytes(&frame));
+        assert_eq!(detached, Sent::Done);
+
+        // Without any attached queue, the device is still within reach.
+        tap.attach(1, true).unwrap();
+        tap.attach(0, false).unwrap();
+        tap.set_offloads(Offloads::CSUM).unwrap();
+        assert_eq!(send(), (0, 64));
+        tap.attach(1, false).unwrap();
+        tap.set_offloads(Offloads::empty()).unwrap();
+        assert_eq!(send(), (0, 0));
+
+        for _ in 0..2 {
+            tap.attach(0, true).unwrap();
+            tap.attach(1, true).unwrap();
+            let (to_first, to_second) = send();
+            assert_eq!(to_first + to_second, 64);
+        }
+        tap.attach(7, false).unwrap();
+    });
+}
+
+#[test]
+fn attach_does_nothing_to_a_tap_with_one_queue() {
+    in_network("attach_does_nothing_to_a_tap_with_one_queue", || {
+        let tap = open_up(1);
+        tap.attach(0, false).unwrap();
+        let mut queue = tap.queue(0).unwrap();
+        let frame = plain_frame(60);
+        assert_eq!(queue.send(&PLAIN, Payload::Bytes(&frame)), Sent::Done);
+    });
+}
+
+#[test]
+fn carrier_is_what_it_was_set_to() {
+    in_network("carrier_is_what_it_was_set_to", || {
+        let tap = open_up(2);
+        let no_carrier = || {
+            let mut command = std::process::Command::new("ip");
+            let output = command.args(["link", "show", "tap0"]).output().unwrap();
+            String::from_utf8_lossy(&output.stdout).contains("NO-CARRIER")
+        };
+        for up in [false, true, false] {
+            tap.set_carrier(up).unwrap();
+            assert_eq!(no_carrier(), !up);
+        }
+    });
+}

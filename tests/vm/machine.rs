@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a run consists of before it runs: its files, QEMU's arguments, the script's settings.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+
+use super::Guest;
+use super::accel::Accel;
+use super::device::QemuVersion;
+use super::error::VmError;
+use super::program::run_program;
+
+pub(super) const QEMU: &str = "qemu-system-x86_64";
+
+/// The kernel keeps to errors so that the console stays short; a panic reboots at once, which
+/// ends QEMU (`-no-reboot`) or is seen as an unexpected boot.
+pub(super) const KERNEL_COMMAND_LINE: &str =
+    "console=ttyS0 loglevel=4 panic=-1 memhp_default_state=online";
+
+/// The files of one run.
+#[derive(Debug)]
+pub(super) struct Files {
+    pub(super) qmp: PathBuf,
+    pub(super) results: PathBuf,
+    pub(super) console: PathBuf,
+    pub(super) log: PathBuf,
+    pub(super) initramfs: PathBuf,
+}
+
+impl Files {
+    pub(super) fn new(dir: &TempDir) -> Self {
+        let path = |name: &str| dir.path().join(name);
+        Self {
+            qmp: path("qmp"),
+            results: path("results"),
+            console: path("console"),
+            log: path("qemu.log"),
+            initramfs: path("initramfs"),
+        }
+    }
+}
+
+/// QEMU's arguments, but for what it boots.
+pub(super) fn machine_arguments(
+    guest: &Guest<'_>,
+    files: &Files,
+    accel: Accel,
+    qemu: QemuVersion,
+) -> Vec<String> {
+    let mut args: Vec<String> = accel.arguments().map(String::from).into();
+    let mut add = |name: &str, value: String| args.extend([name.to_owned(), value]);
+    let memory_slots = guest.memory_slots.map_or(String::new(), |(n, max)| {
+        format!(",slots={n},maxmem={max}M")
+    });
+    add("-m", format!("{}M{memory_slots}", guest.memory_mib));
+    add("-smp", guest.cpus.to_string());
+    if guest.numa_nodes == 0 {
+        add("-machine", "q35,memory-backend=mem0".into());
+        add("-object", memory_object(0, guest.memory_mib));
+    } else {
+        add("-machine", "q35".into());
+        for node in 0..guest.numa_nodes {
+            add(
+                "-object",
+                memory_object(node, guest.memory_mib / u64::from(guest.numa_nodes)),
+            );
+            add("-numa", format!("node,nodeid={node},memdev=mem{node}"));
+        }
+    }
+    add("-display", "none".into());
+    add("-serial", format!("file:{}", files.console.display()));
+    add(
+        "-chardev",
+        format!("socket,id=results,path={}", files.results.display()),
+    );
+    add("-serial", "chardev:results".into());
+    add(
+        "-chardev",
+        format!("socket,id=qmp,path={}", files.qmp.display()),
+    );
+    add("-mon", "chardev=qmp,mode=control".into());
+    for port in 0..guest.hotplug_ports {
+        add(
+            "-device",
+            format!("pcie-root-port,id=port{port},chassis={port},slot={port}"),
+        );
+    }
+    args.extend(
+        guest
+            .devices
+            .iter()
+            .flat_map(|device| device.arguments(qemu)),
+    );
+    args.push("-nodefaults".into());
+    if guest.reboots == 0 {
+        args.push("-no-reboot".into());
+    }
+    args.extend(guest.extra.iter().cloned());
+    args
+}
+
+fn memory_object(index: u32, mib: u64) -> String {
+    format!("memory-backend-memfd,id=mem{index},size={mib}M,share=on")
+}
+
+/// The file of shell variables the guest starts with.
+pub(super) fn environment(guest: &Guest<'_>, nonce: &str) -> String {
+    let mut text = format!("export NONCE={nonce}\n");
+    for (name, value) in &guest.env {
+        let quoted = value.replace('\'', r"'\''");
+        text.push_str(&format!("export {name}='{quoted}'\n"));
+    }
+    text
+}
+
+/// A word that nothing else prints.
+pub(super) fn nonce() -> Result<String, VmError> {
+    let source = "/proc/sys/kernel/random/uuid";
+    let uuid = fs::read_to_string(source).map_err(VmError::file(source))?;
+    Ok(format!("@{}", uuid.trim()))
+}
+
+pub(super) fn qemu_version() -> Result<QemuVersion, VmError> {
+    static VERSION: OnceLock<Option<QemuVersion>> = OnceLock::new();
+    let version = *VERSION.get_or_init(|| {
+        let text = run_program(QEMU, &["--version"]).ok()?;
+        QemuVersion::parse(&String::from_utf8_lossy(&text))
+    });
+    version.ok_or_else(|| VmError::Start {
+        program: QEMU.into(),
+        source: io::ErrorKind::NotFound.into(),
+    })
+}
