@@ -110,6 +110,9 @@ pub enum ChainFault {
         /// Its address.
         guest: u64,
     },
+    /// The chain lies in another memory table than those it was to be added to.
+    #[error("chain of another memory table")]
+    OtherMemory,
     /// A buffer outside of guest memory.
     #[error("buffer {guest:#x}+{len_bytes:#x} is not guest memory")]
     Address {
@@ -154,15 +157,37 @@ impl Walk<'_> {
     pub(crate) fn run(&mut self, table: &impl Table, head: u16) -> Result<(), ChainFault> {
         self.out.begin(self.memory);
         let mut seen = Seen::default();
-        let result = match self.links(table, head, self.indirect, &mut seen) {
-            Ok(None) => Ok(()),
-            Ok(Some((index, indirect))) => self.indirect_table(index, &indirect, &mut seen),
-            Err(fault) => Err(fault),
-        };
+        let result = self.whole(table, head, &mut seen);
         if seen.tail_lost {
             self.out.release();
         }
-        result?;
+        result
+    }
+
+    /// Walks the chain that starts at `head` of `table`, all of it device-writable, into `out`
+    /// behind what is there; a chain with a fault is left out.
+    #[inline]
+    pub(crate) fn run_on(&mut self, table: &impl Table, head: u16) -> Result<(), ChainFault> {
+        let mark = self.out.resume(self.memory);
+        let mark = mark.ok_or(ChainFault::OtherMemory)?;
+        // As if a device-writable descriptor had come before: a readable one is out of order.
+        let mut seen = Seen {
+            writable: true,
+            ..Seen::default()
+        };
+        let result = self.whole(table, head, &mut seen);
+        if result.is_err() {
+            self.out.rewind(mark);
+        }
+        result
+    }
+
+    #[inline]
+    fn whole(&mut self, table: &impl Table, head: u16, seen: &mut Seen) -> Result<(), ChainFault> {
+        match self.links(table, head, self.indirect, seen)? {
+            None => {}
+            Some((index, indirect)) => self.indirect_table(index, &indirect, seen)?,
+        }
         seen.hole.map_or(Ok(()), Err)
     }
 

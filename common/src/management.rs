@@ -20,6 +20,10 @@
 //! line is at most 64 KiB long. `stats`, `version`, `log-level` and `help` are always there; the
 //! device and the daemon add theirs through [`Manage`].
 //!
+//! A process that serves several devices names them ([`Devices::Ports`]): `stats` has a list of
+//! them, and metrics the label `port`. What only one kind of device counts comes through
+//! [`DeviceCounters`].
+//!
 //! # Who is trusted
 //! Who may open the control socket (mode 0600) may command the back-end. Who reaches the metrics
 //! door may read counters and no more. Neither can make the thread wait, spin or grow: the bounds

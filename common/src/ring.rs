@@ -49,6 +49,18 @@ pub trait Ring {
         out: &mut Buffers,
     ) -> Result<(), ChainFault>;
 
+    /// Reads the chain at `head`, which [`next`](Ring::next) returned, into `out` behind the
+    /// device-writable bytes left there.
+    ///
+    /// # Errors
+    /// [`ChainFault`], also for a chain with device-readable buffers; `out` is as before then.
+    fn chain_on(
+        &mut self,
+        head: u16,
+        memory: &Rc<Memory>,
+        out: &mut Buffers,
+    ) -> Result<(), ChainFault>;
+
     /// Makes the `heads` taken last available again; they must not have been given back.
     fn undo(&mut self, heads: u16);
 
@@ -317,6 +329,23 @@ impl SplitRing {
             .store(value, Ordering::Relaxed);
     }
 
+    #[inline]
+    fn walk(
+        &mut self,
+        memory: &Rc<Memory>,
+        out: &mut Buffers,
+        how: impl FnOnce(&mut Walk<'_>, &DirectTable) -> Result<(), ChainFault>,
+    ) -> Result<(), ChainFault> {
+        let table = DirectTable::new(self.parts.descriptor, self.addresses.size);
+        let mut walk = Walk {
+            memory,
+            hint: &mut self.hint,
+            out,
+            indirect: self.features.indirect,
+        };
+        how(&mut walk, &table)
+    }
+
     /// Has the processor fetch what the next chains will need: their lines are in the cache of the
     /// driver's processor, and to wait for each in turn is most of the cost of a small request.
     #[inline]
@@ -403,17 +432,17 @@ impl Ring for SplitRing {
         memory: &Rc<Memory>,
         out: &mut Buffers,
     ) -> Result<(), ChainFault> {
-        let table = DirectTable::new(self.parts.descriptor, self.addresses.size);
-        let mut hint = self.hint;
-        let mut walk = Walk {
-            memory,
-            hint: &mut hint,
-            out,
-            indirect: self.features.indirect,
-        };
-        let result = walk.run(&table, head);
-        self.hint = hint;
-        result
+        self.walk(memory, out, |walk, table| walk.run(table, head))
+    }
+
+    #[inline]
+    fn chain_on(
+        &mut self,
+        head: u16,
+        memory: &Rc<Memory>,
+        out: &mut Buffers,
+    ) -> Result<(), ChainFault> {
+        self.walk(memory, out, |walk, table| walk.run_on(table, head))
     }
 
     #[inline]

@@ -38,6 +38,14 @@ pub struct Buffers {
     tail: *mut u8,
 }
 
+/// Where [`Buffers::resume`] found the end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    iovecs: usize,
+    last_len: usize,
+    writable_bytes: u64,
+}
+
 impl Default for Buffers {
     fn default() -> Self {
         Self {
@@ -57,14 +65,60 @@ impl Buffers {
     /// Forgets the last request and starts one whose buffers lie in `memory`.
     #[inline]
     pub(crate) fn begin(&mut self, memory: &Rc<Memory>) {
+        if !self.lies_in(memory) {
+            self.memory = Some(Rc::clone(memory));
+        }
+        self.clear();
+    }
+
+    #[inline]
+    fn clear(&mut self) {
         self.iovecs.clear();
-        self.memory = Some(Rc::clone(memory));
         self.readable_start = 0;
         self.split = 0;
         self.writable_start = 0;
         self.readable_bytes = 0;
         self.writable_bytes = 0;
         self.tail = std::ptr::null_mut();
+    }
+
+    #[inline]
+    fn lies_in(&self, memory: &Rc<Memory>) -> bool {
+        self.memory
+            .as_ref()
+            .is_some_and(|own| Rc::ptr_eq(own, memory))
+    }
+
+    /// Goes on with another chain in `memory`, all of whose buffers are writable, so that several
+    /// are one stream. None, with nothing done, when what is left here lies in another table.
+    #[inline]
+    pub(crate) fn resume(&mut self, memory: &Rc<Memory>) -> Option<Mark> {
+        /// Consumed iovecs kept at the front before the rest is moved there.
+        const STALE_IOVECS: usize = 256;
+        if self.writable_bytes == 0 {
+            self.begin(memory);
+        } else if !self.lies_in(memory) {
+            return None;
+        } else if self.writable_start >= STALE_IOVECS {
+            self.iovecs.drain(..self.writable_start);
+            self.split = 0;
+            self.readable_start = 0;
+            self.writable_start = 0;
+        }
+        Some(Mark {
+            iovecs: self.iovecs.len(),
+            last_len: self.iovecs.last().map_or(0, |last| last.iov_len),
+            writable_bytes: self.writable_bytes,
+        })
+    }
+
+    /// Forgets what was added since.
+    pub(crate) fn rewind(&mut self, mark: Mark) {
+        self.iovecs.truncate(mark.iovecs);
+        if let Some(last) = self.iovecs.last_mut() {
+            last.iov_len = mark.last_len;
+        }
+        self.writable_bytes = mark.writable_bytes;
     }
 
     /// Lets go of guest memory; nothing is left to read or to write.
@@ -235,36 +289,6 @@ impl Buffers {
         let end = self.iovecs.len();
         let taken = consume(&mut self.iovecs, &mut self.writable_start, end, bytes);
         self.writable_bytes -= taken as u64;
-    }
-
-    /// Adds the device-writable bytes of `other` behind those left here, so that several chains are
-    /// one stream. Returns false, with nothing added, when `other` lies in another memory table.
-    #[inline]
-    pub fn append_writable(&mut self, other: &Self) -> bool {
-        /// Consumed iovecs kept at the front before the rest is moved there.
-        const STALE_IOVECS: usize = 256;
-        match (&self.memory, &other.memory) {
-            (Some(mine), Some(theirs)) if Rc::ptr_eq(mine, theirs) => {}
-            (None, Some(theirs)) => {
-                let memory = Rc::clone(theirs);
-                self.begin(&memory);
-            }
-            _ => return false,
-        }
-        if self.writable_bytes == 0 {
-            self.iovecs.clear();
-            self.split = 0;
-            self.readable_start = 0;
-            self.writable_start = 0;
-        } else if self.writable_start >= STALE_IOVECS {
-            self.iovecs.drain(..self.writable_start);
-            self.split = 0;
-            self.readable_start = 0;
-            self.writable_start = 0;
-        }
-        self.iovecs.extend_from_slice(other.writable());
-        self.writable_bytes += other.writable_bytes;
-        true
     }
 
     /// Drops `bytes` from the end of the writable stream.

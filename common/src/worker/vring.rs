@@ -137,6 +137,20 @@ impl Vring {
         chain
     }
 
+    /// Reads the chain of a head taken into `out`, behind the device-writable bytes left there.
+    ///
+    /// # Errors
+    /// As [`read_chain`](Self::read_chain), also for a chain with device-readable buffers; `out` is
+    /// as before then.
+    #[inline]
+    pub fn read_chain_on(&mut self, head: u16, out: &mut Buffers) -> Result<(), ChainFault> {
+        let chain = self.ring.chain_on(head, &self.memory, out);
+        if let Err(fault) = chain {
+            self.note_fault(fault);
+        }
+        chain
+    }
+
     /// The heads taken last are available again. They must not have been given back.
     pub fn undo(&mut self, heads: u16) {
         self.ring.undo(heads);

@@ -15,9 +15,9 @@ use crate::limit::Admission;
 use crate::link::{Payload, SendLoss, Sent};
 use crate::port::Negotiated;
 
-/// Frames that are looked at beyond their Ethernet header: enough for the ports of TCP over IPv6
-/// in a VLAN.
+/// What is looked at of a frame: enough for the ports of TCP over IPv6 in a VLAN.
 pub(super) const PEEK_BYTES: usize = 80;
+const MAC_BYTES: usize = 6;
 
 /// What is kept for a transmit queue.
 #[derive(Debug)]
@@ -189,7 +189,14 @@ impl NetWorker {
         };
         let bytes = usize::try_from(self.frame.readable_bytes()).unwrap_or(usize::MAX);
         let mut peek = [0; PEEK_BYTES];
-        let peeked = self.frame.read_at(0, &mut peek);
+        // Counters want the destination, a switch all of it.
+        let wanted = match self.hub.fabric() {
+            Fabric::Switch | Fabric::Loopback => PEEK_BYTES,
+            Fabric::Wire | Fabric::Null { .. } => MAC_BYTES,
+        };
+        let peeked = self
+            .frame
+            .read_at(0, peek.get_mut(..wanted).unwrap_or_default());
         let start = peek.get(..peeked).unwrap_or_default();
         let fate = self.pass_on(turn, slot, &header, bytes, start);
         self.settle(turn, slot, head, fate, (bytes, start))

@@ -40,8 +40,6 @@ pub(super) struct Layout {
 pub(super) struct Window {
     layout: Layout,
     stream: Buffers,
-    /// For the chain that is being taken.
-    scratch: Buffers,
     chains: VecDeque<Taken>,
 }
 
@@ -50,7 +48,6 @@ impl Window {
         Self {
             layout,
             stream: Buffers::default(),
-            scratch: Buffers::default(),
             chains: VecDeque::with_capacity(MAX_CHAINS),
         }
     }
@@ -105,23 +102,17 @@ impl Window {
         let Some(head) = vring.next_head() else {
             return false;
         };
-        let sound = vring.read_chain(head, &mut self.scratch).is_ok()
-            && self.scratch.readable_bytes() == 0
-            && self.scratch.writable_bytes() >= self.layout.header_bytes as u64;
-        let bytes = if sound {
-            u32::try_from(self.scratch.writable_bytes()).unwrap_or(0)
-        } else {
-            0
-        };
-        if bytes == 0 {
+        let before = self.stream.writable_bytes();
+        let sound = vring.read_chain_on(head, &mut self.stream).is_ok();
+        let added = self.stream.writable_bytes() - before;
+        let mut bytes = u32::try_from(added).unwrap_or(0);
+        if !sound || added < self.layout.header_bytes as u64 || bytes == 0 {
+            self.stream.truncate_writable(added);
+            bytes = 0;
             if self.chains.is_empty() {
                 vring.push_used(head, 0);
                 return true;
             }
-        } else if !self.stream.append_writable(&self.scratch) {
-            // Chains of two memory tables never meet: `release` comes between them.
-            vring.undo(1);
-            return false;
         }
         self.chains.push_back(Taken { head, bytes });
         true
@@ -195,6 +186,5 @@ impl Window {
         vring.undo(u16::try_from(count).unwrap_or(u16::MAX));
         self.chains.clear();
         self.stream = Buffers::default();
-        self.scratch = Buffers::default();
     }
 }
