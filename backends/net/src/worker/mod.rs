@@ -31,9 +31,8 @@ use ringside_common::worker::{DeviceWorker, Turn, Vring, Vrings};
 use rustix::io::dup;
 
 use crate::counters::{Direction, PacketCounters};
-use crate::header::MAX_FRAME_BYTES;
 use crate::hub::{Fabric, Hub};
-use crate::link::Payload;
+use crate::link::{Payload, SPARE_BYTES};
 use crate::mac_table::PortId;
 use crate::port::{Negotiated, Port, Role};
 use lan::Lan;
@@ -97,7 +96,7 @@ impl NetWorker {
             wires: (0..hub.link_count()).map(|_| None).collect(),
             hub,
             frame: Buffers::default(),
-            spare: vec![0; MAX_FRAME_BYTES + 2].into_boxed_slice(),
+            spare: vec![0; SPARE_BYTES].into_boxed_slice(),
             outbox: None,
             first: 0,
             deadline_ns: None,
