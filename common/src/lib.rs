@@ -5,7 +5,7 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | [`daemon`] | the life of the process: sources of front-ends, sessions one after the other, signals |
+//! | [`daemon`] | the life of the process: sockets, sessions one after the other, signals |
 //! | `session` | one front-end connection: features, memory table, vrings |
 //! | [`memory`] | checks, maps and translates guest memory |
 //! | [`ring`] | the split virtqueue on cached pointers |

@@ -12,8 +12,8 @@
 //! | [`worker`] | frames between vrings, and between vrings and links: the data side |
 //! | [`link`] | tap, packet socket, stream and datagram sockets |
 //! | [`features`], [`config_space`] | what is offered; the configuration space, to the byte |
-//! | [`header`], [`frame`], [`control`] | virtio header, Ethernet frame and control commands, from their bytes alone |
-//! | [`offload`] | checksums and segments for a receiver that does not take them unfinished |
+//! | [`header`], [`frame`], [`control`] | what is in a packet or a command, from its bytes alone |
+//! | [`offload`] | checksums and segments for receivers that take no offloads |
 //! | [`mac_table`], [`flow`], [`filter`] | which port, which queue pair, and whether at all |
 //! | [`limit`] | bytes and packets per second |
 //! | [`counters`] | packets, bytes, and why packets were lost |
