@@ -141,9 +141,12 @@ impl NetWorker {
         if !place.vring.is_enabled() || !place.queue.port.is_link_up() {
             return self.discard(turn, slot);
         }
-        // A port with many queues has no more than one with a single one.
-        let pairs = usize::from(place.queue.port.running_pairs().max(1));
-        let most = (BUDGET_FRAMES / pairs).max(1);
+        // A port with many queues has no more of a switch than one with a single one.
+        let sharers = match self.hub.fabric() {
+            Fabric::Switch => place.queue.port.running_pairs().max(1),
+            Fabric::Wire | Fabric::Null { .. } | Fabric::Loopback => 1,
+        };
+        let most = (BUDGET_FRAMES / usize::from(sharers)).max(1);
         let mut frames = 0;
         let mut bytes = 0;
         let mut descriptors = 0;
