@@ -8,8 +8,8 @@
 //! make it one of a port's VLAN on the uplink.
 //!
 //! A frame goes to the port its destination was last heard from, else to all. A port that has no
-//! buffers for a frame of its own is waited for within the bounds of
-//! [`Patience`](super::receive::Patience); a frame for several waits for nobody.
+//! buffers for a frame of its own is waited for within the bounds of [`Patience`]; a frame for
+//! several waits for nobody.
 
 use std::sync::Arc;
 
