@@ -137,13 +137,29 @@ impl Lan {
         };
         let (id, pair) = (place.queue.port.id, tx.pair);
         if self.hub.fabric() == Fabric::Loopback {
-            let put = self.deliver(turn, id, frame);
-            return self.fate_of(turn, id, put, frame);
+            return self.send_back(turn, id, pair, frame);
         }
         match self.admit(turn.now_ns(), id, pair, frame) {
             Ok((origin, ethernet)) => self.forward(turn, wires, origin, &ethernet, frame),
             Err(reason) => Fate::Lost(reason),
         }
+    }
+
+    /// Gives a frame back on the pair it came from: the others may be with another thread.
+    fn send_back(
+        &mut self,
+        turn: &mut NetTurn<'_>,
+        port: PortId,
+        pair: u16,
+        frame: &Frame<'_>,
+    ) -> Fate {
+        let lan = self.ports.get(usize::from(port.0));
+        let slot = lan.and_then(|lan| *lan.receive.get(usize::from(pair))?);
+        let put = match slot {
+            Some(slot) => self.deliver_into(turn, slot, port, frame),
+            None => Put::Lost(DropReason::NoReceiver),
+        };
+        self.fate_at(turn, slot, put)
     }
 
     /// Whether a guest may send such a frame; and what it is, if so.
@@ -340,19 +356,36 @@ impl Lan {
     /// What a frame for one port means for its sender.
     #[inline]
     fn fate_of(&mut self, turn: &mut NetTurn<'_>, to: PortId, put: Put, frame: &Frame<'_>) -> Fate {
+        if put == Put::Done {
+            return Fate::Gone;
+        }
+        let slot = self.receiver(turn.vrings, to, frame.start);
+        self.fate_at(turn, slot, put)
+    }
+
+    /// What a frame for one receive vring means for its sender. Where there is none, the loss is
+    /// the sender's to count.
+    #[inline]
+    fn fate_at(&self, turn: &mut NetTurn<'_>, slot: Option<usize>, put: Put) -> Fate {
         let now_ns = turn.now_ns();
+        let reason = match put {
+            Put::Done => return Fate::Gone,
+            Put::NoRoom => DropReason::NoBuffer,
+            Put::Lost(reason) => reason,
+        };
+        let Some(place) = slot.and_then(|slot| turn.vrings.get_mut(slot)) else {
+            return Fate::Lost(reason);
+        };
         if put == Put::NoRoom
-            && let Some(slot) = self.receiver(turn.vrings, to, frame.start)
-            && let Some(place) = turn.vrings.get_mut(slot)
             && let Side::Receive(rx) = &mut place.queue.side
             && rx.patience.wait(now_ns)
         {
             return Fate::Kept {
                 resume_ns: now_ns + Patience::STEP_NS,
-                waits_for: Some(slot),
+                waits_for: slot,
             };
         }
-        self.note(turn.vrings, to, put, frame);
+        place.queue.counters.count_drop(reason);
         Fate::Gone
     }
 
@@ -440,10 +473,21 @@ impl Lan {
     /// Gives a frame to the guest behind `port`, finished as far as that driver needs it.
     #[inline]
     fn deliver(&mut self, turn: &mut NetTurn<'_>, port: PortId, frame: &Frame<'_>) -> Put {
+        match self.receiver(turn.vrings, port, frame.start) {
+            Some(slot) => self.deliver_into(turn, slot, port, frame),
+            None => Put::Lost(DropReason::LinkDown),
+        }
+    }
+
+    #[inline]
+    fn deliver_into(
+        &mut self,
+        turn: &mut NetTurn<'_>,
+        slot: usize,
+        port: PortId,
+        frame: &Frame<'_>,
+    ) -> Put {
         let now_ns = turn.now_ns();
-        let Some(slot) = self.receiver(turn.vrings, port, frame.start) else {
-            return Put::Lost(DropReason::LinkDown);
-        };
         let Some(place) = turn.vrings.get_mut(slot) else {
             return Put::Lost(DropReason::LinkDown);
         };
