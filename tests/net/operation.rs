@@ -183,7 +183,8 @@ fn capture_holds_as_many_frames_as_were_counted() -> TestResult {
             .as_u64()
             .unwrap_or_default())
     };
-    assert_eq!(count(0)? + count(1)?, u64::try_from(text.lines().count())?);
+    // One line each; dumps of what tcpdump does not know have none of these.
+    assert_eq!(count(0)? + count(1)?, u64::try_from(lines(" > "))?);
     Ok(())
 }
 

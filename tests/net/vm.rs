@@ -247,8 +247,13 @@ fn killed_back_ends_come_back_and_announcements_go_out() -> Result<(), BoxError>
     let nic = |index, connect| {
         let tap = format!("tap{index}");
         network.tap(&tap, 1, &[&format!("{}.1/24", net(index))])?;
-        let options = NicOptions::new(&format!("tap:{tap}")).args(&["--queue-pairs=1"]);
-        Nic::start(&network, NicOptions { connect, ..options })
+        let backend = format!("tap:{tap},netns={}", network.path().display());
+        let options = NicOptions {
+            connect,
+            outside: true,
+            ..NicOptions::new(&backend).args(&["--queue-pairs=1"])
+        };
+        Nic::start(&network, options)
     };
     let (caller, listener, mut plugged) = (nic(0, false)?, nic(1, true)?, nic(2, false)?);
     let _iperf3 = network.iperf3_server()?;

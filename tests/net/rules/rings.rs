@@ -120,6 +120,7 @@ fn rule_25_flood_on_one_pair_does_not_starve_another_direction() -> TestResult {
     let mut right = open(&mut back_end, 2)?;
     right.pairs[0].rx.post_all()?;
     let stop = std::sync::atomic::AtomicBool::new(false);
+    let flooding_now = std::sync::atomic::AtomicBool::new(false);
     // To the sender itself, which a switch that has learned keeps from others.
     let mut to_itself = Vec::new();
     crate::Flow::new(crate::OURS, crate::OURS, 0).make(0, 64, &mut to_itself);
@@ -128,18 +129,19 @@ fn rule_25_flood_on_one_pair_does_not_starve_another_direction() -> TestResult {
             let mut count = 0;
             let tx = &mut flooding.pairs[0].tx;
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                while tx
-                    .send(&plain(), &frame(0, 64))
-                    .map_err(|e| e.to_string())?
-                {
+                while tx.send(&plain(), &to_itself).map_err(|e| e.to_string())? {
                     count += 1;
                 }
                 tx.publish().map_err(|e| e.to_string())?;
                 tx.reap().map_err(|e| e.to_string())?;
+                flooding_now.store(true, std::sync::atomic::Ordering::Relaxed);
             }
             Ok(count)
         });
         let mut passed = || -> TestResult {
+            while !flooding_now.load(std::sync::atomic::Ordering::Relaxed) && !flood.is_finished() {
+                std::thread::yield_now();
+            }
             let there = crate::Flow::new([2; 6], [4; 6], 3);
             // The switch learns where the receiver is, so that the frames are for it alone.
             let mut hello = Vec::new();
@@ -153,7 +155,10 @@ fn rule_25_flood_on_one_pair_does_not_starve_another_direction() -> TestResult {
                 left.pairs[0].tx.send_now(&plain(), &sent, PATIENCE)?;
                 right.pairs[0].rx.wait(&mut arrived, PATIENCE)?;
                 right.pairs[0].rx.post_all()?;
-                assert_eq!(checked.check(&arrived, 64)?, sequence);
+                let found = checked
+                    .check(&arrived, 64)
+                    .map_err(|e| format!("frame {sequence}: {e}: {arrived:02x?}"))?;
+                assert_eq!(found, sequence);
             }
             Ok(())
         };

@@ -199,7 +199,7 @@ impl Lan {
             vlan: lan.vlan,
             isolated: options.isolated,
         };
-        if lan.receive.len() > 1 {
+        if lan.port.running_pairs() > 1 {
             lan.flows.learn(flow_hash(frame.start), pair);
         }
         self.hub

@@ -44,6 +44,8 @@ use wire::Wire;
 const BUDGET_FRAMES: usize = 64;
 /// Bytes likewise.
 const BUDGET_BYTES: usize = 512 << 10;
+/// Descriptors likewise: a chain may have a thousand of them and be no good.
+const BUDGET_DESCRIPTORS: u32 = 1024;
 
 /// What the control side hands over when a vring starts.
 #[derive(Debug)]
