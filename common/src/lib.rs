@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What every Ringside back-end shares: sessions with front-ends, guest memory, virtqueues and the
-//! threads that serve them. A back-end implements [`device::Device`] and calls [`daemon::serve`], or
-//! [`daemon::serve_all`] with several devices.
+//! threads that serve them. A back-end implements [`device::Device`] and calls [`daemon::serve`],
+//! or [`daemon::serve_all`] with several devices.
 //!
 //! | module | does |
 //! |---|---|
