@@ -9,10 +9,12 @@
 mod cpus;
 mod values;
 
-use std::io;
+use std::error::Error;
+use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Command, ValueEnum};
@@ -267,6 +269,20 @@ pub struct CommonConfig<E = Endpoint> {
 }
 
 impl<Q: QueueCount> CommonArgs<Q> {
+    /// Prints what is asked for instead of serving: `capabilities`, or the man page of `command`.
+    /// Returns whether that was all.
+    ///
+    /// # Errors
+    /// When the standard output takes nothing.
+    pub fn print(&self, capabilities: &str, command: Command) -> io::Result<bool> {
+        if self.print_capabilities {
+            io::stdout().write_all(capabilities.as_bytes())?;
+        } else if self.print_man {
+            io::stdout().write_all(&man_page(command)?)?;
+        }
+        Ok(self.print_capabilities || self.print_man)
+    }
+
     /// Checks what the parser cannot, and takes over the socket of `--fd` or, when no endpoint is
     /// given, the one the service manager passed.
     ///
@@ -393,6 +409,23 @@ impl CtlArgs {
     pub fn run(&self) -> Result<String, CtlError> {
         management::ctl(&self.path, &self.method, &self.params)
     }
+}
+
+/// The end of a program: 0, or 1 and what went wrong on the standard error, with its causes.
+#[must_use]
+pub fn exit_code(program: &str, result: Result<(), Box<dyn Error>>) -> ExitCode {
+    let Err(error) = result else {
+        return ExitCode::SUCCESS;
+    };
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    // Nobody may be there to read it.
+    let _ = writeln!(io::stderr(), "{program}: {text}");
+    ExitCode::FAILURE
 }
 
 /// The man page of `command`, in roff.

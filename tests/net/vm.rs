@@ -119,6 +119,25 @@ fn by_qemu() -> bool {
 }
 
 #[test]
+fn network_of_a_test_is_seen_from_inside_only() -> Result<(), BoxError> {
+    if let Some(reason) = network_needs() {
+        skip("network_of_a_test_is_seen_from_inside_only", &reason)?;
+        return Ok(());
+    }
+    let network = Network::new()?;
+    network.tap("rs-inside", 2, &["10.0.0.1/24"])?;
+    let server = HttpServer::start(&network, address("10.0.0.1:80")?, 1 << 20)?;
+    let fetch = "curl --silent http://10.0.0.1/x | sha256sum";
+    let digest = network.run("sh", &["-c", fetch])?;
+    assert_eq!(digest.split(' ').next(), Some(server.sha256()));
+    assert_eq!(server.asked(), ["/x"]);
+    assert!(network.run("ip", &["link"])?.contains("rs-inside"));
+    let own = fs::read_to_string("/proc/thread-self/net/dev")?;
+    assert!(!own.contains("rs-inside"), "{own}");
+    Ok(())
+}
+
+#[test]
 fn devices_with_1_2_and_4_queue_pairs_and_a_disk_pass() -> Result<(), BoxError> {
     if !ready("devices_with_1_2_and_4_queue_pairs_and_a_disk_pass")? {
         return Ok(());
@@ -228,8 +247,13 @@ fn killed_back_ends_come_back_and_announcements_go_out() -> Result<(), BoxError>
     let nic = |index, connect| {
         let tap = format!("tap{index}");
         network.tap(&tap, 1, &[&format!("{}.1/24", net(index))])?;
-        let options = NicOptions::new(&format!("tap:{tap}")).args(&["--queue-pairs=1"]);
-        Nic::start(&network, NicOptions { connect, ..options })
+        let backend = format!("tap:{tap},netns={}", network.path().display());
+        let options = NicOptions {
+            connect,
+            outside: true,
+            ..NicOptions::new(&backend).args(&["--queue-pairs=1"])
+        };
+        Nic::start(&network, options)
     };
     let (caller, listener, mut plugged) = (nic(0, false)?, nic(1, true)?, nic(2, false)?);
     let _iperf3 = network.iperf3_server()?;
@@ -393,7 +417,7 @@ fn two_guests_on_a_switch_exchange_valid_data() -> Result<(), BoxError> {
             .map(|guest| guest.join())
     });
     for outcome in outcomes {
-        assert_passed(&outcome.map_err(|_| "a guest panicked")??);
+        assert_passed(&outcome.map_err(|_panic| "a guest panicked")??);
     }
     let frames = capture.frames();
     assert_eq!(frames.len(), 1, "{frames:?}");

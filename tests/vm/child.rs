@@ -232,3 +232,30 @@ pub(crate) fn tail(path: &Path) -> String {
     let start = bytes.len().saturating_sub(TAIL_BYTES);
     String::from_utf8_lossy(bytes.get(start..).unwrap_or_default()).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::program::{find_program, run_command};
+
+    #[test]
+    fn unprivileged_place_leaves_no_capability() {
+        if !rustix::process::geteuid().is_root() {
+            crate::skip!("not root: no user to change to");
+        }
+        let place = Place {
+            namespace: None,
+            unprivileged: true,
+        };
+        let cat = find_program("cat").unwrap();
+        let output = run_command("cat", place.command(&cat).arg("/proc/self/status")).unwrap();
+        let output = String::from_utf8_lossy(&output);
+        let field = |name| output.lines().find_map(|line| line.strip_prefix(name));
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:"] {
+            assert_eq!(field(set), Some("\t0000000000000000"), "{set}");
+        }
+        assert_eq!(field("NoNewPrivs:"), Some("\t1"));
+        let users = field("Uid:").unwrap_or_default().trim();
+        assert!(!users.split('\t').any(|user| user == "0"), "{users}");
+    }
+}

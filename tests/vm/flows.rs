@@ -7,6 +7,7 @@
 //! until it has its answer: a lost packet is no matter, a queue that nobody serves is. Flows take
 //! turns on the processors, since Linux chooses a queue by the processor.
 
+use std::error::Error;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::ExitCode;
@@ -82,6 +83,6 @@ fn answered(socket: &UdpSocket, question: &[u8]) -> bool {
     false
 }
 
-fn bad(error: impl ToString) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, error.to_string())
+fn bad(error: impl Into<Box<dyn Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, error)
 }

@@ -183,7 +183,9 @@ impl Network {
                 setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
                 open()
             });
-            inside.join().map_err(|_| io::Error::other("a panic"))?
+            inside
+                .join()
+                .map_err(|_panic| io::Error::other("a panic"))?
         })
     }
 }
@@ -206,7 +208,7 @@ fn namespace() -> io::Result<File> {
         unshare(CloneFlags::CLONE_NEWNET)?;
         File::open("/proc/thread-self/ns/net")
     });
-    maker.join().map_err(|_| io::Error::other("a panic"))?
+    maker.join().map_err(|_panic| io::Error::other("a panic"))?
 }
 
 /// A thread that serves a socket; told to stop and waited for when dropped.

@@ -148,7 +148,7 @@ impl<'g, 'h> Session<'g, 'h> {
         let qmp = accept(&qmp, &mut child)?;
         let qmp = Qmp::negotiate(qmp).or_else(|error| {
             // QEMU hangs up when it refuses an argument: what it says tells more.
-            let status = child.wait(QEMU_LIMIT).map_err(|_| error)?;
+            let status = child.wait(QEMU_LIMIT).map_err(|_unending| error)?;
             Err(child.ended(status))
         })?;
         let ports = (0..guest.hotplug_ports)

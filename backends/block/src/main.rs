@@ -15,7 +15,7 @@ use ringside_blk::engine::FileEngine;
 use ringside_blk::image::CacheMode;
 use ringside_blk::manage::BlockManagement;
 use ringside_blk::options::{Action, Options};
-use ringside_common::cli::{CommonConfig, man_page};
+use ringside_common::cli::{CommonConfig, exit_code};
 use ringside_common::daemon::{Control, Source, serve};
 use ringside_common::logging::init_logging;
 use ringside_common::management::{Devices, ManagementSockets, Services};
@@ -32,33 +32,15 @@ const CAPABILITIES: &str = r#"{
 "#;
 
 fn main() -> ExitCode {
-    match run(Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let mut text = error.to_string();
-            let mut source = error.source();
-            while let Some(cause) = source {
-                text = format!("{text}: {cause}");
-                source = cause.source();
-            }
-            let _ = writeln!(std::io::stderr(), "ringside-blk: {text}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("ringside-blk", run(Options::parse()))
 }
 
 fn run(options: Options) -> Result<(), Box<dyn Error>> {
-    let mut stdout = std::io::stdout();
     if let Some(Action::Ctl(ctl)) = options.command {
-        writeln!(stdout, "{}", ctl.run()?)?;
+        writeln!(std::io::stdout(), "{}", ctl.run()?)?;
         return Ok(());
     }
-    if options.common.print_capabilities {
-        stdout.write_all(CAPABILITIES.as_bytes())?;
-        return Ok(());
-    }
-    if options.common.print_man {
-        stdout.write_all(&man_page(Options::command())?)?;
+    if options.common.print(CAPABILITIES, Options::command())? {
         return Ok(());
     }
     init_logging(options.common.log_level.into())?;

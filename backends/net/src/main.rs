@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{CommandFactory as _, Parser as _};
-use ringside_common::cli::man_page;
+use ringside_common::cli::exit_code;
 use ringside_common::daemon::{Control, Source, serve_all};
 use ringside_common::logging::init_logging;
 use ringside_common::management::{ManagementSockets, Services};
@@ -20,33 +20,15 @@ use ringside_net::network::Network;
 use ringside_net::options::{Action, CAPABILITIES, Options};
 
 fn main() -> ExitCode {
-    match run(Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let mut text = error.to_string();
-            let mut source = error.source();
-            while let Some(cause) = source {
-                text = format!("{text}: {cause}");
-                source = cause.source();
-            }
-            let _ = writeln!(std::io::stderr(), "ringside-net: {text}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("ringside-net", run(Options::parse()))
 }
 
 fn run(options: Options) -> Result<(), Box<dyn Error>> {
-    let mut stdout = std::io::stdout();
     if let Some(Action::Ctl(ctl)) = options.command {
-        writeln!(stdout, "{}", ctl.run()?)?;
+        writeln!(std::io::stdout(), "{}", ctl.run()?)?;
         return Ok(());
     }
-    if options.common.print_capabilities {
-        stdout.write_all(CAPABILITIES.as_bytes())?;
-        return Ok(());
-    }
-    if options.common.print_man {
-        stdout.write_all(&man_page(Options::command())?)?;
+    if options.common.print(CAPABILITIES, Options::command())? {
         return Ok(());
     }
     init_logging(options.common.log_level.into())?;

@@ -29,6 +29,9 @@ while read -r mac net queues mtu; do
     check "$nic ping" pings "$net.1"
     check "$nic ping with packets of nearly the MTU" pings "$net.1" -s $((mtu - 28))
     transfers "$nic" "$net.1" 32M
+    # The host segments what it is sent, and the guest gets segments put together.
+    check "$nic sends $SENT_MEAN bytes a packet" [ "$SENT_MEAN" -gt $((mtu * 2)) ]
+    check "$nic receives $RECEIVED_MEAN bytes a packet" [ "$RECEIVED_MEAN" -gt $((mtu * 2)) ]
     fetch "$nic HTTP" "http://$net.1/file" "$FILE_SHA256"
 done <<END
 $NICS

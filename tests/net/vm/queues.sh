@@ -9,14 +9,14 @@ check "64 flows are answered" flows
 
 iperf3 --client "$NET.1" --time 600 --parallel 8 --bitrate 8M --bidir >/tmp/load 2>&1 &
 load=$!
-before=$(nic_received_bytes "$nic")
-busy() { [ "$(nic_received_bytes "$nic")" -gt $((before + 2000000)) ]; }
+before=$(nic_count "$nic" rx_bytes)
+busy() { [ "$(nic_count "$nic" rx_bytes)" -gt $((before + 2000000)) ]; }
 check "there is load" wait_until 30 busy
 for queues in 1 4 2 3 1 2 4 1 4; do
     check "ethtool takes $queues" ethtool -L "$nic" combined "$queues"
     equal "queue pairs in use" "$(combined)" "$queues"
     check "64 flows are answered over $queues" flows
-    before=$(nic_received_bytes "$nic")
+    before=$(nic_count "$nic" rx_bytes)
     check "the load goes on" wait_until 30 busy
 done
 check "iperf3 was running all the time" kill -0 $load

@@ -55,5 +55,5 @@ host meet
 killall tcpdump
 case $ROLE in
 first) equal "announcements seen" "$(cat /tmp/seen)" "" ;;
-second) equal "announcements seen" "$(wc -l </tmp/seen)" 1 ;;
+second) equal "announcements seen" "$(grep -c Request /tmp/seen)" 1 ;;
 esac

@@ -32,7 +32,10 @@ ip address add "$ip/$mask" dev "$interface"
 END
     chmod +x /tmp/dhcp.sh
     ip link set "$1" up
-    check "$1 gets an address by DHCP" udhcpc -i "$1" -n -q -t 20 -T 1 -s /tmp/dhcp.sh
+    udhcpc -i "$1" -n -q -t 20 -T 1 -s /tmp/dhcp.sh >/tmp/dhcp.log 2>&1 || {
+        cat /tmp/dhcp.log
+        fail "$1 gets no address by DHCP"
+    }
 }
 
 nic_address() { ip -4 -o address show dev "$1" | awk '{ sub("/.*", "", $4); print $4 }'; }
@@ -41,7 +44,6 @@ nic_queues() { find "/sys/class/net/$1/queues/" -name 'tx-*' | wc -l; }
 # 1 or 0; nothing while the device is down.
 nic_carrier() { cat "/sys/class/net/$1/carrier" 2>/dev/null; }
 nic_carrier_is() { [ "$(nic_carrier "$1")" = "$2" ]; }
-nic_received_bytes() { cat "/sys/class/net/$1/statistics/rx_bytes"; }
 
 # nic_has NIC NAME=BIT...: the driver has taken these features (virtio 1.3 5.1.3, 6).
 nic_has() {
@@ -81,18 +83,39 @@ fetch() {
     equal "$1" "$(wget -q -O - "$2" | sha256sum | cut -d' ' -f1)" "$3"
 }
 
-# transfers NIC SERVER AMOUNT [OPTION...]: iperf3 sends that much, then receives that much.
+# nic_count NIC tx_bytes|tx_packets|rx_bytes|rx_packets
+nic_count() { cat "/sys/class/net/$1/statistics/$2"; }
+
+# transfers NIC SERVER AMOUNT [OPTION...]: iperf3 sends that much, then receives that much. Leaves
+# the mean size of the packets of each way in SENT_MEAN and RECEIVED_MEAN.
 transfers() {
-    device=$1 server=$2 amount=$3
-    shift 3
-    for way in "" --reverse; do
-        # shellcheck disable=SC2086
-        iperf3 --client "$server" --bytes "$amount" $way "$@" >/tmp/iperf3 2>&1 || {
-            cat /tmp/iperf3
-            fail "$device: iperf3 $way $*"
-        }
-        echo "ok: $device iperf3 $amount $way $*: $(awk '/receiver/ { print $7, $8 }' /tmp/iperf3)"
+    device=$1
+    transfer "$@" && SENT_MEAN=$(mean_size tx)
+    transfer "$@" --reverse && RECEIVED_MEAN=$(mean_size rx)
+}
+
+# transfer NIC SERVER AMOUNT [OPTION...]
+transfer() {
+    for way in tx rx; do
+        nic_count "$1" "${way}_bytes" >"/tmp/${way}_bytes"
+        nic_count "$1" "${way}_packets" >"/tmp/${way}_packets"
     done
+    server=$2 amount=$3
+    shift 3
+    iperf3 --client "$server" --bytes "$amount" "$@" >/tmp/iperf3 2>&1 || {
+        cat /tmp/iperf3
+        fail "$device: iperf3 $server $*"
+    }
+    # shellcheck disable=SC2046
+    echo "ok:" $(echo "$device" iperf3 "$amount" "$@" at \
+        $(awk '/receiver/ { print $7, $8 }' /tmp/iperf3))
+}
+
+# mean_size tx|rx: of the packets of the last transfer.
+mean_size() {
+    bytes=$(($(nic_count "$device" "$1_bytes") - $(cat "/tmp/$1_bytes")))
+    packets=$(($(nic_count "$device" "$1_packets") - $(cat "/tmp/$1_packets")))
+    echo $((bytes / packets))
 }
 
 # watch_for NIC FILTER: lines about frames that pass the filter go to /tmp/seen, until `killall

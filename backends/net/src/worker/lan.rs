@@ -8,13 +8,13 @@
 //! make it one of a port's VLAN on the uplink.
 //!
 //! A frame goes to the port its destination was last heard from, else to all. A port that has no
-//! buffers for a frame of its own is waited for within the bounds of
-//! [`Patience`](super::receive::Patience); a frame for several waits for nobody.
+//! buffers for a frame of its own is waited for within the bounds of [`Patience`]; a frame for
+//! several waits for nobody.
 
 use std::sync::Arc;
 
 use super::receive::{Patience, Put, give};
-use super::transmit::{Fate, reason_of};
+use super::transmit::{Fate, PEEK_BYTES, reason_of};
 use super::wire::Wire;
 use super::workbench::Workbench;
 use super::{NetQueue, NetTurn, NetVrings, Side, captured};
@@ -33,8 +33,6 @@ use crate::port::Port;
 
 /// Frames a second that one port may have sent to several others.
 const FLOOD_PER_S: u64 = 200_000;
-/// What of a frame decides which way it goes: enough for the ports of TCP over IPv6 in a VLAN.
-const START_BYTES: usize = 80;
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// A frame on its way.
@@ -201,7 +199,7 @@ impl Lan {
             vlan: lan.vlan,
             isolated: options.isolated,
         };
-        if lan.receive.len() > 1 {
+        if lan.port.running_pairs() > 1 {
             lan.flows.learn(flow_hash(frame.start), pair);
         }
         self.hub
@@ -266,7 +264,7 @@ impl Lan {
             header,
             payload: Payload::Bytes(whole),
             bytes: whole.len(),
-            start: whole.get(..START_BYTES).unwrap_or(whole),
+            start: whole.get(..PEEK_BYTES).unwrap_or(whole),
         };
         match self.forward(turn, wires, origin, &ethernet, &frame) {
             Fate::Gone => {

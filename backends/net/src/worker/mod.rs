@@ -5,7 +5,7 @@
 //! chain to the link or into the chains of another guest, copied once; then its chain is given
 //! back. One that cannot go now is not taken: [`Vring::undo`](ringside_common::worker::Vring::undo)
 //! leaves it in the ring until the link is writable, the rate limit allows it, or the receiver has
-//! buffers. To a guest it is read from the link into the chains that wait for it ([`Window`]).
+//! buffers. To a guest it is read from the link into the chains that wait for it (`window`).
 //! Chains are therefore given back in the order they were taken, and none is held when a vring
 //! stops, but for those of a window, which go back to the ring as if never taken.
 //!
@@ -31,9 +31,8 @@ use ringside_common::worker::{DeviceWorker, Turn, Vring, Vrings};
 use rustix::io::dup;
 
 use crate::counters::{Direction, PacketCounters};
-use crate::header::MAX_FRAME_BYTES;
 use crate::hub::{Fabric, Hub};
-use crate::link::Payload;
+use crate::link::{Payload, SPARE_BYTES};
 use crate::mac_table::PortId;
 use crate::port::{Negotiated, Port, Role};
 use lan::Lan;
@@ -45,6 +44,8 @@ use wire::Wire;
 const BUDGET_FRAMES: usize = 64;
 /// Bytes likewise.
 const BUDGET_BYTES: usize = 512 << 10;
+/// Descriptors likewise: a chain may have a thousand of them and be no good.
+const BUDGET_DESCRIPTORS: u32 = 1024;
 
 /// What the control side hands over when a vring starts.
 #[derive(Debug)]
@@ -97,7 +98,7 @@ impl NetWorker {
             wires: (0..hub.link_count()).map(|_| None).collect(),
             hub,
             frame: Buffers::default(),
-            spare: vec![0; MAX_FRAME_BYTES + 2].into_boxed_slice(),
+            spare: vec![0; SPARE_BYTES].into_boxed_slice(),
             outbox: None,
             first: 0,
             deadline_ns: None,

@@ -7,7 +7,9 @@ use ringside_common::worker::Vring;
 use super::lan::Frame;
 use super::receive::destination;
 use super::wire::Wire;
-use super::{BUDGET_BYTES, BUDGET_FRAMES, NetTurn, NetVrings, NetWorker, Side, captured};
+use super::{
+    BUDGET_BYTES, BUDGET_DESCRIPTORS, BUDGET_FRAMES, NetTurn, NetVrings, NetWorker, Side, captured,
+};
 use crate::counters::{Direction, DropReason};
 use crate::header::{HEADER_BYTES, LEGACY_HEADER_BYTES, NetHeader};
 use crate::hub::Fabric;
@@ -15,9 +17,9 @@ use crate::limit::Admission;
 use crate::link::{Payload, SendLoss, Sent};
 use crate::port::Negotiated;
 
-/// Frames that are looked at beyond their Ethernet header: enough for the ports of TCP over IPv6
-/// in a VLAN.
+/// What is looked at of a frame: enough for the ports of TCP over IPv6 in a VLAN.
 pub(super) const PEEK_BYTES: usize = 80;
+const MAC_BYTES: usize = 6;
 
 /// What is kept for a transmit queue.
 #[derive(Debug)]
@@ -139,14 +141,22 @@ impl NetWorker {
         if !place.vring.is_enabled() || !place.queue.port.is_link_up() {
             return self.discard(turn, slot);
         }
+        // A port with many queues has no more of a switch than one with a single one.
+        let sharers = match self.hub.fabric() {
+            Fabric::Switch => place.queue.port.running_pairs().max(1),
+            Fabric::Wire | Fabric::Null { .. } | Fabric::Loopback => 1,
+        };
+        let most = (BUDGET_FRAMES / usize::from(sharers)).max(1);
         let mut frames = 0;
         let mut bytes = 0;
-        while frames < BUDGET_FRAMES && bytes < BUDGET_BYTES {
+        let mut descriptors = 0;
+        while frames < most && bytes < BUDGET_BYTES && descriptors < BUDGET_DESCRIPTORS {
             let Some(moved) = self.transmit_one(turn, slot) else {
                 break;
             };
             frames += 1;
             bytes += moved;
+            descriptors += self.frame.descriptors();
         }
         self.frame.release();
         if let Some(place) = turn.vrings.get_mut(slot) {
@@ -189,7 +199,14 @@ impl NetWorker {
         };
         let bytes = usize::try_from(self.frame.readable_bytes()).unwrap_or(usize::MAX);
         let mut peek = [0; PEEK_BYTES];
-        let peeked = self.frame.read_at(0, &mut peek);
+        // Counters want the destination, a switch all of it.
+        let wanted = match self.hub.fabric() {
+            Fabric::Switch | Fabric::Loopback => PEEK_BYTES,
+            Fabric::Wire | Fabric::Null { .. } => MAC_BYTES,
+        };
+        let peeked = self
+            .frame
+            .read_at(0, peek.get_mut(..wanted).unwrap_or_default());
         let start = peek.get(..peeked).unwrap_or_default();
         let fate = self.pass_on(turn, slot, &header, bytes, start);
         self.settle(turn, slot, head, fate, (bytes, start))

@@ -166,15 +166,18 @@ fn tap_that_is_down_or_deleted_drops() {
 
 #[test]
 fn tap_takes_every_set_of_offloads_that_can_be_negotiated() {
-    in_network("tap_takes_every_set_of_offloads", || {
-        let tap = open_up(1);
-        assert!(tap.supported().contains(Offloads::CSUM | Offloads::TSO4));
-        let unsupported = !tap.supported().bits();
-        for bits in (0..=Offloads::all().bits()).filter(|bits| bits & unsupported == 0) {
-            tap.set_offloads(Offloads::from_bits_truncate(bits))
-                .unwrap();
-        }
-    });
+    in_network(
+        "tap_takes_every_set_of_offloads_that_can_be_negotiated",
+        || {
+            let tap = open_up(1);
+            assert!(tap.supported().contains(Offloads::CSUM | Offloads::TSO4));
+            let unsupported = !tap.supported().bits();
+            for bits in (0..=Offloads::all().bits()).filter(|bits| bits & unsupported == 0) {
+                tap.set_offloads(Offloads::from_bits_truncate(bits))
+                    .unwrap();
+            }
+        },
+    );
 }
 
 #[test]
