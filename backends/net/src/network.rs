@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::capture::{CaptureControl, CaptureOptions, MAX_SNAPLEN_BYTES};
 use crate::counters::Direction;
 use crate::device::NetDevice;
+use crate::features::Offloads;
 use crate::hub::{Fabric, Hub};
 use crate::limit::{Limits, RateLimit};
 use crate::link::tap::TapSpec;
@@ -79,6 +80,10 @@ impl Network {
             _ => 1,
         };
         let link = spec.map(|spec| Link::open(&spec, link_pairs)).transpose()?;
+        if let (Fabric::Switch, Some(link), true) = (fabric, &link, config.offloads) {
+            // Guests come and go: for those that do not take it so, it is finished here.
+            link.set_offloads(link.supported() & Offloads::SOFTWARE)?;
+        }
         let mut names: Vec<String> = config.ports.iter().map(|port| port.name.clone()).collect();
         if fabric == Fabric::Switch && link.is_some() {
             names.push(UPLINK.to_owned());
