@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::capture::{CaptureControl, CaptureOptions, MAX_SNAPLEN_BYTES};
 use crate::counters::Direction;
 use crate::device::NetDevice;
+use crate::features::Offloads;
 use crate::hub::{Fabric, Hub};
 use crate::limit::{Limits, RateLimit};
 use crate::link::error::LinkError;
@@ -74,7 +75,7 @@ impl Network {
             ),
             BackendSpec::Loopback => (Fabric::Loopback, None),
         };
-        let link = open_link(fabric, spec, config.queue_pairs)?;
+        let link = open_link(fabric, spec, config.queue_pairs, config.offloads)?;
         let mut names: Vec<String> = config.ports.iter().map(|port| port.name.clone()).collect();
         if fabric == Fabric::Switch && link.is_some() {
             names.push(UPLINK.to_owned());
@@ -264,6 +265,7 @@ fn open_link(
     fabric: Fabric,
     option: Option<LinkOption>,
     queue_pairs: u16,
+    offloads: bool,
 ) -> Result<Option<Link>, LinkError> {
     let Some(spec) = option.map(link_spec) else {
         return Ok(None);
@@ -276,6 +278,10 @@ fn open_link(
     // A guest may use fewer pairs than are offered, and nobody reads the queues of the others.
     for pair in 1..pairs {
         link.attach(pair, false)?;
+    }
+    if fabric == Fabric::Switch && offloads {
+        // Guests come and go: for those that do not take it so, it is finished here.
+        link.set_offloads(link.supported() & Offloads::SOFTWARE)?;
     }
     Ok(Some(link))
 }

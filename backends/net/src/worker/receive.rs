@@ -420,9 +420,12 @@ impl NetWorker {
                 if let Some(frame) = bench.load(bytes) {
                     rx.read_back(&self.spare, limit_bytes, frame);
                 }
-                if let Put::Lost(reason) = bench.give(&self.hub, place, now_ns, (header, bytes)) {
-                    place.queue.counters.count_drop(reason);
-                }
+                let reason = match bench.give(&self.hub, place, now_ns, (header, bytes)) {
+                    Put::Done => return Got::Frame(bytes),
+                    Put::NoRoom => DropReason::NoBuffer,
+                    Put::Lost(reason) => reason,
+                };
+                place.queue.counters.count_drop(reason);
                 Got::Frame(bytes)
             }
         }

@@ -13,7 +13,7 @@ use crate::frame::{ETHERNET_HEADER_BYTES, TAGGED_HEADER_BYTES, VLAN_TAG_BYTES, t
 use crate::header::{MAX_FRAME_BYTES, NetHeader};
 use crate::hub::Hub;
 use crate::link::{Payload, Sent};
-use crate::offload::finish;
+use crate::offload::{FinishFault, finish};
 
 /// See above.
 #[derive(Debug)]
@@ -36,6 +36,9 @@ impl Workbench {
     }
 
     /// Gives a guest the frame of `bytes` that was loaded, finished as far as its driver needs.
+    ///
+    /// With [`Put::NoRoom`] the guest has nothing of it. One that gets buffers for some segments
+    /// only loses the others.
     pub(super) fn give(
         &mut self,
         hub: &Hub,
@@ -53,6 +56,7 @@ impl Workbench {
         };
         let segment = &mut self.segment;
         let mut result = Put::Done;
+        let mut some_arrived = false;
         let finished = finish(header, frame, takes, max_frame_bytes, |part| {
             if result != Put::Done {
                 return;
@@ -64,16 +68,17 @@ impl Workbench {
             result = give(place, now_ns, part.header, payload, segment.len(), segment);
             match result {
                 Put::Done => {
+                    some_arrived = true;
                     captured(hub, place.queue.port.id, Direction::Rx, now_ns, payload);
                 }
-                // Those before it have arrived: the frame is not sent again.
-                Put::NoRoom => result = Put::Lost(DropReason::NoBuffer),
-                Put::Lost(_) => {}
+                // The frame is not sent again.
+                Put::NoRoom if some_arrived => result = Put::Lost(DropReason::NoBuffer),
+                Put::NoRoom | Put::Lost(_) => {}
             }
         });
         match finished {
             Ok(_) => result,
-            Err(_fault) => Put::Lost(DropReason::Offload),
+            Err(fault) => Put::Lost(loss_of(fault)),
         }
     }
 
@@ -106,8 +111,16 @@ impl Workbench {
             // The first stands for all: what does not fit after it is lost, as on any full link.
             first.get_or_insert(sent);
         })
-        .map_err(|_fault| DropReason::Offload)?;
+        .map_err(loss_of)?;
         Ok(first.unwrap_or(Sent::Done))
+    }
+}
+
+/// How a frame that cannot be finished is counted.
+fn loss_of(fault: FinishFault) -> DropReason {
+    match fault {
+        FinishFault::TooLong { .. } => DropReason::MtuExceeded,
+        _ => DropReason::Offload,
     }
 }
 
