@@ -415,20 +415,31 @@ impl NetWorker {
                 Got::Frame(bytes)
             }
             // A packet socket gets what its interface has, whatever this driver takes.
-            None => {
-                let bench = &mut self.lan.bench;
-                if let Some(frame) = bench.load(bytes) {
-                    rx.read_back(&self.spare, limit_bytes, frame);
-                }
-                let reason = match bench.give(&self.hub, place, now_ns, (header, bytes)) {
-                    Put::Done => return Got::Frame(bytes),
-                    Put::NoRoom => DropReason::NoBuffer,
-                    Put::Lost(reason) => reason,
-                };
-                place.queue.counters.count_drop(reason);
-                Got::Frame(bytes)
-            }
+            None => self.accept_unfinished(place, now_ns, (header, bytes), limit_bytes),
         }
+    }
+
+    /// A frame in the window has to be finished for this driver.
+    fn accept_unfinished(
+        &mut self,
+        place: &mut Place<NetQueue>,
+        now_ns: u64,
+        (header, bytes): (NetHeader, usize),
+        limit_bytes: usize,
+    ) -> Got {
+        let bench = &mut self.lan.bench;
+        if let Side::Receive(rx) = &place.queue.side
+            && let Some(frame) = bench.load(bytes)
+        {
+            rx.read_back(&self.spare, limit_bytes, frame);
+        }
+        let reason = match bench.give(&self.hub, place, now_ns, (header, bytes)) {
+            Put::Done => return Got::Frame(bytes),
+            Put::NoRoom => DropReason::NoBuffer,
+            Put::Lost(reason) => reason,
+        };
+        place.queue.counters.count_drop(reason);
+        Got::Frame(bytes)
     }
 
     /// Fills receive buffers with frames of `bytes`.
