@@ -272,7 +272,11 @@ impl<'m, W: DeviceWorker> DataThread<'m, W> {
                 Command::SetMemory { session, memory } => self.set_memory(session, &memory),
                 Command::SetKick(id, fd) => self.set_kick(id, fd),
                 Command::Enable(id, enabled) => self.enable(id, enabled),
-                Command::SetCall(id, fd) => self.change(id, |vring| vring.call = fd),
+                Command::SetCall(id, fd) => self.change(id, |vring| {
+                    vring.call = fd;
+                    // The last call may have gone to the old one.
+                    vring.call_anyway();
+                }),
                 Command::SetErr(id, fd) => self.change(id, |vring| vring.err = fd),
                 Command::SetAddresses(id, addresses) => {
                     self.release(|vring| vring.id == id);

@@ -304,9 +304,11 @@ impl Lan {
         let Some(place) = slot.and_then(|slot| turn.vrings.get_mut(slot)) else {
             return Fate::Lost(reason);
         };
+        // A guest that talks to itself keeps nobody else waiting.
+        let patient = self.hub.fabric() == Fabric::Loopback;
         if put == Put::NoRoom
             && let Side::Receive(rx) = &mut place.queue.side
-            && rx.patience.wait(now_ns)
+            && (rx.patience.wait(now_ns) || patient)
         {
             return Fate::Kept {
                 resume_ns: now_ns + Patience::STEP_NS,

@@ -42,9 +42,9 @@ pub(super) struct RxQueue {
     pub(super) patience: Patience,
 }
 
-/// How long senders may be kept waiting for a receiver without buffers: an eighth of the time, and
-/// some milliseconds at once. A receiver that is a little slow loses nothing that way, and one that
-/// never has buffers holds nobody up.
+/// How long senders may be kept waiting for a receiver without buffers: a sixteenth of the time, and
+/// 100 ms at once, in which its processor comes back to it on a busy host. A receiver that is a
+/// little slow loses nothing that way, and one that never has buffers holds nobody up for long.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Patience {
     spent_ns: u64,
@@ -53,8 +53,8 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    const BURST_NS: u64 = 5_000_000;
-    const SHARE: u64 = 8;
+    const BURST_NS: u64 = 100_000_000;
+    const SHARE: u64 = 16;
     /// Between two looks whether the receiver has got buffers, where it does not say so itself.
     pub(super) const STEP_NS: u64 = 200_000;
 
