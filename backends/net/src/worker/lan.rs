@@ -13,7 +13,8 @@
 
 use std::sync::Arc;
 
-use super::receive::{Patience, Put, give};
+use super::patience::Patience;
+use super::receive::{Put, give};
 use super::transmit::Fate;
 use super::wire::Wire;
 use super::workbench::Workbench;

@@ -14,6 +14,7 @@
 
 mod commands;
 mod lan;
+mod patience;
 mod receive;
 mod transmit;
 mod uplink;

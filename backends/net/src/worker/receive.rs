@@ -3,6 +3,7 @@
 
 use ringside_common::worker::{Place, Vring};
 
+use super::patience::Patience;
 use super::window::{Layout, Window};
 use super::wire::Wire;
 use super::{BUDGET_BYTES, BUDGET_FRAMES, NetQueue, NetTurn, NetWorker, Side};
@@ -40,51 +41,6 @@ pub(super) struct RxQueue {
     filter: RxFilter,
     filter_version: u32,
     pub(super) patience: Patience,
-}
-
-/// How long senders may be kept waiting for a receiver without buffers: a sixteenth of the time, and
-/// 100 ms at once, in which its processor comes back to it on a busy host. A receiver that is a
-/// little slow loses nothing that way, and one that never has buffers holds nobody up for long.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Patience {
-    spent_ns: u64,
-    updated_ns: u64,
-    waiting: bool,
-}
-
-impl Patience {
-    const BURST_NS: u64 = 100_000_000;
-    const SHARE: u64 = 16;
-    /// Between two looks whether the receiver has got buffers, where it does not say so itself.
-    pub(super) const STEP_NS: u64 = 200_000;
-
-    /// The receiver has no buffers at `now_ns`; whether to wait for it.
-    pub(super) fn wait(&mut self, now_ns: u64) -> bool {
-        let since_ns = now_ns.saturating_sub(self.updated_ns);
-        self.spent_ns = if self.waiting {
-            self.spent_ns.saturating_add(since_ns)
-        } else {
-            self.spent_ns.saturating_sub(since_ns / Self::SHARE)
-        };
-        self.updated_ns = now_ns;
-        self.waiting = self.spent_ns < Self::BURST_NS;
-        self.waiting
-    }
-
-    /// It has some again.
-    #[inline]
-    pub(super) fn end(&mut self, now_ns: u64) {
-        if self.waiting {
-            self.wait(now_ns);
-            self.waiting = false;
-        }
-    }
-
-    /// Whether somebody waits.
-    #[inline]
-    pub(super) fn is_waiting(self) -> bool {
-        self.waiting
-    }
 }
 
 /// What became of a frame for a guest.

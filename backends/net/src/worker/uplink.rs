@@ -4,7 +4,8 @@
 use ringside_common::memory::Buffers;
 
 use super::lan::{Frame, Lan, Origin, seconds};
-use super::receive::{Patience, destination};
+use super::patience::Patience;
+use super::receive::destination;
 use super::transmit::{Fate, PEEK_BYTES, reason_of};
 use super::wire::Wire;
 use super::{BUDGET_BYTES, BUDGET_FRAMES, NetTurn, NetWorker};
