@@ -15,7 +15,7 @@ use crate::packet::Packet;
 use crate::sample::{PORTS, Sample, THEIR_IP, THEIR_IP6, tcp};
 use crate::{Result, TestResult};
 
-/// Payload of a long packet: less than the window that a kernel offers at first.
+/// Payload of a long packet at most: less than the window that a kernel offers at first.
 const BURST_BYTES: usize = 40_000;
 /// What each side sends.
 const STREAM_BYTES: usize = 400_000;
@@ -94,6 +94,8 @@ struct Connection<'a, W> {
     v6: bool,
     /// What we send next.
     sequence: u32,
+    /// What the kernel takes at once.
+    window: u16,
     /// What we have up to.
     received: u32,
     /// What has come and was not asked for yet.
@@ -106,6 +108,7 @@ impl<'a, W: Way> Connection<'a, W> {
             way,
             v6,
             sequence: 0xffff_0000,
+            window: 0,
             received: 0,
             stream: Vec::new(),
         };
@@ -147,17 +150,24 @@ impl<'a, W: Way> Connection<'a, W> {
                 if packet.flags & tcp::RST != 0 {
                     return Err("the kernel has reset the connection".into());
                 }
+                self.window = packet.window;
                 return Ok(packet);
             }
         }
     }
 
     /// Sends in long packets, each when all before it are acknowledged.
-    fn send(&mut self, stream: &[u8]) -> TestResult {
-        for burst in stream.chunks(BURST_BYTES) {
-            let sample = self.sample(tcp::ACK | tcp::PSH, burst);
-            self.way.send(&sample)?;
-            self.sequence = self.sequence.wrapping_add(u32::try_from(burst.len())?);
+    fn send(&mut self, mut stream: &[u8]) -> TestResult {
+        while !stream.is_empty() {
+            let bytes = stream.len().min(BURST_BYTES).min(self.window.into());
+            let (burst, rest) = stream.split_at(bytes);
+            if bytes > 0 {
+                let sample = self.sample(tcp::ACK | tcp::PSH, burst);
+                self.way.send(&sample)?;
+            }
+            stream = rest;
+            self.sequence = self.sequence.wrapping_add(u32::try_from(bytes)?);
+            // Also that the window has opened is told by an acknowledgement.
             loop {
                 let packet = self.next()?;
                 self.take(&packet)?;

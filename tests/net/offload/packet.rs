@@ -26,6 +26,8 @@ pub(crate) struct Packet {
     pub(crate) acknowledgement: u32,
     /// Of TCP.
     pub(crate) flags: u8,
+    /// Of TCP.
+    pub(crate) window: u16,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -116,6 +118,7 @@ impl Packet {
         } else {
             (packet.sequence, packet.acknowledgement) = (long(segment, 4), long(segment, 8));
             packet.flags = segment[13];
+            packet.window = word(segment, 14);
             usize::from(segment[12] >> 4) * 4
         };
         packet.payload = segment[header_bytes..].to_vec();

@@ -49,6 +49,7 @@ impl Sample {
             sequence: if udp { 0 } else { 0xffff_8000 },
             acknowledgement: if udp { 0 } else { 0x0102_0304 },
             flags: if udp { 0 } else { tcp::ACK | tcp::PSH },
+            window: if udp { 0 } else { u16::MAX },
             ports: PORTS,
             payload,
             vlan: None,
@@ -121,7 +122,9 @@ impl Sample {
             bytes.extend_from_slice(&packet.sequence.to_be_bytes());
             bytes.extend_from_slice(&packet.acknowledgement.to_be_bytes());
             let words = u8::try_from(5 + self.options.len() / 4).expect("few options");
-            bytes.extend_from_slice(&[words << 4, packet.flags, 0xff, 0xff, 0, 0, 0, 0]);
+            bytes.extend_from_slice(&[words << 4, packet.flags]);
+            bytes.extend_from_slice(&packet.window.to_be_bytes());
+            bytes.extend_from_slice(&[0; 4]);
             bytes.extend_from_slice(&self.options);
         }
         bytes.extend_from_slice(&packet.payload);
