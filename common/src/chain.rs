@@ -143,6 +143,7 @@ pub(crate) struct Walk<'a> {
 /// What the walk has seen so far.
 #[derive(Default)]
 struct Seen {
+    descriptors: u32,
     bytes: u64,
     writable: bool,
     /// The first buffer outside of guest memory.
@@ -184,10 +185,13 @@ impl Walk<'_> {
 
     #[inline]
     fn whole(&mut self, table: &impl Table, head: u16, seen: &mut Seen) -> Result<(), ChainFault> {
-        match self.links(table, head, self.indirect, seen)? {
-            None => {}
-            Some((index, indirect)) => self.indirect_table(index, &indirect, seen)?,
-        }
+        let result = match self.links(table, head, self.indirect, seen) {
+            Ok(None) => Ok(()),
+            Ok(Some((index, indirect))) => self.indirect_table(index, &indirect, seen),
+            Err(fault) => Err(fault),
+        };
+        self.out.note_descriptors(seen.descriptors);
+        result?;
         seen.hole.map_or(Ok(()), Err)
     }
 
@@ -231,6 +235,7 @@ impl Walk<'_> {
 
     #[inline]
     fn add(&mut self, index: u16, d: &Descriptor, seen: &mut Seen) -> Result<(), ChainFault> {
+        seen.descriptors += 1;
         let writable = d.flags & flag::WRITE != 0;
         if seen.writable && !writable {
             return Err(ChainFault::Order { index });

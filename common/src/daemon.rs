@@ -65,11 +65,6 @@ impl Source {
 /// Between two attempts to connect to a front-end that is not there.
 const CONNECT_RETRY: Duration = Duration::from_millis(200);
 
-/// A front-end can come and go as often as it likes; the log is not to follow.
-static CONNECTED: LogLimiter = LogLimiter::new();
-static LEFT: LogLimiter = LogLimiter::new();
-static BROKEN: LogLimiter = LogLimiter::new();
-
 /// Epoll tokens.
 const SIGNAL: u64 = 0;
 const CONTROL: u64 = 1;
@@ -272,6 +267,9 @@ fn serve_one<D: Device>(
         reloads: Cell::new(signals.reloads()),
         tears: Cell::new(signals.tears()),
         epoll: &epoll,
+        connected: LogLimiter::new(),
+        left: LogLimiter::new(),
+        broken: LogLimiter::new(),
     };
     match source {
         Source::Bound(socket) => daemon.accept_all(socket.listener())?,
@@ -291,6 +289,10 @@ struct Daemon<'a, D: Device> {
     reloads: Cell<u32>,
     tears: Cell<u32>,
     epoll: &'a EpollLoop,
+    /// A front-end can come and go as often as it likes; the log is not to follow.
+    connected: LogLimiter,
+    left: LogLimiter,
+    broken: LogLimiter,
 }
 
 impl<D: Device> Daemon<'_, D> {
@@ -349,16 +351,23 @@ impl<D: Device> Daemon<'_, D> {
         stream
             .set_nonblocking(false)
             .map_err(HostError::of("preparing the connection"))?;
+        let name = match self.device.name() {
+            "" => String::new(),
+            name => format!("{name}: "),
+        };
         let device = Arc::clone(self.device);
         let mut connection = match Connection::new(stream, device, Arc::clone(self.pool)) {
             Ok(connection) => connection,
             Err(error) => {
-                log::error!("a front-end was turned away: {error}: {}", error.source);
+                log::error!(
+                    "{name}a front-end was turned away: {error}: {}",
+                    error.source
+                );
                 return Ok(());
             }
         };
-        if let Some(suppressed) = CONNECTED.allow() {
-            log::info!("a front-end has connected ({suppressed} more not shown)");
+        if let Some(suppressed) = self.connected.allow() {
+            log::info!("{name}a front-end has connected ({suppressed} more not shown)");
         }
         let events = Events::EPOLLIN | Events::EPOLLOUT | Events::EPOLLRDHUP | Events::EPOLLET;
         self.epoll
@@ -368,11 +377,13 @@ impl<D: Device> Daemon<'_, D> {
         let _ = self.epoll.remove(connection.fd());
         connection.session().end();
         if let Err(error) = result {
-            if let Some(suppressed) = BROKEN.allow() {
-                log::warn!("the connection was closed: {error} ({suppressed} more not shown)");
+            if let Some(suppressed) = self.broken.allow() {
+                log::warn!(
+                    "{name}the connection was closed: {error} ({suppressed} more not shown)"
+                );
             }
-        } else if let Some(suppressed) = LEFT.allow() {
-            log::info!("the front-end has left ({suppressed} more not shown)");
+        } else if let Some(suppressed) = self.left.allow() {
+            log::info!("{name}the front-end has left ({suppressed} more not shown)");
         }
         Ok(())
     }

@@ -31,6 +31,11 @@ pub trait Device: VhostUserBackend<Bitmap = (), Vring = VringMutex> + 'static {
     /// The data side.
     type Worker: DeviceWorker;
 
+    /// What logs call it, where a process has several devices.
+    fn name(&self) -> &str {
+        ""
+    }
+
     /// Makes the data side of one data thread; called on that thread.
     fn worker(&self) -> Self::Worker;
 

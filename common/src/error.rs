@@ -27,7 +27,7 @@ pub enum FrontEndError {
         most: u64,
     },
     /// A vring index beyond the queues offered.
-    #[error("vring index {index} of {count} offered")]
+    #[error("vring index {index} of {count} offered; see --num-queues or --queue-pairs")]
     VringIndex {
         /// The index asked for.
         index: u64,

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What every Ringside back-end shares: sessions with front-ends, guest memory, virtqueues and the
-//! threads that serve them. A back-end implements [`device::Device`] and calls [`daemon::serve`].
+//! threads that serve them. A back-end implements [`device::Device`] and calls [`daemon::serve`],
+//! or [`daemon::serve_all`] with several devices.
 //!
 //! | module | does |
 //! |---|---|
-//! | [`daemon`] | the life of the process: listener, sessions one after the other, signals |
+//! | [`daemon`] | the life of the process: sockets, sessions one after the other, signals |
 //! | `session` | one front-end connection: features, memory table, vrings |
 //! | [`memory`] | checks, maps and translates guest memory |
 //! | [`ring`] | the split virtqueue on cached pointers |
 //! | [`chain`] | a checked walk of a descriptor chain |
-//! | [`worker`] | data threads, which own their vrings |
+//! | [`worker`] | data threads, which own their vrings, and the pool that sessions share |
 //! | [`io`] | what a data thread waits on: `io_uring`, or epoll and blocking threads |
 //! | [`device`] | what a device is: a control side and a data side |
 //! | [`backchannel`] | messages to the front-end |

@@ -59,7 +59,7 @@ const SUPPRESSED_MAX: u64 = (1 << SUPPRESSED_BITS) - 1;
 const INTERVAL_MS: u64 = 1000;
 
 impl LogLimiter {
-    /// Makes a limiter; meant for a `static`.
+    /// Makes a limiter; mostly for a `static`.
     pub const fn new() -> Self {
         Self {
             state: AtomicU64::new(0),

@@ -78,7 +78,7 @@ fn run(target: &Target, case: &Case) -> TestResult {
     let ports = target.ports();
     let mut running = target.start()?;
     let mut front = case.front(&running.sockets())?.start()?;
-    closed_loop(&mut front, ports, case)?;
+    closed_loop(&mut front, ports, case).map_err(|e| format!("{e}{}", running.losses()))?;
     drop(front);
     running.check()
 }

@@ -5,10 +5,11 @@
 //! Hosts are namespaces of their own; what happens in the guests is in `vm/*.sh`.
 //! `RINGSIDE_VM_NET=qemu` runs those tests that need no vhost-user on QEMU's own tap devices.
 
+#[path = "vm/link.rs"]
+mod link;
 #[path = "vm/meeting.rs"]
 mod meeting;
 
-use std::cell::RefCell;
 use std::fs;
 use std::net::SocketAddr;
 use std::thread;
@@ -32,12 +33,6 @@ const FLOWS: &str = env!("CARGO_BIN_EXE_vm-flows");
 
 /// What guests fetch by HTTP.
 const FILE_BYTES: usize = 8 << 20;
-
-/// How often QEMU tries to reach a back-end that is gone.
-const RECONNECT: Duration = Duration::from_millis(100);
-
-/// How long a frame may take from QEMU to the wire, the machine being busy.
-const FRAME_LIMIT: Duration = Duration::from_secs(20);
 
 /// Whether a guest and its network can be made here; says loudly when not.
 fn ready(test: &str) -> Result<bool, BoxError> {
@@ -236,77 +231,6 @@ fn assert_announces(frame: &str, mac: &str) {
     assert!(frame.starts_with(&header), "{frame}");
     let request = format!(": Reverse Request who-is {mac} tell {mac}, ");
     assert!(frame.contains(&request), "{frame}");
-}
-
-#[test]
-fn killed_back_ends_come_back_and_announcements_go_out() -> Result<(), BoxError> {
-    if !ready("killed_back_ends_come_back_and_announcements_go_out")? {
-        return Ok(());
-    }
-    let network = Network::new()?;
-    let nic = |index, connect| {
-        let tap = format!("tap{index}");
-        network.tap(&tap, 1, &[&format!("{}.1/24", net(index))])?;
-        let options = NicOptions::new(&format!("tap:{tap}")).args(&["--queue-pairs=1"]);
-        Nic::start(&network, NicOptions { connect, ..options })
-    };
-    let (caller, listener, mut plugged) = (nic(0, false)?, nic(1, true)?, nic(2, false)?);
-    let _iperf3 = network.iperf3_server()?;
-    let http = HttpServer::start(&network, address("0.0.0.0:80")?, FILE_BYTES)?;
-    let mut capture = Capture::start(&network, "tap0", "rarp")?;
-    let devices = [
-        Device::net("caller", &caller.socket(0))
-            .reconnect(RECONNECT)
-            .property("guest_announce", false)
-            .mac(&mac(0)),
-        Device::net("listener", &listener.socket(0))
-            .listen()
-            .mac(&mac(1)),
-    ];
-    let plugged_device = Device::net("plugged", &plugged.socket(0)).mac(&mac(2));
-    let (caller, listener) = (RefCell::new(caller), RefCell::new(listener));
-    let restart = |nic: &RefCell<Nic>| nic.borrow_mut().restart();
-    let outcome = devices
-        .into_iter()
-        .fold(Guest::new(), Guest::device)
-        .cpus(2)
-        .program("iperf3")
-        .program("tcpdump")
-        .env("MAC_CALLER", mac(0))
-        .env("NET_CALLER", net(0))
-        .env("MAC_LISTENER", mac(1))
-        .env("NET_LISTENER", net(1))
-        .env("MAC_PLUGGED", mac(2))
-        .env("NET_PLUGGED", net(2))
-        .hotplug_ports(1)
-        .env("FILE_SHA256", http.sha256())
-        .script(&script(include_str!("vm/link.sh")))
-        .on("announce", |machine| {
-            machine.announce_self()?;
-            let frame = capture.first_frame(FRAME_LIMIT)?;
-            assert_announces(&frame, &mac(0));
-            Ok(())
-        })
-        .on("kill_caller", |_| {
-            caller.borrow_mut().kill();
-            Ok(())
-        })
-        .on("kill_listener", |_| {
-            listener.borrow_mut().kill();
-            Ok(())
-        })
-        .on("restart_caller", |_| Ok(restart(&caller)?))
-        .on("restart_listener", |_| Ok(restart(&listener)?))
-        .on("plug", |machine| Ok(machine.plug(&plugged_device)?))
-        .on("unplug", |machine| Ok(machine.unplug(&plugged_device)?))
-        .run()?;
-    assert_passed(&outcome);
-    assert_eq!(capture.frames().len(), 1, "{:?}", capture.frames());
-    for nic in [caller, listener] {
-        nic.into_inner().terminate()?;
-    }
-    plugged.terminate()?;
-    Ok(())
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use ringside_tests::vm::{
     BackEnd, BoxError, Device, DhcpOptions, DhcpServer, Disk, DiskOptions, Guest, HttpServer,
-    Network, Nic, NicOptions, needs, network_needs,
+    Network, Nic, NicOptions, Outcome, needs, network_needs,
 };
 
 const QUEUES: u16 = 4;
@@ -103,6 +103,11 @@ fn run() -> Result<bool, BoxError> {
         .run()?;
     disk.still_serving()?;
     nic.still_serving()?;
+    Ok(verdict(&outcome))
+}
+
+/// Says how it went.
+fn verdict(outcome: &Outcome) -> bool {
     let passed = outcome.exit_code == 0 && outcome.boots == 2;
     if !passed {
         say(&format!("the guest's console:\n{}", outcome.console));
@@ -113,7 +118,7 @@ fn run() -> Result<bool, BoxError> {
         "{verdict} in {seconds:.1} s ({} boots, {accel:?})",
         outcome.boots
     ));
-    Ok(passed)
+    passed
 }
 
 /// Prints a line; a reader who has gone away is no reason to stop.

@@ -26,6 +26,8 @@ pub struct NicOptions {
     /// Connects to a front-end that listens ([`Device::listen`](super::Device::listen)), instead
     /// of listening itself. Only for one port.
     pub connect: bool,
+    /// In the namespace of the tests, not in that of the network: `backend` says where its tap is.
+    pub outside: bool,
     /// As user `nobody`, with no capability.
     pub unprivileged: bool,
     /// Any other arguments.
@@ -40,6 +42,7 @@ impl NicOptions {
             backend: backend.to_owned(),
             ports: 1,
             connect: false,
+            outside: false,
             unprivileged: false,
             args: Vec::new(),
         }
@@ -65,7 +68,7 @@ pub struct Nic {
 }
 
 impl Nic {
-    /// Starts the back-end in `network`. It listens when this returns; one that connects goes on
+    /// Starts the back-end, in `network` unless it is to be outside. It listens when this returns; one that connects goes on
     /// trying until its front-end listens.
     ///
     /// # Errors
@@ -77,8 +80,8 @@ impl Nic {
             program = hand_over(dir.path(), &program)?;
         }
         let place = Place {
+            namespace: (!options.outside).then(|| network.path()),
             unprivileged: options.unprivileged,
-            ..network.place()
         };
         let mut nic = Self {
             place,

@@ -178,6 +178,10 @@ impl VhostUserBackend for NetDevice {
 impl Device for NetDevice {
     type Worker = NetWorker;
 
+    fn name(&self) -> &str {
+        &self.port.options.name
+    }
+
     fn worker(&self) -> NetWorker {
         NetWorker::new(Arc::clone(&self.hub))
     }

@@ -20,6 +20,7 @@ use crate::device::NetDevice;
 use crate::features::Offloads;
 use crate::hub::{Fabric, Hub};
 use crate::limit::{Limits, RateLimit};
+use crate::link::error::LinkError;
 use crate::link::tap::TapSpec;
 use crate::link::{Link, LinkSpec};
 use crate::mac_table::{MacTable, PortId};
@@ -62,7 +63,7 @@ impl Network {
         config: NetConfig,
         control: Arc<Control>,
     ) -> Result<(Arc<Self>, Vec<Served>), Box<dyn Error>> {
-        let backend = format!("{:?}", config.backend);
+        let backend = described(&config);
         let (fabric, spec) = match config.backend {
             BackendSpec::Link(link) => (Fabric::Wire, Some(link)),
             BackendSpec::Switch { .. } => (Fabric::Switch, config.uplink),
@@ -74,16 +75,7 @@ impl Network {
             ),
             BackendSpec::Loopback => (Fabric::Loopback, None),
         };
-        let spec = spec.map(link_spec);
-        let link_pairs = match &spec {
-            Some(LinkSpec::Tap(_)) if fabric == Fabric::Wire => config.queue_pairs,
-            _ => 1,
-        };
-        let link = spec.map(|spec| Link::open(&spec, link_pairs)).transpose()?;
-        if let (Fabric::Switch, Some(link), true) = (fabric, &link, config.offloads) {
-            // Guests come and go: for those that do not take it so, it is finished here.
-            link.set_offloads(link.supported() & Offloads::SOFTWARE)?;
-        }
+        let link = open_link(fabric, spec, config.queue_pairs, config.offloads)?;
         let mut names: Vec<String> = config.ports.iter().map(|port| port.name.clone()).collect();
         if fabric == Fabric::Switch && link.is_some() {
             names.push(UPLINK.to_owned());
@@ -265,6 +257,47 @@ impl Ports for Network {
 
     fn pause(&self, paused: bool) -> bool {
         self.control.pause(paused, DRAIN_PATIENCE)
+    }
+}
+
+/// Opens the link, with a queue for each pair where a tap is all there is.
+fn open_link(
+    fabric: Fabric,
+    option: Option<LinkOption>,
+    queue_pairs: u16,
+    offloads: bool,
+) -> Result<Option<Link>, LinkError> {
+    let Some(spec) = option.map(link_spec) else {
+        return Ok(None);
+    };
+    let pairs = match &spec {
+        LinkSpec::Tap(_) if fabric == Fabric::Wire => queue_pairs,
+        _ => 1,
+    };
+    let link = Link::open(&spec, pairs)?;
+    // A guest may use fewer pairs than are offered, and nobody reads the queues of the others.
+    for pair in 1..pairs {
+        link.attach(pair, false)?;
+    }
+    if fabric == Fabric::Switch && offloads {
+        // Guests come and go: for those that do not take it so, it is finished here.
+        link.set_offloads(link.supported() & Offloads::SOFTWARE)?;
+    }
+    Ok(Some(link))
+}
+
+/// What is behind the ports, in words.
+fn described(config: &NetConfig) -> String {
+    match (&config.backend, &config.uplink) {
+        (BackendSpec::Link(link), _) => link.kind().to_owned(),
+        (BackendSpec::Switch { name }, uplink) => {
+            let name = name.as_ref().map(|name| format!(" {name}"));
+            let uplink = uplink.as_ref().map(|link| format!(" with {}", link.kind()));
+            let (name, uplink) = (name.unwrap_or_default(), uplink.unwrap_or_default());
+            format!("switch{name}{uplink}")
+        }
+        (BackendSpec::Null { .. }, _) => "null".to_owned(),
+        (BackendSpec::Loopback, _) => "loopback".to_owned(),
     }
 }
 

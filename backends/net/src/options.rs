@@ -100,7 +100,7 @@ pub struct NetArgs {
     /// To be given once for each guest; --socket-path may be repeated as well, for guests without
     /// further properties. Behind the socket, after commas: name=NAME (how management calls the
     /// port; default: port0, port1 and so on), mac=ADDR, mtu=N, vlan=ID (an access port),
-    /// isolated (reaches the uplink only), anti-spoof (frames from other addresses than mac are
+    /// isolated (does not reach other isolated ports), anti-spoof (frames from other addresses than mac are
     /// dropped) and limit-rx-bytes, limit-rx-packets, limit-tx-bytes, limit-tx-packets=RATE, each
     /// perhaps followed by burst=N. A comma in a path is written twice.
     #[arg(long = "port", value_name = "SPEC", group = "listening")]

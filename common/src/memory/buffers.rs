@@ -34,6 +34,8 @@ pub struct Buffers {
     writable_start: usize,
     readable_bytes: u64,
     writable_bytes: u64,
+    /// Of the chain read last.
+    descriptors: u32,
     /// The last byte of the chain, once taken off the writable stream.
     tail: *mut u8,
 }
@@ -56,6 +58,7 @@ impl Default for Buffers {
             writable_start: 0,
             readable_bytes: 0,
             writable_bytes: 0,
+            descriptors: 0,
             tail: std::ptr::null_mut(),
         }
     }
@@ -164,6 +167,18 @@ impl Buffers {
             Some(_) => self.push_straddling(guest, want, writable, hint),
             None => false,
         }
+    }
+
+    /// Descriptors of the chain read last, sound or not: what it has cost to read it.
+    #[must_use]
+    #[inline]
+    pub fn descriptors(&self) -> u32 {
+        self.descriptors
+    }
+
+    #[inline]
+    pub(crate) fn note_descriptors(&mut self, descriptors: u32) {
+        self.descriptors = descriptors;
     }
 
     /// Bytes the driver has for the device, less those taken.

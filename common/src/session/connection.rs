@@ -303,7 +303,9 @@ impl<D: Device> Connection<D> {
             return self.refuse(header, FrontEndError::OwnConnection);
         }
         self.handler.handle_request()?;
-        if back_channel.is_some() {
+        // All that is ever said there is that the configuration has changed.
+        let listens = self.session().protocol_features & VhostUserProtocolFeatures::CONFIG.bits();
+        if back_channel.is_some() && listens != 0 {
             self.device.back_channel().set(back_channel);
         }
         Ok(())

@@ -63,7 +63,7 @@ pub(crate) enum Side {
 }
 
 enum Back {
-    Ours(#[expect(dead_code, reason = "kept: it ends when dropped")] NetBackEnd),
+    Ours(NetBackEnd),
     Theirs(Testpmd),
 }
 

@@ -186,7 +186,7 @@ impl NetPort {
     ///
     /// When it refuses.
     pub fn set_driver_ok(&self) -> Result<()> {
-        /// ACKNOWLEDGE, DRIVER, DRIVER_OK and FEATURES_OK (virtio 1.3 §2.1).
+        /// `ACKNOWLEDGE`, `DRIVER`, `DRIVER_OK` and `FEATURES_OK` (virtio 1.3 §2.1).
         const DRIVER_OK: u64 = 1 | 2 | 4 | 8;
         let agreed = self.session.negotiated().protocol;
         if agreed.contains(Protocol::STATUS) && !self.messages.set_status(DRIVER_OK)? {

@@ -88,7 +88,7 @@ fn rule_30_isolated_ports_do_not_reach_each_other() -> TestResult {
 }
 
 #[test]
-fn rule_30_station_that_moves_is_found_at_its_new_port_and_flooding_stops() -> TestResult {
+fn rule_30_station_that_was_heard_is_not_flooded_to_nor_stolen_at_once() -> TestResult {
     let mut back_end = crate::switch(3)?;
     let mut ports = [
         open(&mut back_end, 0)?,
@@ -101,23 +101,23 @@ fn rule_30_station_that_moves_is_found_at_its_new_port_and_flooding_stops() -> T
     let (station, asking) = ([2, 7, 7, 7, 7, 7], [2, 8, 8, 8, 8, 8]);
     let mut sent = Vec::new();
     let mut arrived = Vec::new();
-    for home in [1, 2] {
+    for claimant in [1, 2] {
         Flow::new(station, [0xff; 6], 0).make(0, 60, &mut sent);
-        ports[home].pairs[0]
+        ports[claimant].pairs[0]
             .tx
             .send_now(&plain(), &sent, PATIENCE)?;
         for (at, port) in ports.iter_mut().enumerate() {
-            if at != home {
+            if at != claimant {
                 port.pairs[0].rx.wait(&mut arrived, PATIENCE)?;
                 assert_eq!(arrived, sent);
             }
         }
         Flow::new(asking, station, 0).make(1, 60, &mut sent);
         ports[0].pairs[0].tx.send_now(&plain(), &sent, PATIENCE)?;
-        ports[home].pairs[0].rx.wait(&mut arrived, PATIENCE)?;
+        ports[1].pairs[0].rx.wait(&mut arrived, PATIENCE)?;
         assert_eq!(arrived, sent);
         std::thread::sleep(SILENCE);
-        assert_eq!(ports[3 - home].pairs[0].rx.poll(&mut arrived)?, None);
+        assert_eq!(ports[2].pairs[0].rx.poll(&mut arrived)?, None);
     }
     Ok(())
 }

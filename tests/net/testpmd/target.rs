@@ -137,6 +137,27 @@ impl Running {
         }
     }
 
+    /// What our back-end has counted, for a case that fails.
+    pub(crate) fn losses(&self) -> String {
+        let Self::Ours(back_end, _) = self else {
+            return String::new();
+        };
+        let stats = match back_end.control("stats", &serde_json::Value::Null) {
+            Ok(stats) => stats,
+            Err(error) => return error,
+        };
+        let ports = stats["ports"].as_array().into_iter().flatten();
+        let vrings = ports.flat_map(|port| port["packets"].as_array().into_iter().flatten());
+        vrings
+            .map(|v| {
+                format!(
+                    "\n  {} {}: {} passed, lost {}",
+                    v["direction"], v["queue"], v["good_packets"], v["drops"]
+                )
+            })
+            .collect()
+    }
+
     /// It has not ended.
     pub(crate) fn check(&mut self) -> Result<(), Box<dyn Error>> {
         let process = match self {

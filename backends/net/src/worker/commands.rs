@@ -27,8 +27,8 @@ pub(super) fn serve(turn: &mut NetTurn<'_>, slot: usize) -> bool {
         };
         served += 1;
         let sound = vring.read_chain(head, buffers).is_ok();
-        // The answer is one byte; without room for it there is nothing to be done.
-        if !buffers.take_tail() {
+        // The answer is the first writable byte; without room for it there is nothing to be done.
+        if buffers.writable_bytes() == 0 {
             buffers.release();
             vring.push_used(head, 0);
             continue;
@@ -51,7 +51,7 @@ pub(super) fn serve(turn: &mut NetTurn<'_>, slot: usize) -> bool {
             }
             _ => ERR,
         };
-        buffers.put_tail(answer);
+        buffers.write_at(0, &[answer]);
         buffers.release();
         vring.push_used(head, 1);
     }

@@ -8,25 +8,23 @@
 //! make it one of a port's VLAN on the uplink.
 //!
 //! A frame goes to the port its destination was last heard from, else to all. A port that has no
-//! buffers for a frame of its own is waited for within the bounds of
-//! [`Patience`](super::receive::Patience); a frame for several waits for nobody.
+//! buffers for a frame of its own is waited for within the bounds of [`Patience`]; a frame for
+//! several waits for nobody.
 
 use std::sync::Arc;
 
 use super::receive::{Patience, Put, give};
-use super::transmit::{Fate, PEEK_BYTES, reason_of};
+use super::transmit::Fate;
 use super::wire::Wire;
 use super::workbench::Workbench;
 use super::{NetQueue, NetTurn, NetVrings, Side, captured};
 use crate::counters::{Direction, DropReason, PacketCounters};
 use crate::flow::{FlowTable, flow_hash};
-use crate::frame::{
-    ETHERNET_HEADER_BYTES, Ethernet, TAGGED_HEADER_BYTES, VLAN_TAG_BYTES, is_multicast, untagged,
-};
+use crate::frame::{Ethernet, is_multicast};
 use crate::header::{GSO_NONE, NetHeader};
 use crate::hub::{Fabric, Hub};
 use crate::limit::{Admission, Limits, Rate, RateLimit};
-use crate::link::{Payload, Sent};
+use crate::link::Payload;
 use crate::mac_table::PortId;
 use crate::offload::{MAX_HEADERS_BYTES, check_long};
 use crate::port::Port;
@@ -47,10 +45,10 @@ pub(super) struct Frame<'a> {
 
 /// Where a frame comes from.
 #[derive(Clone, Copy, Debug)]
-struct Origin {
-    port: PortId,
-    vlan: u16,
-    isolated: bool,
+pub(super) struct Origin {
+    pub(super) port: PortId,
+    pub(super) vlan: u16,
+    pub(super) isolated: bool,
 }
 
 /// A port, as the data thread that serves it sees it.
@@ -67,10 +65,10 @@ struct LanPort {
 /// See above.
 #[derive(Debug)]
 pub(super) struct Lan {
-    hub: Arc<Hub>,
+    pub(super) hub: Arc<Hub>,
     ports: Vec<LanPort>,
-    uplink: PortId,
-    uplink_counters: Option<(Arc<PacketCounters>, Arc<PacketCounters>)>,
+    pub(super) uplink: PortId,
+    pub(super) uplink_counters: Option<(Arc<PacketCounters>, Arc<PacketCounters>)>,
     pub(super) bench: Workbench,
 }
 
@@ -120,6 +118,12 @@ impl Lan {
         }
     }
 
+    /// Whether a port is an access port of this VLAN.
+    #[inline]
+    pub(super) fn has_port_in(&self, vlan: u16) -> bool {
+        self.ports.iter().any(|port| port.vlan == vlan)
+    }
+
     /// Sends a frame of the guest whose transmit vring is in `slot`.
     #[inline]
     pub(super) fn send_from_guest(
@@ -137,13 +141,29 @@ impl Lan {
         };
         let (id, pair) = (place.queue.port.id, tx.pair);
         if self.hub.fabric() == Fabric::Loopback {
-            let put = self.deliver(turn, id, frame);
-            return self.fate_of(turn, id, put, frame);
+            return self.send_back(turn, id, pair, frame);
         }
         match self.admit(turn.now_ns(), id, pair, frame) {
             Ok((origin, ethernet)) => self.forward(turn, wires, origin, &ethernet, frame),
             Err(reason) => Fate::Lost(reason),
         }
+    }
+
+    /// Gives a frame back on the pair it came from: the others may be with another thread.
+    fn send_back(
+        &mut self,
+        turn: &mut NetTurn<'_>,
+        port: PortId,
+        pair: u16,
+        frame: &Frame<'_>,
+    ) -> Fate {
+        let lan = self.ports.get(usize::from(port.0));
+        let slot = lan.and_then(|lan| *lan.receive.get(usize::from(pair))?);
+        let put = match slot {
+            Some(slot) => self.deliver_into(turn, slot, port, frame),
+            None => Put::Lost(DropReason::NoReceiver),
+        };
+        self.fate_at(turn, slot, put)
     }
 
     /// Whether a guest may send such a frame; and what it is, if so.
@@ -166,7 +186,7 @@ impl Lan {
                 .map_err(|_fault| DropReason::Malformed)?;
         }
         let tag = ethernet.vlan();
-        let hops = tag.is_some_and(|tag| self.ports.iter().any(|port| port.vlan == tag));
+        let hops = tag.is_some_and(|tag| self.has_port_in(tag));
         let lan = self
             .ports
             .get_mut(usize::from(id.0))
@@ -183,89 +203,13 @@ impl Lan {
             vlan: lan.vlan,
             isolated: options.isolated,
         };
-        if lan.receive.len() > 1 {
+        if lan.port.running_pairs() > 1 {
             lan.flows.learn(flow_hash(frame.start), pair);
         }
         self.hub
             .table()
             .learn(origin.vlan, ethernet.source, id, seconds(now_ns));
         Ok((origin, ethernet))
-    }
-
-    /// Sends a frame that came from the uplink; `bytes` of it are in `spare`.
-    pub(super) fn send_from_uplink(
-        &mut self,
-        turn: &mut NetTurn<'_>,
-        wires: &mut [Option<Wire>],
-        header: NetHeader,
-        spare: &mut [u8],
-        bytes: usize,
-    ) {
-        let Some(mut whole) = spare.get_mut(..bytes) else {
-            return self.lost_uplink(DropReason::Malformed);
-        };
-        let Some(mut ethernet) = Ethernet::parse(whole) else {
-            return self.lost_uplink(DropReason::Malformed);
-        };
-        let mut header = header;
-        let tag = ethernet.vlan();
-        let vlan = tag
-            .filter(|tag| self.ports.iter().any(|port| port.vlan == *tag))
-            .unwrap_or(0);
-        if vlan != 0 {
-            // The tag goes: the addresses move up behind it.
-            let moved = header.moved(-4);
-            let (Some(untagged), Some(moved)) = (
-                whole
-                    .first_chunk::<TAGGED_HEADER_BYTES>()
-                    .map(|h| untagged(*h)),
-                moved,
-            ) else {
-                return self.lost_uplink(DropReason::Malformed);
-            };
-            header = moved;
-            let Some(rest) = whole.get_mut(VLAN_TAG_BYTES..) else {
-                return;
-            };
-            whole = rest;
-            if let Some(front) = whole.get_mut(..ETHERNET_HEADER_BYTES) {
-                front.copy_from_slice(&untagged);
-            }
-            ethernet.tag = None;
-        }
-        if is_multicast(ethernet.source) {
-            return self.lost_uplink(DropReason::Malformed);
-        }
-        let origin = Origin {
-            port: self.uplink,
-            vlan,
-            isolated: false,
-        };
-        self.hub
-            .table()
-            .learn(vlan, ethernet.source, self.uplink, seconds(turn.now_ns()));
-        let frame = Frame {
-            header,
-            payload: Payload::Bytes(whole),
-            bytes: whole.len(),
-            start: whole.get(..PEEK_BYTES).unwrap_or(whole),
-        };
-        match self.forward(turn, wires, origin, &ethernet, &frame) {
-            Fate::Gone => {
-                if let Some((_, from)) = &self.uplink_counters {
-                    from.count(bytes, ethernet.destination);
-                }
-            }
-            Fate::Lost(reason) => self.lost_uplink(reason),
-            // Nobody can be kept waiting out there.
-            Fate::Kept { .. } => self.lost_uplink(DropReason::NoBuffer),
-        }
-    }
-
-    fn lost_uplink(&self, reason: DropReason) {
-        if let Some((_, from)) = &self.uplink_counters {
-            from.count_drop(reason);
-        }
     }
 
     /// Tells everybody in its VLAN about the guest behind `port`.
@@ -300,7 +244,7 @@ impl Lan {
     }
 
     #[inline]
-    fn forward(
+    pub(super) fn forward(
         &mut self,
         turn: &mut NetTurn<'_>,
         wires: &mut [Option<Wire>],
@@ -340,19 +284,36 @@ impl Lan {
     /// What a frame for one port means for its sender.
     #[inline]
     fn fate_of(&mut self, turn: &mut NetTurn<'_>, to: PortId, put: Put, frame: &Frame<'_>) -> Fate {
+        if put == Put::Done {
+            return Fate::Gone;
+        }
+        let slot = self.receiver(turn.vrings, to, frame.start);
+        self.fate_at(turn, slot, put)
+    }
+
+    /// What a frame for one receive vring means for its sender. Where there is none, the loss is
+    /// the sender's to count.
+    #[inline]
+    fn fate_at(&self, turn: &mut NetTurn<'_>, slot: Option<usize>, put: Put) -> Fate {
         let now_ns = turn.now_ns();
+        let reason = match put {
+            Put::Done => return Fate::Gone,
+            Put::NoRoom => DropReason::NoBuffer,
+            Put::Lost(reason) => reason,
+        };
+        let Some(place) = slot.and_then(|slot| turn.vrings.get_mut(slot)) else {
+            return Fate::Lost(reason);
+        };
         if put == Put::NoRoom
-            && let Some(slot) = self.receiver(turn.vrings, to, frame.start)
-            && let Some(place) = turn.vrings.get_mut(slot)
             && let Side::Receive(rx) = &mut place.queue.side
             && rx.patience.wait(now_ns)
         {
             return Fate::Kept {
                 resume_ns: now_ns + Patience::STEP_NS,
-                waits_for: Some(slot),
+                waits_for: slot,
             };
         }
-        self.note(turn.vrings, to, put, frame);
+        place.queue.counters.count_drop(reason);
         Fate::Gone
     }
 
@@ -438,10 +399,21 @@ impl Lan {
     /// Gives a frame to the guest behind `port`, finished as far as that driver needs it.
     #[inline]
     fn deliver(&mut self, turn: &mut NetTurn<'_>, port: PortId, frame: &Frame<'_>) -> Put {
+        match self.receiver(turn.vrings, port, frame.start) {
+            Some(slot) => self.deliver_into(turn, slot, port, frame),
+            None => Put::Lost(DropReason::LinkDown),
+        }
+    }
+
+    #[inline]
+    fn deliver_into(
+        &mut self,
+        turn: &mut NetTurn<'_>,
+        slot: usize,
+        port: PortId,
+        frame: &Frame<'_>,
+    ) -> Put {
         let now_ns = turn.now_ns();
-        let Some(slot) = self.receiver(turn.vrings, port, frame.start) else {
-            return Put::Lost(DropReason::LinkDown);
-        };
         let Some(place) = turn.vrings.get_mut(slot) else {
             return Put::Lost(DropReason::LinkDown);
         };
@@ -474,62 +446,9 @@ impl Lan {
         let header = (frame.header, frame.bytes);
         self.bench.give(&self.hub, place, now_ns, header)
     }
-
-    /// Sends a frame out.
-    fn send_out(
-        &mut self,
-        turn: &mut NetTurn<'_>,
-        wires: &mut [Option<Wire>],
-        origin: Origin,
-        frame: &Frame<'_>,
-    ) -> Fate {
-        let Some(Some(wire)) = wires.first_mut() else {
-            return Fate::Lost(DropReason::LinkDown);
-        };
-        let later = Fate::Kept {
-            resume_ns: turn.now_ns() + Patience::STEP_NS,
-            waits_for: None,
-        };
-        if wire.is_blocked() {
-            return later;
-        }
-        let direct = wire.queue.supports_headers() || is_plain(frame.header);
-        let sent = if direct && origin.vlan == 0 {
-            wire.queue.send(&frame.header, frame.payload)
-        } else {
-            match self
-                .bench
-                .send(wire, origin.vlan, frame.header, frame.payload)
-            {
-                Ok(sent) => sent,
-                Err(reason) => return Fate::Lost(reason),
-            }
-        };
-        match sent {
-            Sent::Done => {
-                if wire.queue.has_unsent() {
-                    wire.block(turn.io);
-                }
-                if let Some((to, _)) = &self.uplink_counters {
-                    to.count(frame.bytes, super::receive::destination(frame.start));
-                }
-                Fate::Gone
-            }
-            Sent::Blocked => {
-                wire.block(turn.io);
-                later
-            }
-            Sent::Dropped(loss) => Fate::Lost(reason_of(loss)),
-        }
-    }
-}
-
-/// Whether a frame is finished.
-fn is_plain(header: NetHeader) -> bool {
-    header.gso_type == GSO_NONE && !header.needs_checksum()
 }
 
 #[inline]
-fn seconds(now_ns: u64) -> u32 {
+pub(super) fn seconds(now_ns: u64) -> u32 {
     u32::try_from(now_ns / SECOND_NS).unwrap_or(u32::MAX)
 }

@@ -5,7 +5,7 @@
 //! chain to the link or into the chains of another guest, copied once; then its chain is given
 //! back. One that cannot go now is not taken: [`Vring::undo`](ringside_common::worker::Vring::undo)
 //! leaves it in the ring until the link is writable, the rate limit allows it, or the receiver has
-//! buffers. To a guest it is read from the link into the chains that wait for it ([`Window`]).
+//! buffers. To a guest it is read from the link into the chains that wait for it (`window`).
 //! Chains are therefore given back in the order they were taken, and none is held when a vring
 //! stops, but for those of a window, which go back to the ring as if never taken.
 //!
@@ -44,6 +44,8 @@ use wire::Wire;
 const BUDGET_FRAMES: usize = 64;
 /// Bytes likewise.
 const BUDGET_BYTES: usize = 512 << 10;
+/// Descriptors likewise: a chain may have a thousand of them and be no good.
+const BUDGET_DESCRIPTORS: u32 = 1024;
 
 /// What the control side hands over when a vring starts.
 #[derive(Debug)]

@@ -427,18 +427,29 @@ impl NetWorker {
                 Got::Frame(bytes)
             }
             // A packet socket gets what its interface has, whatever this driver takes.
-            None => {
-                let bench = &mut self.lan.bench;
-                if let Some(frame) = bench.load(bytes) {
-                    rx.read_back(&self.spare, limit_bytes, frame);
-                }
-                let put = bench.give(&self.hub, place, now_ns, (header, bytes));
-                if let Some(reason) = put.loss() {
-                    place.queue.counters.count_drop(reason);
-                }
-                Got::Frame(bytes)
-            }
+            None => self.accept_unfinished(place, now_ns, (header, bytes), limit_bytes),
         }
+    }
+
+    /// A frame in the window has to be finished for this driver.
+    fn accept_unfinished(
+        &mut self,
+        place: &mut Place<NetQueue>,
+        now_ns: u64,
+        (header, bytes): (NetHeader, usize),
+        limit_bytes: usize,
+    ) -> Got {
+        let bench = &mut self.lan.bench;
+        if let Side::Receive(rx) = &place.queue.side
+            && let Some(frame) = bench.load(bytes)
+        {
+            rx.read_back(&self.spare, limit_bytes, frame);
+        }
+        let put = bench.give(&self.hub, place, now_ns, (header, bytes));
+        if let Some(reason) = put.loss() {
+            place.queue.counters.count_drop(reason);
+        }
+        Got::Frame(bytes)
     }
 
     /// Fills receive buffers with frames of `bytes`.

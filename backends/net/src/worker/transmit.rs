@@ -7,7 +7,9 @@ use ringside_common::worker::Vring;
 use super::lan::Frame;
 use super::receive::destination;
 use super::wire::Wire;
-use super::{BUDGET_BYTES, BUDGET_FRAMES, NetTurn, NetVrings, NetWorker, Side, captured};
+use super::{
+    BUDGET_BYTES, BUDGET_DESCRIPTORS, BUDGET_FRAMES, NetTurn, NetVrings, NetWorker, Side, captured,
+};
 use crate::counters::{Direction, DropReason};
 use crate::header::{HEADER_BYTES, LEGACY_HEADER_BYTES, NetHeader};
 use crate::hub::Fabric;
@@ -139,14 +141,22 @@ impl NetWorker {
         if !place.vring.is_enabled() || !place.queue.port.is_link_up() {
             return self.discard(turn, slot);
         }
+        // A port with many queues has no more of a switch than one with a single one.
+        let sharers = match self.hub.fabric() {
+            Fabric::Switch => place.queue.port.running_pairs().max(1),
+            Fabric::Wire | Fabric::Null { .. } | Fabric::Loopback => 1,
+        };
+        let most = (BUDGET_FRAMES / usize::from(sharers)).max(1);
         let mut frames = 0;
         let mut bytes = 0;
-        while frames < BUDGET_FRAMES && bytes < BUDGET_BYTES {
+        let mut descriptors = 0;
+        while frames < most && bytes < BUDGET_BYTES && descriptors < BUDGET_DESCRIPTORS {
             let Some(moved) = self.transmit_one(turn, slot) else {
                 break;
             };
             frames += 1;
             bytes += moved;
+            descriptors += self.frame.descriptors();
         }
         self.frame.release();
         if let Some(place) = turn.vrings.get_mut(slot) {

@@ -1,11 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! From the uplink of a switch to its ports.
+//! Between the uplink of a switch and its ports.
 
 use ringside_common::memory::Buffers;
 
+use super::lan::{Frame, Lan, Origin, seconds};
+use super::receive::{Patience, destination};
+use super::transmit::{Fate, PEEK_BYTES, reason_of};
+use super::wire::Wire;
 use super::{BUDGET_BYTES, BUDGET_FRAMES, NetTurn, NetWorker};
+use crate::counters::DropReason;
+use crate::frame::{
+    ETHERNET_HEADER_BYTES, Ethernet, TAGGED_HEADER_BYTES, VLAN_TAG_BYTES, is_multicast, untagged,
+};
+use crate::header::{GSO_NONE, NetHeader};
 use crate::hub::Fabric;
-use crate::link::{Received, Room};
+use crate::link::{Payload, Received, Room, Sent};
 
 impl NetWorker {
     /// Whether the uplink may have frames.
@@ -44,4 +53,133 @@ impl NetWorker {
         }
         frames > 0
     }
+}
+
+impl Lan {
+    /// Sends a frame that came from the uplink; `bytes` of it are in `spare`.
+    pub(super) fn send_from_uplink(
+        &mut self,
+        turn: &mut NetTurn<'_>,
+        wires: &mut [Option<Wire>],
+        header: NetHeader,
+        spare: &mut [u8],
+        bytes: usize,
+    ) {
+        let Some(mut whole) = spare.get_mut(..bytes) else {
+            return self.lost_uplink(DropReason::Malformed);
+        };
+        let Some(mut ethernet) = Ethernet::parse(whole) else {
+            return self.lost_uplink(DropReason::Malformed);
+        };
+        let mut header = header;
+        let tag = ethernet.vlan();
+        let vlan = tag.filter(|tag| self.has_port_in(*tag)).unwrap_or(0);
+        if vlan != 0 {
+            // The tag goes: the addresses move up behind it.
+            let moved = header.moved(-4);
+            let (Some(untagged), Some(moved)) = (
+                whole
+                    .first_chunk::<TAGGED_HEADER_BYTES>()
+                    .map(|h| untagged(*h)),
+                moved,
+            ) else {
+                return self.lost_uplink(DropReason::Malformed);
+            };
+            header = moved;
+            let Some(rest) = whole.get_mut(VLAN_TAG_BYTES..) else {
+                return;
+            };
+            whole = rest;
+            if let Some(front) = whole.get_mut(..ETHERNET_HEADER_BYTES) {
+                front.copy_from_slice(&untagged);
+            }
+            ethernet.tag = None;
+        }
+        if is_multicast(ethernet.source) {
+            return self.lost_uplink(DropReason::Malformed);
+        }
+        let origin = Origin {
+            port: self.uplink,
+            vlan,
+            isolated: false,
+        };
+        self.hub
+            .table()
+            .learn(vlan, ethernet.source, self.uplink, seconds(turn.now_ns()));
+        let frame = Frame {
+            header,
+            payload: Payload::Bytes(whole),
+            bytes: whole.len(),
+            start: whole.get(..PEEK_BYTES).unwrap_or(whole),
+        };
+        match self.forward(turn, wires, origin, &ethernet, &frame) {
+            Fate::Gone => {
+                if let Some((_, from)) = &self.uplink_counters {
+                    from.count(bytes, ethernet.destination);
+                }
+            }
+            Fate::Lost(reason) => self.lost_uplink(reason),
+            // Nobody can be kept waiting out there.
+            Fate::Kept { .. } => self.lost_uplink(DropReason::NoBuffer),
+        }
+    }
+
+    fn lost_uplink(&self, reason: DropReason) {
+        if let Some((_, from)) = &self.uplink_counters {
+            from.count_drop(reason);
+        }
+    }
+
+    /// Sends a frame out.
+    pub(super) fn send_out(
+        &mut self,
+        turn: &mut NetTurn<'_>,
+        wires: &mut [Option<Wire>],
+        origin: Origin,
+        frame: &Frame<'_>,
+    ) -> Fate {
+        let Some(Some(wire)) = wires.first_mut() else {
+            return Fate::Lost(DropReason::LinkDown);
+        };
+        let later = Fate::Kept {
+            resume_ns: turn.now_ns() + Patience::STEP_NS,
+            waits_for: None,
+        };
+        if wire.is_blocked() {
+            return later;
+        }
+        let direct = wire.queue.supports_headers() || is_plain(frame.header);
+        let sent = if direct && origin.vlan == 0 {
+            wire.queue.send(&frame.header, frame.payload)
+        } else {
+            match self
+                .bench
+                .send(wire, origin.vlan, frame.header, frame.payload)
+            {
+                Ok(sent) => sent,
+                Err(reason) => return Fate::Lost(reason),
+            }
+        };
+        match sent {
+            Sent::Done => {
+                if wire.queue.has_unsent() {
+                    wire.block(turn.io);
+                }
+                if let Some((to, _)) = &self.uplink_counters {
+                    to.count(frame.bytes, destination(frame.start));
+                }
+                Fate::Gone
+            }
+            Sent::Blocked => {
+                wire.block(turn.io);
+                later
+            }
+            Sent::Dropped(loss) => Fate::Lost(reason_of(loss)),
+        }
+    }
+}
+
+/// Whether a frame is finished.
+fn is_plain(header: NetHeader) -> bool {
+    header.gso_type == GSO_NONE && !header.needs_checksum()
 }

@@ -18,6 +18,10 @@ use crate::header::{HEADER_BYTES, LEGACY_HEADER_BYTES, NetHeader};
 /// Most chains that one packet may take: with Linux' smallest receive buffers 64 KiB take 43.
 const MAX_CHAINS: usize = 128;
 
+/// Descriptors read for one packet: a driver with chains of thousands is not to cost the others
+/// their time.
+const MAX_DESCRIPTORS: u32 = 512;
+
 /// One chain taken from the ring.
 #[derive(Clone, Copy, Debug)]
 struct Taken {
@@ -57,6 +61,7 @@ impl Window {
     #[inline]
     pub(super) fn make_room(&mut self, vring: &mut Vring, frame_bytes: usize) -> bool {
         let want = self.layout.header_bytes + frame_bytes;
+        let mut walked = 0;
         loop {
             if self.layout.mergeable || self.chains.is_empty() {
                 if self.room_for_packet() >= want {
@@ -65,9 +70,12 @@ impl Window {
             } else {
                 return self.room_for_packet() >= want;
             }
-            if self.chains.len() >= MAX_CHAINS || !self.take(vring) {
+            // What was taken stays: the next call goes on from there.
+            let tired = walked >= MAX_DESCRIPTORS;
+            if tired || self.chains.len() >= MAX_CHAINS || !self.take(vring) {
                 return false;
             }
+            walked += self.stream.descriptors().max(1);
         }
     }
 

@@ -7,6 +7,8 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, open};
 use rustix::io::Errno;
@@ -23,6 +25,11 @@ const TUN: &str = "/dev/net/tun";
 const FLAGS: i32 = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 /// The bytes of a name that a kernel takes.
 const MAX_NAME_BYTES: usize = libc::IFNAMSIZ - 1;
+
+/// How long a tap that another process holds is waited for: the kernel lets go of what an `io_uring`
+/// watched a moment after its process has ended, and who starts the next one may be quicker.
+const PREDECESSOR_LIMIT: Duration = Duration::from_secs(1);
+const PREDECESSOR_STEP: Duration = Duration::from_millis(10);
 
 /// The queues of a tap.
 pub(super) struct Opened {
@@ -49,7 +56,7 @@ pub(super) fn by_name(name: &str, netns: Option<&Path>, pairs: u16) -> Result<Op
             pairs,
             socket: &socket,
         };
-        let queues = opener.open()?;
+        let queues = opener.open_after_predecessor()?;
         let multi_queue = set_up(name, &queues)?;
         Ok(Opened {
             queues,
@@ -162,6 +169,19 @@ struct Opener<'a> {
 }
 
 impl Opener<'_> {
+    /// Opens the queues, when need be after a killed process has let go of them.
+    fn open_after_predecessor(&self) -> Result<Vec<OwnedFd>, LinkError> {
+        let deadline = Instant::now() + PREDECESSOR_LIMIT;
+        loop {
+            match self.open() {
+                Err(LinkError::Busy { .. }) if Instant::now() < deadline => {
+                    thread::sleep(PREDECESSOR_STEP);
+                }
+                ended => return ended,
+            }
+        }
+    }
+
     fn open(&self) -> Result<Vec<OwnedFd>, LinkError> {
         let many = FLAGS | libc::IFF_MULTI_QUEUE;
         let flags = if self.pairs > 1 { many } else { FLAGS };

@@ -113,6 +113,20 @@ fn descriptors_of_another_kind_are_refused() {
 }
 
 #[test]
+fn tap_of_a_process_that_is_ending_is_waited_for() {
+    in_network("tap_of_a_process_that_is_ending_is_waited_for", || {
+        ip("tuntap add one0 mode tap");
+        let held = Tap::open(&named("one0"), 1).unwrap();
+        let ending = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(100));
+            drop(held);
+        });
+        Tap::open(&named("one0"), 1).unwrap();
+        ending.join().unwrap();
+    });
+}
+
+#[test]
 fn names_that_cannot_be_had_are_explained() {
     in_network("names_that_cannot_be_had_are_explained", || {
         let _tap = Tap::open(&named("tap0"), 1).unwrap();
