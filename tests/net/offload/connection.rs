@@ -3,7 +3,7 @@
 //! packets and to take what comes, on a path that loses nothing.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::thread;
 
 use ringside_tests::frontend::load::fill_pattern;
@@ -63,8 +63,8 @@ impl Way for Relay {
 
 /// Opens connections over both IPs, sends a stream each way and holds it to what was sent.
 pub(crate) fn converse(host: &Host, mut way: impl Way) -> TestResult {
-    for (v6, ip) in [(false, THEIR_IP), (true, THEIR_IP6)] {
-        let address = SocketAddr::new(ip.parse()?, PORTS.1);
+    for (v6, ip) in [(false, IpAddr::V4(THEIR_IP)), (true, IpAddr::V6(THEIR_IP6))] {
+        let address = SocketAddr::new(ip, PORTS.1);
         let listener = host.within(|| TcpListener::bind(address))?;
         let [mut there, mut back] = [vec![0; STREAM_BYTES], vec![0; STREAM_BYTES]];
         fill_pattern(1, u64::from(v6), &mut there);
@@ -83,7 +83,9 @@ pub(crate) fn converse(host: &Host, mut way: impl Way) -> TestResult {
         connection.send(&there)?;
         let found = connection.receive(back.len())?;
         assert!(found == back, "another stream came back");
-        let kernel = kernel.join().expect("no panic of the kernel's side")?;
+        let kernel = kernel
+            .join()
+            .map_err(|_panic| "the kernel's side panicked")??;
         assert!(kernel, "another stream arrived");
     }
     Ok(())
