@@ -3,7 +3,7 @@
 //! packets and to take what comes, on a path that loses nothing.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::thread;
 
 use ringside_tests::frontend::load::fill_pattern;
@@ -15,7 +15,7 @@ use crate::packet::Packet;
 use crate::sample::{PORTS, Sample, THEIR_IP, THEIR_IP6, tcp};
 use crate::{Result, TestResult};
 
-/// Payload of a long packet: less than the window that a kernel offers at first.
+/// Payload of a long packet at most: less than the window that a kernel offers at first.
 const BURST_BYTES: usize = 40_000;
 /// What each side sends.
 const STREAM_BYTES: usize = 400_000;
@@ -63,8 +63,8 @@ impl Way for Relay {
 
 /// Opens connections over both IPs, sends a stream each way and holds it to what was sent.
 pub(crate) fn converse(host: &Host, mut way: impl Way) -> TestResult {
-    for (v6, ip) in [(false, THEIR_IP), (true, THEIR_IP6)] {
-        let address = SocketAddr::new(ip.parse()?, PORTS.1);
+    for (v6, ip) in [(false, IpAddr::V4(THEIR_IP)), (true, IpAddr::V6(THEIR_IP6))] {
+        let address = SocketAddr::new(ip, PORTS.1);
         let listener = host.within(|| TcpListener::bind(address))?;
         let [mut there, mut back] = [vec![0; STREAM_BYTES], vec![0; STREAM_BYTES]];
         fill_pattern(1, u64::from(v6), &mut there);
@@ -83,7 +83,9 @@ pub(crate) fn converse(host: &Host, mut way: impl Way) -> TestResult {
         connection.send(&there)?;
         let found = connection.receive(back.len())?;
         assert!(found == back, "another stream came back");
-        let kernel = kernel.join().expect("no panic of the kernel's side")?;
+        let kernel = kernel
+            .join()
+            .map_err(|_panic| "the kernel's side panicked")??;
         assert!(kernel, "another stream arrived");
     }
     Ok(())
@@ -94,6 +96,8 @@ struct Connection<'a, W> {
     v6: bool,
     /// What we send next.
     sequence: u32,
+    /// What the kernel takes at once.
+    window: u16,
     /// What we have up to.
     received: u32,
     /// What has come and was not asked for yet.
@@ -106,6 +110,7 @@ impl<'a, W: Way> Connection<'a, W> {
             way,
             v6,
             sequence: 0xffff_0000,
+            window: 0,
             received: 0,
             stream: Vec::new(),
         };
@@ -147,17 +152,24 @@ impl<'a, W: Way> Connection<'a, W> {
                 if packet.flags & tcp::RST != 0 {
                     return Err("the kernel has reset the connection".into());
                 }
+                self.window = packet.window;
                 return Ok(packet);
             }
         }
     }
 
     /// Sends in long packets, each when all before it are acknowledged.
-    fn send(&mut self, stream: &[u8]) -> TestResult {
-        for burst in stream.chunks(BURST_BYTES) {
-            let sample = self.sample(tcp::ACK | tcp::PSH, burst);
-            self.way.send(&sample)?;
-            self.sequence = self.sequence.wrapping_add(u32::try_from(burst.len())?);
+    fn send(&mut self, mut stream: &[u8]) -> TestResult {
+        while !stream.is_empty() {
+            let bytes = stream.len().min(BURST_BYTES).min(self.window.into());
+            let (burst, rest) = stream.split_at(bytes);
+            if bytes > 0 {
+                let sample = self.sample(tcp::ACK | tcp::PSH, burst);
+                self.way.send(&sample)?;
+            }
+            stream = rest;
+            self.sequence = self.sequence.wrapping_add(u32::try_from(bytes)?);
+            // Also that the window has opened is told by an acknowledgement.
             loop {
                 let packet = self.next()?;
                 self.take(&packet)?;

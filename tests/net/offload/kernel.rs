@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::net::IpAddr;
 use std::thread;
 use std::time::Instant;
 
@@ -48,7 +49,7 @@ impl Host {
         self.ip(&format!("link set {device} address {}", text_of(THEIRS)))?;
         self.ip(&format!("address add {THEIR_IP}/24 dev {device}"))?;
         self.ip(&format!("address add {THEIR_IP6}/64 dev {device} nodad"))?;
-        for ip in [OUR_IP, OUR_IP6] {
+        for ip in [IpAddr::V4(OUR_IP), IpAddr::V6(OUR_IP6)] {
             let ours = text_of(OURS);
             self.ip(&format!(
                 "neigh add {ip} lladdr {ours} dev {device} nud permanent"
@@ -91,7 +92,9 @@ impl Host {
                 setns(&namespace, CloneFlags::CLONE_NEWNET)?;
                 open()
             });
-            inside.join().expect("no panic inside")
+            inside
+                .join()
+                .map_err(|_panic| io::Error::other("a panic"))?
         });
         Ok(opened?)
     }

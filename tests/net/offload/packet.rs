@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Frames read with nothing believed: every length and checksum has to be right.
 
+use std::fmt::Display;
+
 use crate::Result;
 
 const ETHERNET_BYTES: usize = 14;
@@ -26,6 +28,8 @@ pub(crate) struct Packet {
     pub(crate) acknowledgement: u32,
     /// Of TCP.
     pub(crate) flags: u8,
+    /// Of TCP.
+    pub(crate) window: u16,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -37,7 +41,7 @@ pub(crate) fn sum(pieces: &[&[u8]]) -> u16 {
         sum += u32::from(u16::from_be_bytes([word[0], low]));
         sum = (sum & 0xffff) + (sum >> 16);
     }
-    u16::try_from(sum).expect("carries are added")
+    u16::try_from(sum).unwrap_or(u16::MAX)
 }
 
 /// Addresses, length and protocol, which a transport's checksum covers besides its segment.
@@ -47,7 +51,7 @@ pub(crate) fn pseudo_header(network: &[u8], segment_bytes: usize, protocol: u8) 
     } else {
         &network[12..20]
     };
-    let bytes = u32::try_from(segment_bytes).expect("a segment");
+    let bytes = u32::try_from(segment_bytes).unwrap_or(u32::MAX);
     [addresses, &bytes.to_be_bytes(), &[0, 0, 0, protocol]].concat()
 }
 
@@ -59,7 +63,7 @@ fn long(bytes: &[u8], at: usize) -> u32 {
     u32::from(word(bytes, at)) << 16 | u32::from(word(bytes, at + 2))
 }
 
-fn expect<T: PartialEq + std::fmt::Display>(what: &str, found: T, expected: T) -> Result<()> {
+fn expect<T: PartialEq + Copy + Display>(what: &str, found: T, expected: T) -> Result<()> {
     if found == expected {
         return Ok(());
     }
@@ -116,6 +120,7 @@ impl Packet {
         } else {
             (packet.sequence, packet.acknowledgement) = (long(segment, 4), long(segment, 8));
             packet.flags = segment[13];
+            packet.window = word(segment, 14);
             usize::from(segment[12] >> 4) * 4
         };
         packet.payload = segment[header_bytes..].to_vec();

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Packets as a driver leaves them: long, and with the sum of the pseudo header for a checksum.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use ringside_tests::frontend::load::fill_pattern;
 use ringside_tests::frontend::net::{NetHeader, gso, header_flag};
 
@@ -8,10 +10,10 @@ use crate::packet::{Packet, pseudo_header, sum};
 use crate::{OURS, Result, THEIRS};
 
 /// The addresses of the sender and of the receiver.
-pub(crate) const OUR_IP: &str = "10.9.0.2";
-pub(crate) const THEIR_IP: &str = "10.9.0.1";
-pub(crate) const OUR_IP6: &str = "fd09::2";
-pub(crate) const THEIR_IP6: &str = "fd09::1";
+pub(crate) const OUR_IP: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+pub(crate) const THEIR_IP: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+pub(crate) const OUR_IP6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 2);
+pub(crate) const THEIR_IP6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 1);
 /// The port of the sender, and of a receiver that waits for nothing: `tcpdump` knows neither.
 pub(crate) const PORTS: (u16, u16) = (40_001, 40_000);
 
@@ -49,6 +51,7 @@ impl Sample {
             sequence: if udp { 0 } else { 0xffff_8000 },
             acknowledgement: if udp { 0 } else { 0x0102_0304 },
             flags: if udp { 0 } else { tcp::ACK | tcp::PSH },
+            window: if udp { 0 } else { u16::MAX },
             ports: PORTS,
             payload,
             vlan: None,
@@ -87,7 +90,7 @@ impl Sample {
         let at = csum_start + csum_offset;
         frame[at..at + 2].copy_from_slice(&sum(&[&pseudo]).to_be_bytes());
         let header_bytes = frame.len() - packet.payload.len();
-        let short = |bytes: usize| u16::try_from(bytes).expect("in the headers");
+        let short = |bytes: usize| u16::try_from(bytes).unwrap_or(u16::MAX);
         let header = NetHeader {
             flags: header_flag::NEEDS_CSUM,
             gso_type: match (self.gso_bytes, packet.udp, packet.v6) {
@@ -120,8 +123,10 @@ impl Sample {
         } else {
             bytes.extend_from_slice(&packet.sequence.to_be_bytes());
             bytes.extend_from_slice(&packet.acknowledgement.to_be_bytes());
-            let words = u8::try_from(5 + self.options.len() / 4).expect("few options");
-            bytes.extend_from_slice(&[words << 4, packet.flags, 0xff, 0xff, 0, 0, 0, 0]);
+            let words = u8::try_from(5 + self.options.len() / 4).unwrap_or(u8::MAX);
+            bytes.extend_from_slice(&[words << 4, packet.flags]);
+            bytes.extend_from_slice(&packet.window.to_be_bytes());
+            bytes.extend_from_slice(&[0; 4]);
             bytes.extend_from_slice(&self.options);
         }
         bytes.extend_from_slice(&packet.payload);
@@ -180,7 +185,7 @@ impl Sample {
             left = rest;
             expected.id = expected.id.wrapping_add(u16::from(!expected.v6));
             if !expected.udp {
-                let bytes = u32::try_from(bytes).expect("a segment");
+                let bytes = u32::try_from(bytes)?;
                 expected.sequence = expected.sequence.wrapping_add(bytes);
             }
         }
@@ -192,24 +197,17 @@ impl Sample {
 }
 
 fn network(packet: &Packet, protocol: u8, transport_bytes: usize) -> Vec<u8> {
-    let length = |bytes: usize| u16::try_from(bytes).expect("64 KiB").to_be_bytes();
+    let length = |bytes: usize| u16::try_from(bytes).unwrap_or(u16::MAX).to_be_bytes();
     if packet.v6 {
-        let [from, to] = [OUR_IP6, THEIR_IP6].map(|ip| ip.parse::<std::net::Ipv6Addr>());
         let [high, low] = length(transport_bytes);
-        let mut bytes = vec![0x60, 0, 0, 0, high, low, protocol, 64];
-        for address in [from, to] {
-            bytes.extend_from_slice(&address.expect("an address").octets());
-        }
-        return bytes;
+        let fixed = [0x60, 0, 0, 0, high, low, protocol, 64];
+        return [&fixed[..], &OUR_IP6.octets(), &THEIR_IP6.octets()].concat();
     }
-    let [from, to] = [OUR_IP, THEIR_IP].map(|ip| ip.parse::<std::net::Ipv4Addr>());
     let ([high, low], [id_high, id_low]) = (length(20 + transport_bytes), packet.id.to_be_bytes());
-    let mut bytes = vec![
+    let fixed = [
         0x45, 0, high, low, id_high, id_low, 0x40, 0, 64, protocol, 0, 0,
     ];
-    for address in [from, to] {
-        bytes.extend_from_slice(&address.expect("an address").octets());
-    }
+    let mut bytes = [&fixed[..], &OUR_IP.octets(), &THEIR_IP.octets()].concat();
     let checksum = !sum(&[&bytes]);
     bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
     bytes

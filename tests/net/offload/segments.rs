@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Long packets to a guest that takes none.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
@@ -124,16 +124,8 @@ fn segments_are_taken_by_the_kernel_without_a_checksum_error() -> TestResult {
     let host = Host::with_tap("raw0")?;
     let mut wire = host.back_end("tap", "raw0")?;
     let mut wire = Guest::open(&mut wire, 0, 0)?;
-    let sockets = [THEIR_IP, THEIR_IP6].map(|ip| {
-        host.within(|| {
-            UdpSocket::bind(SocketAddr::new(
-                ip.parse().map_err(std::io::Error::other)?,
-                PORTS.1,
-            ))
-        })
-    });
-    let [socket, socket6] = sockets;
-    let (socket, socket6) = (socket?, socket6?);
+    let bind = |ip: IpAddr| host.within(|| UdpSocket::bind(SocketAddr::new(ip, PORTS.1)));
+    let (socket, socket6) = (bind(THEIR_IP.into())?, bind(THEIR_IP6.into())?);
     let mut datagram = vec![0; 1 << 16];
     let (mut tcp_segments, mut tcp6_segments, mut udp_segments, mut udp6_segments) = (0, 0, 0, 0);
     let untagged = |(sample, _): &(Sample, _)| sample.packet.vlan.is_none();

@@ -323,10 +323,8 @@ impl Lan {
     /// Counts a frame that a port did not get.
     #[inline]
     fn note(&self, vrings: &NetVrings, to: PortId, put: Put, frame: &Frame<'_>) {
-        let reason = match put {
-            Put::Done => return,
-            Put::NoRoom => DropReason::NoBuffer,
-            Put::Lost(reason) => reason,
+        let Some(reason) = put.loss() else {
+            return;
         };
         if let Some(slot) = self.receiver(vrings, to, frame.start)
             && let Some(place) = vrings.get(slot)

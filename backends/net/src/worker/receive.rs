@@ -54,6 +54,18 @@ pub(super) enum Put {
     Lost(DropReason),
 }
 
+impl Put {
+    /// How the loss is counted of a frame that is not tried again; nothing if it has arrived.
+    #[inline]
+    pub(super) fn loss(self) -> Option<DropReason> {
+        match self {
+            Self::Done => None,
+            Self::NoRoom => Some(DropReason::NoBuffer),
+            Self::Lost(reason) => Some(reason),
+        }
+    }
+}
+
 impl RxQueue {
     pub(super) fn new(pair: u16, negotiated: Negotiated) -> Self {
         Self {
@@ -389,12 +401,10 @@ impl NetWorker {
         {
             rx.read_back(&self.spare, limit_bytes, frame);
         }
-        let reason = match bench.give(&self.hub, place, now_ns, (header, bytes)) {
-            Put::Done => return Got::Frame(bytes),
-            Put::NoRoom => DropReason::NoBuffer,
-            Put::Lost(reason) => reason,
-        };
-        place.queue.counters.count_drop(reason);
+        let put = bench.give(&self.hub, place, now_ns, (header, bytes));
+        if let Some(reason) = put.loss() {
+            place.queue.counters.count_drop(reason);
+        }
         Got::Frame(bytes)
     }
 
