@@ -351,8 +351,8 @@ impl SplitRing {
     #[inline]
     fn look_ahead(&mut self) {
         /// Chains ahead: the descriptor first, then what it names.
-        const DESCRIPTORS: u16 = 8;
-        const BUFFERS: u16 = 4;
+        const DESCRIPTORS: u16 = 12;
+        const BUFFERS: u16 = 6;
         let left = self.avail_idx.wrapping_sub(self.next_avail);
         if left > DESCRIPTORS
             && let Some(descriptor) = self.descriptor_ahead(DESCRIPTORS)

@@ -116,12 +116,18 @@ impl RxFilter {
         }
     }
 
+    /// Whether every frame passes.
+    #[must_use]
+    #[inline]
+    pub fn is_promiscuous(&self) -> bool {
+        self.modes.contains(RxModes::PROMISCUOUS)
+    }
+
     /// Whether a frame to `destination`, in the VLAN that its tag says, passes.
     #[must_use]
     #[inline]
     pub fn accepts(&self, destination: [u8; 6], vlan: Option<u16>) -> bool {
-        self.modes.contains(RxModes::PROMISCUOUS)
-            || (self.accepts_vlan(vlan) && self.accepts_destination(destination))
+        self.is_promiscuous() || (self.accepts_vlan(vlan) && self.accepts_destination(destination))
     }
 
     fn accepts_vlan(&self, vlan: Option<u16>) -> bool {

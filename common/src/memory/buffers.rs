@@ -216,13 +216,29 @@ impl Buffers {
     /// The bytes are copied once: what the driver writes there later does not matter.
     #[inline]
     pub fn take_header<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let header = self.peek()?;
+        self.consume_readable(N);
+        Some(header)
+    }
+
+    /// Copies `N` bytes from the front of the readable stream; none when there are fewer.
+    #[inline]
+    #[must_use]
+    pub fn peek<const N: usize>(&self) -> Option<[u8; N]> {
         if self.readable_bytes < N as u64 {
             return None;
         }
-        let mut header = [0; N];
-        copy_out(self.readable(), 0, &mut header);
-        self.consume_readable(N);
-        Some(header)
+        if let Some(first) = self.readable().first()
+            && first.iov_len >= N
+        {
+            // SAFETY: the iovec has `N` bytes of a run of the snapshot held, and an array of bytes
+            // needs no alignment.
+            #[expect(unsafe_code, reason = "a copy out of guest memory")]
+            return Some(unsafe { first.iov_base.cast::<[u8; N]>().read_unaligned() });
+        }
+        let mut bytes = [0; N];
+        copy_out(self.readable(), 0, &mut bytes);
+        Some(bytes)
     }
 
     /// Takes the last byte off the writable stream, for a later [`put_tail`](Self::put_tail).
@@ -260,6 +276,25 @@ impl Buffers {
     /// Copies from `offset` of the readable stream; returns how many bytes there were.
     pub fn read_at(&self, offset: usize, to: &mut [u8]) -> usize {
         copy_out(self.readable(), offset, to)
+    }
+
+    /// Copies `bytes` to the front of the writable stream, as far as they fit.
+    #[inline]
+    pub fn write_front<const N: usize>(&mut self, bytes: [u8; N]) {
+        let to = self.writable();
+        match to.first() {
+            Some(first) if first.iov_len >= N => {
+                // SAFETY: the iovec has room for `N` bytes in a run of the snapshot held, and an
+                // array of bytes needs no alignment.
+                #[expect(unsafe_code, reason = "a copy into guest memory")]
+                unsafe {
+                    first.iov_base.cast::<[u8; N]>().write_unaligned(bytes);
+                }
+            }
+            _ => {
+                copy_in(to, 0, &bytes);
+            }
+        }
     }
 
     /// Copies back from `offset` of the writable stream; returns how many bytes there were.

@@ -9,7 +9,7 @@ use super::wire::Wire;
 use super::{BUDGET_BYTES, BUDGET_FRAMES, NetQueue, NetTurn, NetWorker, Side};
 use crate::counters::{Direction, DropReason};
 use crate::filter::RxFilter;
-use crate::frame::Ethernet;
+use crate::frame::{ETHERNET_HEADER_BYTES, Ethernet};
 use crate::header::{MAX_FRAME_BYTES, NetHeader};
 use crate::hub::Fabric;
 use crate::limit::Admission;
@@ -127,6 +127,9 @@ impl RxQueue {
     /// Whether the driver wants to see a frame that begins with `start`.
     #[inline]
     fn wants(&self, start: &[u8]) -> bool {
+        if self.filter.is_promiscuous() {
+            return start.len() >= ETHERNET_HEADER_BYTES;
+        }
         Ethernet::parse(start)
             .is_some_and(|frame| self.filter.accepts(frame.destination, frame.vlan()))
     }

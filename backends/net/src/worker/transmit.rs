@@ -198,16 +198,20 @@ impl NetWorker {
             }
         };
         let bytes = usize::try_from(self.frame.readable_bytes()).unwrap_or(usize::MAX);
-        let mut peek = [0; PEEK_BYTES];
         // Counters want the destination, a switch all of it.
-        let wanted = match self.hub.fabric() {
-            Fabric::Switch | Fabric::Loopback => PEEK_BYTES,
-            Fabric::Wire | Fabric::Null { .. } => MAC_BYTES,
+        let mut peek = [0; PEEK_BYTES];
+        let start = match self.hub.fabric() {
+            Fabric::Switch | Fabric::Loopback => {
+                let peeked = self.frame.read_at(0, &mut peek);
+                peek.get(..peeked).unwrap_or_default()
+            }
+            Fabric::Wire | Fabric::Null { .. } => {
+                let destination: [u8; MAC_BYTES] = self.frame.peek().unwrap_or_default();
+                let (front, _) = peek.split_at_mut(MAC_BYTES);
+                front.copy_from_slice(&destination);
+                front
+            }
         };
-        let peeked = self
-            .frame
-            .read_at(0, peek.get_mut(..wanted).unwrap_or_default());
-        let start = peek.get(..peeked).unwrap_or_default();
         let fate = self.pass_on(turn, slot, &header, bytes, start);
         self.settle(turn, slot, head, fate, (bytes, start))
     }

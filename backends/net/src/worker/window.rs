@@ -149,11 +149,9 @@ impl Window {
         };
         let encoded = header.encode();
         if self.layout.header_bytes == HEADER_BYTES {
-            self.stream.write_at(0, &encoded);
-        } else {
-            let legacy = encoded.first_chunk::<LEGACY_HEADER_BYTES>();
-            self.stream
-                .write_at(0, legacy.map_or(&[], |h| h.as_slice()));
+            self.stream.write_front(encoded);
+        } else if let Some(legacy) = encoded.first_chunk::<LEGACY_HEADER_BYTES>() {
+            self.stream.write_front(*legacy);
         }
         while left > 0 {
             let Some(taken) = self.chains.pop_front() else {
