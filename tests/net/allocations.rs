@@ -219,7 +219,9 @@ fn frames_of_polling_guests_cost_no_system_calls() -> Result<()> {
         let counter = SyscallCounter::attach(thread)?;
         pass(&mut ports, ENOUGH)?;
         let count = counter.finish()?;
-        report(&format!("{count} system calls for {ENOUGH} frames of the switch"));
+        report(&format!(
+            "{count} system calls for {ENOUGH} frames of the switch"
+        ));
         best = best.min(count);
         if best * 1000 <= ENOUGH * PER_THOUSAND {
             break;

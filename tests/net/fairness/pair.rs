@@ -75,28 +75,23 @@ impl GoodPair {
         })
     }
 
-    /// Has up to `in_flight` frames under way in each direction, takes what has come, and returns
-    /// how many frames that were.
-    pub(crate) fn turn(&mut self, in_flight: u64) -> Result<u64> {
+    /// Has up to `in_flight` frames under way in each direction, and takes what has come.
+    pub(crate) fn turn(&mut self, in_flight: u64) -> Result<()> {
         let goals = [0, 1].map(|way: usize| self.ways[way].due + in_flight);
         self.advance(goals)
     }
 
     /// Sends up to the frame with that number in each direction; else as [`turn`](Self::turn).
-    pub(crate) fn advance(&mut self, goals: [u64; 2]) -> Result<u64> {
+    pub(crate) fn advance(&mut self, goals: [u64; 2]) -> Result<()> {
         let [left, right] = &mut self.ports;
         let (left, right) = (&mut left.pairs[0], &mut right.pairs[0]);
-        let queues = [
-            (&mut left.tx, &mut right.rx),
-            (&mut right.tx, &mut left.rx),
-        ];
-        let mut arrived = 0;
+        let queues = [(&mut left.tx, &mut right.rx), (&mut right.tx, &mut left.rx)];
         for (((tx, rx), way), goal) in queues.into_iter().zip(&mut self.ways).zip(goals) {
             way.send(tx, goal, &mut self.frame)?;
-            arrived += way.receive(rx, &mut self.frame)?;
+            way.receive(rx, &mut self.frame)?;
             tx.reap()?;
         }
-        Ok(arrived)
+        Ok(())
     }
 
     /// Frames sent so far in each direction.
@@ -148,10 +143,10 @@ impl Way {
         Ok(())
     }
 
-    fn receive(&mut self, rx: &mut RxQueue, frame: &mut Vec<u8>) -> Result<u64> {
-        let (mut arrived, mut taken) = (0, 0);
+    fn receive(&mut self, rx: &mut RxQueue, frame: &mut Vec<u8>) -> Result<()> {
+        let (mut arrived, mut taken) = (false, false);
         while rx.poll(frame)?.is_some() {
-            taken += 1;
+            taken = true;
             if frame.get(6..12) != Some(&self.from[..]) {
                 continue;
             }
@@ -163,17 +158,17 @@ impl Way {
             }
             self.lost += found - self.due;
             self.due = found + 1;
-            arrived += 1;
+            arrived = true;
         }
-        if taken > 0 {
+        if taken {
             rx.post_all()?;
         }
-        if arrived > 0 {
+        if arrived {
             self.heard = Instant::now();
         } else if self.due < self.next && self.heard.elapsed() > LOST_AFTER {
             self.lost += self.next - self.due;
             self.due = self.next;
         }
-        Ok(arrived)
+        Ok(())
     }
 }
