@@ -20,9 +20,11 @@ use ringside_common::worker::WorkerOptions;
 use ringside_net::network::Network;
 use ringside_net::options::Options;
 use ringside_tests::frontend::net::net_feature::OFFLOADS;
-use ringside_tests::frontend::net::{Flow, NetConfig, NetHeader, NetPort, RxQueue, TxQueue};
+use ringside_tests::frontend::net::{
+    Flow, NetConfig, NetHeader, NetPort, RxConfig, RxQueue, TxConfig, TxQueue,
+};
 use ringside_tests::frontend::ring::CallMode;
-use ringside_tests::frontend::session::{Session, SessionBuilder};
+use ringside_tests::frontend::session::Session;
 use ringside_tests::net_back_end::NetBackEnd;
 use ringside_tests::process::{SyscallCounter, thread_ids, tracing_available};
 use ringside_tests::skip;
@@ -35,6 +37,8 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 const PATIENCE: Duration = Duration::from_secs(20);
 const FRAMES: u64 = 10_000;
 const BYTES: usize = 64;
+/// Frames under way at most, in each queue.
+const SLOTS: u16 = 512;
 
 /// Networks served in this process, on socket pairs; they end with their connections.
 struct Served(JoinHandle<std::result::Result<(), HostError>>);
@@ -69,18 +73,26 @@ impl Served {
     }
 }
 
-fn builder() -> SessionBuilder {
-    Session::builder()
-        .without_features(OFFLOADS)
-        .calls(CallMode::Never)
-}
-
 fn open(stream: UnixStream) -> Result<NetPort> {
+    let builder = Session::builder()
+        .without_features(OFFLOADS)
+        .queue_size(1024)
+        .calls(CallMode::Never);
     let config = NetConfig {
+        rx: RxConfig {
+            buffers: SLOTS,
+            buffer_bytes: 512,
+            ..RxConfig::default()
+        },
+        tx: TxConfig {
+            slots: SLOTS,
+            slot_bytes: 512,
+            ..TxConfig::default()
+        },
         timeout: PATIENCE,
         ..NetConfig::default()
     };
-    Ok(NetPort::open(stream, builder(), &config)?)
+    Ok(NetPort::open(stream, builder, &config)?)
 }
 
 /// Sends frames that nobody gets.
@@ -132,7 +144,7 @@ fn pass(ports: &mut [NetPort], frames: u64) -> Result<()> {
     let plan = Plan {
         frames,
         bytes: BYTES,
-        in_flight: 32,
+        in_flight: SLOTS.into(),
         timeout: PATIENCE,
     };
     exchange::exchange(
@@ -197,12 +209,14 @@ fn count_sees_a_ring_start() -> Result<()> {
     Ok(())
 }
 
-/// A data thread that has nothing to do for a while sleeps, and wakes up with a few system calls.
-/// How often that is so depends on who else runs: the best of some rounds counts.
+/// A data thread that has nothing to do for long sleeps, in one system call. How often that is so
+/// depends on who else runs, and where guest and data thread have one processor between them, it
+/// comes after every queue full of frames: the best of some rounds counts.
 #[test]
-fn frames_of_polling_guests_cost_no_system_calls() -> Result<()> {
+fn frames_of_polling_guests_cost_no_system_calls_but_for_sleep() -> Result<()> {
     const ENOUGH: u64 = 200_000;
-    const PER_THOUSAND: u64 = 10;
+    // Two and a half sleeps for each queue full.
+    const PER_THOUSAND: u64 = 5;
     if let Err(reason) = tracing_available() {
         skip!("{reason}");
     }

@@ -44,11 +44,10 @@ fn exchange_beside(malice: Malice, hostile_port: &str) -> Result<u64> {
         });
         let exchanged = exchange(&mut pair, given);
         stop.store(true, Ordering::Relaxed);
-        let acted = thread.join().expect("no panic in the hostile thread");
-        (exchanged, acted)
+        (exchanged, thread.join())
     });
     exchanged.map_err(|e| format!("{malice:?}: {e}"))?;
-    acted?;
+    acted.map_err(|_panic| "a panic of the hostile thread")??;
     let status = back_end.terminate()?;
     assert!(status.success(), "{malice:?}: {status}");
     Ok(pair.lost())

@@ -66,9 +66,8 @@ impl Scene {
             match pace {
                 Pace::Loop(in_flight) => self.pair.turn(in_flight)?,
                 Pace::Clock(rate) => {
-                    let due = start.elapsed().as_secs_f64() * f64::from(rate);
-                    // Whole frames.
-                    let due = u64::try_from(Duration::from_secs_f64(due).as_secs())?;
+                    let due = start.elapsed().as_micros() * u128::from(rate) / 1_000_000;
+                    let due = u64::try_from(due)?;
                     self.pair.advance(base.map(|base| base + due))?;
                 }
             }
@@ -112,7 +111,7 @@ pub(crate) fn hostile_port(rounds: usize, slice: Duration) -> Result<()> {
             let [without, with] = rates;
             say(format_args!(
                 "  {:16} {:14} without {:>18}   with {:>18}   ratio {:>18}   lost {}",
-                malice.name(),
+                format!("{malice:?}"),
                 format!("{pace:?}"),
                 series(&without).to_string(),
                 series(&with).to_string(),

@@ -22,6 +22,8 @@ const SCRIPT: &str = concat!(
 const SECONDS: usize = 2;
 /// For the boot on a busy machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
+/// The first of them.
+const OURS: &str = "ours";
 const WAYS: [&str; 2] = ["sends", "receives"];
 
 /// A device of the guest.
@@ -71,7 +73,7 @@ pub(crate) fn tcp_of_a_guest(network: &Network, rounds: usize) -> Result<()> {
         NicOptions::new("tap:tap0").args(&["--queue-pairs=1"]),
     )?;
     let mut cards = vec![
-        Card::new("ours", 0, Device::net("ours", &nic.socket(0))),
+        Card::new(OURS, 0, Device::net(OURS, &nic.socket(0))),
         Card::new("qemu", 1, Device::tap("qemu", "tap1")),
     ];
     let passt = match passt_is_a_back_end() {
@@ -105,15 +107,15 @@ pub(crate) fn tcp_of_a_guest(network: &Network, rounds: usize) -> Result<()> {
         outcome.accel
     ));
     for way in WAYS {
-        let ours = figures(&outcome.output, "ours", way);
+        let ours = figures(&outcome.output, OURS, way);
         for card in &cards {
             let theirs = figures(&outcome.output, card.name, way);
-            say(format_args!(
-                "  {:6} {way:9} {:>24}   ours to that {:>24}",
-                card.name,
-                series(&theirs).to_string(),
-                ratios(&ours, &theirs).to_string()
-            ));
+            let rate = series(&theirs).to_string();
+            let ratio = match card.name {
+                OURS => String::new(),
+                _ => format!("   ours to that {:>24}", ratios(&ours, &theirs).to_string()),
+            };
+            say(format_args!("  {:6} {way:9} {rate:>24}{ratio}", card.name));
         }
     }
     Ok(())

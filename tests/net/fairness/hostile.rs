@@ -47,16 +47,6 @@ impl Malice {
         Self::UselessBuffers,
         Self::Kicks,
     ];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::MalformedChains => "malformed chains",
-            Self::LongChains => "chains of 1024",
-            Self::Broadcasts => "broadcasts",
-            Self::UselessBuffers => "useless buffers",
-            Self::Kicks => "kicks",
-        }
-    }
 }
 
 /// The port.
