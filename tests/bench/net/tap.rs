@@ -54,7 +54,7 @@ pub(crate) fn long_frames(network: &Network, rounds: usize, slice: Duration) -> 
     network.tap(RAW, 1, &[])?;
     let (header, frame) = tso(LONG_BYTES);
     // A gigabit in frames.
-    let unit = 1e9 / (8 * u32::try_from(LONG_BYTES)?) as f64;
+    let unit = 1e9 / f64::from(8 * u32::try_from(LONG_BYTES)?);
     let contest = Contest {
         name: "e: TCP segments of 62 KiB to a tap",
         unit: ("gigabits", unit),
