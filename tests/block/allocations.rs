@@ -1,21 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Serving a request takes nothing from the heap.
-//!
-//! The allocator of this test binary counts what threads named `data-*` do, which are the data
-//! threads of the device that is served in this process.
 
-#![expect(unsafe_code, reason = "an allocator, and a call for the thread's name")]
-
+#[path = "../in_process/allocator.rs"]
+mod allocator;
 #[path = "steady/load.rs"]
 mod load;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::error::Error;
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ringside_blk::engine::FileEngine;
 use ringside_blk::image::{CacheMode, DiscardMode, Image, ImageOptions};
@@ -26,55 +20,6 @@ use ringside_tests::frontend::session::Session;
 use ringside_tests::in_process::Served;
 
 use load::{BLOCK_BYTES, BLOCKS, Mix};
-
-static COUNTING: AtomicBool = AtomicBool::new(false);
-static COUNT: AtomicU64 = AtomicU64::new(0);
-/// The counts are those of one test at a time.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-struct CountingAllocator;
-
-#[global_allocator]
-static ALLOCATOR: CountingAllocator = CountingAllocator;
-
-fn note() {
-    if !COUNTING.load(Ordering::Relaxed) {
-        return;
-    }
-    let mut name = [0_u8; 16];
-    // SAFETY: the kernel writes at most 16 bytes to the buffer.
-    unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
-    if name.starts_with(b"data-") {
-        COUNT.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-// SAFETY: everything is left to the system's allocator.
-unsafe impl GlobalAlloc for CountingAllocator {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        note();
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        note();
-        // SAFETY: as in `alloc`.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        note();
-        // SAFETY: as in `alloc`.
-        unsafe { System.realloc(memory, layout, new_size) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        note();
-        // SAFETY: as in `alloc`.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
 
 /// Calls to the allocator that 10 000 requests make on data threads.
 fn calls_of(
@@ -112,12 +57,8 @@ fn calls_of(
         .map(|vring| BlkDriver::new(vring, config))
         .collect::<Result<Vec<_>, _>>()?;
     load::run(&mut drivers, Mix::Both, 10_000)?;
-    COUNT.store(0, Ordering::Relaxed);
-    COUNTING.store(true, Ordering::Release);
-    let ran = load::run(&mut drivers, mix, 10_000);
-    COUNTING.store(false, Ordering::Release);
+    let (ran, count) = allocator::calls_during(|| load::run(&mut drivers, mix, 10_000));
     ran?;
-    let count = COUNT.load(Ordering::Relaxed);
     writeln!(
         std::io::stderr(),
         "allocations: {count} calls for 10000 requests: {mix:?}, {cache:?}, {io_engine:?}, {table:?}"
@@ -129,7 +70,7 @@ fn calls_of(
 
 #[test]
 fn request_in_steady_state_allocates_nothing() -> Result<(), Box<dyn Error>> {
-    let _one = ONE_AT_A_TIME.lock()?;
+    let _alone = allocator::alone();
     for mix in [Mix::Reads, Mix::Writes, Mix::Both] {
         for table in [TableShape::Direct, TableShape::Indirect] {
             for cache in [CacheMode::Writeback, CacheMode::None] {
@@ -143,7 +84,7 @@ fn request_in_steady_state_allocates_nothing() -> Result<(), Box<dyn Error>> {
 /// The threads engine boxes each job; this is what shows that the count counts.
 #[test]
 fn count_sees_the_jobs_of_the_threads_engine() -> Result<(), Box<dyn Error>> {
-    let _one = ONE_AT_A_TIME.lock()?;
+    let _alone = allocator::alone();
     let count = calls_of(
         CacheMode::Writeback,
         IoEngine::Threads,

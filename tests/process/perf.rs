@@ -10,8 +10,9 @@ use rustix::process::{Pid, Signal};
 
 use super::{POLL_INTERVAL, ProcessError, Result};
 
-/// The kernel's tracing file system, mounted where nobody else sees it.
-pub const PRIVATE_TRACEFS: &str = "mount -t tracefs none /sys/kernel/tracing";
+/// The kernel's tracing file system, mounted where nobody else sees it, if it is not there already.
+pub const PRIVATE_TRACEFS: &str =
+    "{ mountpoint -q /sys/kernel/tracing || mount -t tracefs none /sys/kernel/tracing; }";
 
 /// Whether this machine lets a test trace the kernel, and if not, why.
 ///

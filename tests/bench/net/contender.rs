@@ -12,6 +12,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// What is measured.
 pub(crate) struct Load {
+    pub(crate) part: &'static str,
     pub(crate) name: &'static str,
     ports: usize,
     frame_bytes: usize,
@@ -24,6 +25,7 @@ pub(crate) struct Load {
 impl Load {
     pub(crate) const ALL: [Self; 4] = [
         Self {
+            part: "a",
             name: "transmit, 64 bytes",
             ports: 1,
             frame_bytes: 64,
@@ -32,6 +34,7 @@ impl Load {
             their_mode: "rxonly",
         },
         Self {
+            part: "b",
             name: "receive, 64 bytes",
             ports: 1,
             frame_bytes: 64,
@@ -45,6 +48,7 @@ impl Load {
 
     const fn switch(name: &'static str, frame_bytes: usize) -> Self {
         Self {
+            part: "c",
             name,
             ports: 2,
             frame_bytes,
