@@ -80,13 +80,11 @@ pub enum DropReason {
     Isolated,
     /// There is no port for it.
     NoReceiver,
-    /// It was to be flooded, and enough is.
-    FloodLimited,
 }
 
 impl DropReason {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 12] = [
         Self::NoBuffer,
         Self::MtuExceeded,
         Self::RateLimited,
@@ -99,7 +97,6 @@ impl DropReason {
         Self::Spoofed,
         Self::Isolated,
         Self::NoReceiver,
-        Self::FloodLimited,
     ];
 
     /// The name under which it is shown.
@@ -118,7 +115,6 @@ impl DropReason {
             Self::Spoofed => "spoofed",
             Self::Isolated => "isolated",
             Self::NoReceiver => "no_receiver",
-            Self::FloodLimited => "flood_limited",
         }
     }
 

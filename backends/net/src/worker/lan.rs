@@ -31,7 +31,14 @@ use crate::offload::{MAX_HEADERS_BYTES, check_long};
 use crate::port::Port;
 
 /// Frames a second that one port may have sent to several others.
-const FLOOD_PER_S: u64 = 200_000;
+const FLOOD_PER_S: u64 = 50_000;
+/// What a frame that goes nowhere costs its port in time: no more than 100 000 a second, so that
+/// those who send nothing but rubbish do not take the switch's time from others.
+const FAULT_NS: u64 = 10_000;
+/// Descriptors that cost as much to read as a frame.
+const FAULT_DESCRIPTORS: u64 = 16;
+/// How far a port may be in debt.
+const FAULT_BURST_NS: u64 = 64 * FAULT_NS;
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// A frame on its way.
@@ -61,6 +68,8 @@ struct LanPort {
     receive: Vec<Option<usize>>,
     flows: FlowTable,
     flood: RateLimit,
+    /// Until when its faults have taken the time that it has for them.
+    faulty_until_ns: u64,
 }
 
 /// See above.
@@ -86,6 +95,7 @@ impl Lan {
             receive: vec![None; usize::from(port.pairs)],
             flows: FlowTable::default(),
             flood: RateLimit::new(0, flood),
+            faulty_until_ns: 0,
         });
         Self {
             ports: ports.collect(),
@@ -123,6 +133,22 @@ impl Lan {
     #[inline]
     pub(super) fn has_port_in(&self, vlan: u16) -> bool {
         self.ports.iter().any(|port| port.vlan == vlan)
+    }
+
+    /// Takes note that a frame of `port`, of so many descriptors, went nowhere.
+    pub(super) fn note_fault(&mut self, port: PortId, now_ns: u64, descriptors: u32) {
+        if let Some(lan) = self.ports.get_mut(usize::from(port.0)) {
+            let weight = 1 + u64::from(descriptors) / FAULT_DESCRIPTORS;
+            lan.faulty_until_ns = lan.faulty_until_ns.max(now_ns) + weight * FAULT_NS;
+        }
+    }
+
+    /// Until when nothing is taken from `port`, for its faults.
+    #[inline]
+    pub(super) fn rests_until(&self, port: PortId, now_ns: u64) -> Option<u64> {
+        let lan = self.ports.get(usize::from(port.0))?;
+        let debt_ns = lan.faulty_until_ns.saturating_sub(now_ns);
+        (debt_ns > FAULT_BURST_NS).then(|| lan.faulty_until_ns - FAULT_BURST_NS / 2)
     }
 
     /// Sends a frame of the guest whose transmit vring is in `slot`.
@@ -357,8 +383,11 @@ impl Lan {
         if guests > 1
             && let Some(lan) = self.ports.get(usize::from(origin.port.0))
         {
-            if lan.flood.admit(now_ns) != Admission::Now {
-                return Fate::Lost(DropReason::FloodLimited);
+            if let Admission::Until(resume_ns) = lan.flood.admit(now_ns) {
+                return Fate::Kept {
+                    resume_ns,
+                    waits_for: None,
+                };
             }
             lan.flood.charge(now_ns, frame.bytes);
         }

@@ -2,13 +2,14 @@
 //! From a guest's transmit queue to wherever its frames go.
 
 use ringside_common::memory::Buffers;
-use ringside_common::worker::Vring;
+use ringside_common::worker::{Place, Vring};
 
 use super::lan::Frame;
 use super::receive::destination;
 use super::wire::Wire;
 use super::{
-    BUDGET_BYTES, BUDGET_DESCRIPTORS, BUDGET_FRAMES, NetTurn, NetVrings, NetWorker, Side, captured,
+    BUDGET_BYTES, BUDGET_DESCRIPTORS, BUDGET_FRAMES, NetQueue, NetTurn, NetVrings, NetWorker, Side,
+    captured,
 };
 use crate::counters::{Direction, DropReason};
 use crate::header::{HEADER_BYTES, LEGACY_HEADER_BYTES, NetHeader};
@@ -138,6 +139,9 @@ impl NetWorker {
             tx.resume_ns = 0;
             tx.waits_for = None;
         }
+        if self.hub.fabric() == Fabric::Switch && self.rest(place, now_ns) {
+            return false;
+        }
         if !place.vring.is_enabled() || !place.queue.port.is_link_up() {
             return self.discard(turn, slot);
         }
@@ -191,11 +195,7 @@ impl NetWorker {
         };
         let header = match opened {
             Ok(header) => header,
-            Err(reason) => {
-                place.queue.counters.count_drop(reason);
-                place.vring.push_used(head, 0);
-                return Some(0);
-            }
+            Err(reason) => return self.settle(turn, slot, head, Fate::Lost(reason), (0, &[])),
         };
         let bytes = usize::try_from(self.frame.readable_bytes()).unwrap_or(usize::MAX);
         // Counters want the destination, a switch all of it.
@@ -229,6 +229,7 @@ impl NetWorker {
         let now_ns = turn.now_ns();
         let place = turn.vrings.get_mut(slot)?;
         let queue = &mut place.queue;
+        let mut at_fault = false;
         match fate {
             Fate::Kept {
                 resume_ns,
@@ -244,7 +245,14 @@ impl NetWorker {
                 }
                 return None;
             }
-            Fate::Lost(reason) => queue.counters.count_drop(reason),
+            Fate::Lost(reason) => {
+                queue.counters.count_drop(reason);
+                if self.hub.fabric() == Fabric::Switch {
+                    let descriptors = self.frame.descriptors();
+                    self.lan.note_fault(queue.port.id, now_ns, descriptors);
+                    at_fault = true;
+                }
+            }
             Fate::Gone => {
                 queue.counters.count(bytes, destination(start));
                 queue.port.from_guest.charge(now_ns, bytes);
@@ -253,7 +261,23 @@ impl NetWorker {
             }
         }
         place.vring.push_used(head, 0);
+        if at_fault {
+            self.rest(place, now_ns);
+        }
         Some(bytes)
+    }
+
+    /// Takes nothing more from a port of a switch that has sent too much rubbish; returns whether
+    /// it rests.
+    fn rest(&mut self, place: &mut Place<NetQueue>, now_ns: u64) -> bool {
+        let Some(resume_ns) = self.lan.rests_until(place.queue.port.id, now_ns) else {
+            return false;
+        };
+        if let Side::Transmit(tx) = &mut place.queue.side {
+            tx.resume_ns = resume_ns;
+        }
+        self.wake_at(resume_ns);
+        true
     }
 
     #[inline]
