@@ -59,7 +59,7 @@ fn rule_29_interface_that_is_no_tap_is_explained() -> TestResult {
         skip!("{reason}");
     }
     let host = Host::empty()?;
-    host.ip("link add tap0 type dummy")?;
+    host.ip("link add tap0 type veth peer name other0")?;
     let said = refusal(host.back_end(1));
     assert!(
         said.contains("tap0: neither a tap nor a macvtap interface"),
