@@ -105,9 +105,10 @@ fn datagram(
     (source, destination): (u16, u16),
     payload: &[u8],
 ) -> Vec<u8> {
-    let udp_bytes = u16::try_from(8 + payload.len()).expect("a datagram");
+    // One that is too long is no datagram, and does not arrive.
+    let udp_bytes = u16::try_from(8 + payload.len()).unwrap_or(0);
     let mut ip = vec![0x45, 0];
-    ip.extend_from_slice(&(20 + udp_bytes).to_be_bytes());
+    ip.extend_from_slice(&udp_bytes.saturating_add(20).to_be_bytes());
     ip.extend_from_slice(&[0, 0, 0, 0, 64, 17, 0, 0]);
     ip.extend_from_slice(&from);
     ip.extend_from_slice(&to.1);

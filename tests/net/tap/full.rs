@@ -2,7 +2,7 @@
 //! A tap that takes no frames for a while, or for ever.
 
 use std::fs;
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsRawFd;
 
 use ringside_net::link::tap::{Tap, TapSpec};
@@ -56,7 +56,7 @@ impl Side {
     }
 
     fn socket(&self, host: &Host) -> Result<UdpSocket> {
-        host.socket_at(&format!("10.9.{}.1", self.network))
+        host.socket_at(Ipv4Addr::new(10, 9, self.network, 1))
     }
 
     /// A numbered datagram for this side.

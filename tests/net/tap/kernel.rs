@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
 use std::thread;
 
@@ -91,7 +91,9 @@ impl Host {
                 setns(&namespace, CloneFlags::CLONE_NEWNET)?;
                 open()
             });
-            inside.join().expect("no panic inside")
+            inside
+                .join()
+                .unwrap_or_else(|_panic| Err(io::Error::other("a panic")))
         });
         Ok(opened?)
     }
@@ -102,7 +104,7 @@ impl Host {
     }
 
     /// A socket of the kernel's side, at any port of `ip`.
-    pub(crate) fn socket_at(&self, ip: &str) -> Result<UdpSocket> {
+    pub(crate) fn socket_at(&self, ip: Ipv4Addr) -> Result<UdpSocket> {
         let socket = self.within(|| UdpSocket::bind((ip, 0)))?;
         socket.set_read_timeout(Some(PATIENCE))?;
         Ok(socket)
