@@ -44,6 +44,7 @@ mod sys;
 
 use std::error::Error;
 use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ringside_tests::frontend::memory::MemoryLayout;
@@ -155,6 +156,15 @@ fn eventually(what: &str, mut probe: impl FnMut() -> Result<bool>) -> TestResult
         std::thread::sleep(Duration::from_millis(1));
     }
     Ok(())
+}
+
+/// Ends a thread of the test with the scope, even by a panic: it would be waited for otherwise.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Past libtest's capture, which keeps the figures of a test that passes to itself.

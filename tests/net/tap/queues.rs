@@ -13,7 +13,7 @@ use ringside_tests::vm::network_needs;
 use crate::kernel::Host;
 use crate::packet::Packet;
 use crate::sample::OUR_IP;
-use crate::{PATIENCE, Result, TestResult, datagram_in, open, plain, to_kernel};
+use crate::{PATIENCE, Result, Stop, TestResult, datagram_in, open, plain, to_kernel};
 
 const FLOWS: usize = 64;
 /// The guest's port of those flows, and of others that are not answered.
@@ -165,20 +165,16 @@ fn rule_26_flows_all_arrive_after_each_change_of_pairs_under_load() -> TestResul
                 thread::sleep(Duration::from_micros(50));
             }
         });
-        let mut changes = || -> TestResult {
-            let rounds = [1, 4, 2, 1].into_iter().cycle().take(12);
-            for (question, pairs) in (0..).zip(rounds) {
-                for vring in 2..8 {
-                    let enable = u32::from(vring < 2 * u32::try_from(pairs)?);
-                    assert!(port.messages.enable(vring, enable)?);
-                }
-                all_are_answered(&flows, &mut port, pairs, question)?;
+        let _stop = Stop(&stop);
+        let rounds = [1, 4, 2, 1].into_iter().cycle().take(12);
+        for (question, pairs) in (0..).zip(rounds) {
+            for vring in 2..8 {
+                let enable = u32::from(vring < 2 * u32::try_from(pairs)?);
+                assert!(port.messages.enable(vring, enable)?);
             }
-            Ok(())
-        };
-        let outcome = changes();
-        stop.store(true, Ordering::Relaxed);
-        outcome
+            all_are_answered(&flows, &mut port, pairs, question)?;
+        }
+        Ok(())
     })
 }
 
