@@ -183,12 +183,12 @@ impl Drop for LinkQueue {
 
 impl LinkQueue {
     /// What to wait on: readable when there is a frame, writable when one may be sent. None while
-    /// there is no connection. One that is [`Received::Down`] is not to be waited on: it would be
-    /// ready all the time.
+    /// there is no connection, and for ever when the interface of a tap was deleted: its descriptor
+    /// would be ready all the time.
     #[must_use]
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match self.end.as_ref()? {
-            End::Tap(queue) => Some(queue.descriptor()),
+            End::Tap(queue) => queue.is_there().then(|| queue.descriptor()),
             End::Packet(queue) => Some(queue.descriptor()),
             End::Stream(queue) => queue.descriptor(),
             End::Dgram(queue) => Some(queue.descriptor()),
@@ -201,6 +201,7 @@ impl LinkQueue {
     pub fn generation(&self) -> u64 {
         match &self.end {
             Some(End::Stream(queue)) => queue.generation(),
+            Some(End::Tap(queue)) => u64::from(queue.is_gone()),
             _ => 0,
         }
     }

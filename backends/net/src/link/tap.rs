@@ -18,6 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::error::{LinkError, system};
@@ -87,6 +88,7 @@ impl Tap {
         Some(TapQueue {
             fd: Arc::clone(fd),
             transfer: Transfer::new(),
+            gone: false,
         })
     }
 
@@ -160,7 +162,7 @@ impl Tap {
             } else {
                 libc::IFF_DETACH_QUEUE
             };
-            sys::tun_set_queue(fd, flags)
+            unless_gone(sys::tun_set_queue(fd, flags))
                 .map_err(|errno| self.failed("attach or detach a queue", errno))?;
             *now = attach;
         }
@@ -191,12 +193,20 @@ impl Tap {
         let Some(fd) = self.queues.first() else {
             return Ok(());
         };
-        call(fd.as_fd()).map_err(|errno| self.failed(action, errno))
+        unless_gone(call(fd.as_fd())).map_err(|errno| self.failed(action, errno))
     }
 
     fn failed(&self, action: &'static str, errno: Errno) -> LinkError {
         let name = self.name().unwrap_or_default();
         system(&format!("tap {name}"), action)(errno)
+    }
+}
+
+/// An interface that was deleted is as good as set to anything: no frame comes from it.
+fn unless_gone(result: Result<(), Errno>) -> Result<(), Errno> {
+    match result {
+        Err(Errno::BADFD) => Ok(()),
+        result => result,
     }
 }
 
@@ -246,6 +256,7 @@ fn kernel_flags(offloads: Offloads) -> c_uint {
 pub struct TapQueue {
     fd: Arc<OwnedFd>,
     transfer: Transfer,
+    gone: bool,
 }
 
 impl TapQueue {
@@ -253,6 +264,24 @@ impl TapQueue {
     #[must_use]
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// Whether [`receive`](Self::receive) has found the interface deleted.
+    #[must_use]
+    #[inline]
+    pub fn is_gone(&self) -> bool {
+        self.gone
+    }
+
+    /// Whether the interface is there. The descriptor of one that was deleted has an error for
+    /// ever, without anything to wait for.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::empty())];
+        let at_once = Timespec::default();
+        let found = poll(&mut fds, Some(&at_once)).is_ok();
+        let [fd] = fds;
+        !(self.gone || found && fd.revents().contains(PollFlags::ERR))
     }
 
     /// Sends a frame by `writev(2)`. The kernel checks the header: what it does not take is
@@ -282,7 +311,11 @@ impl TapQueue {
                 header: NetHeader::decode(header),
                 bytes: bytes.saturating_sub(HEADER_BYTES),
             },
-            Err(error) => not_received(&error),
+            Err(error) => {
+                let received = not_received(&error);
+                self.gone |= received == Received::Down;
+                received
+            }
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::hub::Fabric;
 use crate::link::{LinkQueue, Payload, Sent};
 
 static TROUBLE: LogLimiter = LogLimiter::new();
+static GONE: LogLimiter = LogLimiter::new();
 
 /// See above.
 #[derive(Debug)]
@@ -54,7 +55,17 @@ impl Wire {
     fn watch(&mut self, io: &mut IoQueue) -> io::Result<()> {
         self.readable_watch = match self.queue.descriptor() {
             Some(fd) => Some(io.watch_for(duplicate(fd)?, Readiness::Readable)?),
-            None => None,
+            None => {
+                if self.queue.retry_at_ns().is_none()
+                    && let Some(suppressed) = GONE.allow()
+                {
+                    log::warn!(
+                        "the interface of the link was deleted: frames are dropped until the \
+                         back-end is started again ({suppressed} more not shown)"
+                    );
+                }
+                None
+            }
         };
         Ok(())
     }

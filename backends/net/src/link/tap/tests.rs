@@ -156,11 +156,16 @@ fn tap_that_is_down_or_deleted_drops() {
         ip("link set tap0 up");
         assert_eq!(queue.send(&PLAIN, Payload::Bytes(&frame)), Sent::Done);
         assert_eq!(tap.mtu(), Some(1500));
+        assert!(queue.is_there());
         ip("link del tap0");
+        assert!(!queue.is_there() && !queue.is_gone());
         assert_eq!(queue.send(&PLAIN, Payload::Bytes(&frame)), down);
         let (last, _) = received(|room| queue.receive(room));
         assert_eq!(last, Received::Down);
+        assert!(queue.is_gone());
         assert_eq!(tap.mtu(), None);
+        // Nothing comes from it, whatever it was to be set to.
+        tap.set_offloads(Offloads::CSUM).unwrap();
     });
 }
 

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Rule 29: why a tap cannot be had is said, and one that is open needs no privilege.
+
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+
+use ringside_net::link::tap::{Tap, TapSpec};
+use ringside_tests::frontend::net::NetPort;
+use ringside_tests::net_back_end::NetBackEnd;
+use ringside_tests::skip;
+use ringside_tests::vm::{Nic, NicOptions, network_needs};
+use rustix::io::FdFlags;
+
+use crate::kernel::{Host, TAP};
+use crate::{PATIENCE, Result, TestResult, builder, config, datagram_in, open, plain, to_kernel};
+
+/// What a back-end that does not start says.
+fn refusal(started: Result<NetBackEnd>) -> Result<String> {
+    match started {
+        Ok(_) => Err("it started".into()),
+        Err(error) => Ok(error.to_string()),
+    }
+}
+
+#[test]
+fn rule_29_tap_of_another_process_is_explained() -> TestResult {
+    if let Some(reason) = network_needs() {
+        skip!("{reason}");
+    }
+    let host = Host::new(1)?;
+    let mut first = host.back_end(1)?;
+    let said = refusal(host.back_end(1))?;
+    assert!(
+        said.contains("tap tap0: another process holds it"),
+        "{said}"
+    );
+    // The first does not mind.
+    open(&mut first, 1)?;
+    Ok(())
+}
+
+#[test]
+fn rule_29_tap_with_too_few_queues_is_explained() -> TestResult {
+    if let Some(reason) = network_needs() {
+        skip!("{reason}");
+    }
+    let host = Host::new(1)?;
+    let said = refusal(host.back_end(4))?;
+    let reason = "tap tap0: made for one queue, but 4 queue pairs are asked for";
+    assert!(
+        said.contains(reason) && said.contains("multi_queue"),
+        "{said}"
+    );
+    // One queue of many will do.
+    open(&mut Host::new(2)?.back_end(1)?, 1)?;
+    Ok(())
+}
+
+#[test]
+fn rule_29_interface_that_is_no_tap_is_explained() -> TestResult {
+    if let Some(reason) = network_needs() {
+        skip!("{reason}");
+    }
+    let host = Host::empty()?;
+    host.ip("link add tap0 type veth peer name other0")?;
+    let said = refusal(host.back_end(1))?;
+    assert!(
+        said.contains("tap0: neither a tap nor a macvtap interface"),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[test]
+fn rule_29_open_tap_needs_no_capability() -> TestResult {
+    if let Some(reason) = network_needs() {
+        skip!("{reason}");
+    }
+    let host = Host::new(2)?;
+    let spec = TapSpec::Interface {
+        name: TAP.to_owned(),
+        netns: Some(host.path()),
+    };
+    let tap = Tap::open(&spec, 2)?;
+    let mut numbers = Vec::new();
+    for pair in 0..2 {
+        let queue = tap.queue(pair).ok_or("no such queue")?;
+        rustix::io::fcntl_setfd(queue.descriptor(), FdFlags::empty())?;
+        numbers.push(queue.descriptor().as_raw_fd().to_string());
+    }
+    let options = NicOptions {
+        outside: true,
+        unprivileged: true,
+        ..NicOptions::new(&format!("tap:fd={}", numbers.join(":"))).args(&["--queue-pairs=2"])
+    };
+    let mut nic = Nic::start(&host.network, options)?;
+    // The process has its own by now.
+    drop(tap);
+    let socket = host.socket()?;
+    let to = socket.local_addr()?.port();
+    // Offloads are set and queues attached for each of them.
+    for pairs in [2, 1, 2] {
+        let stream = UnixStream::connect(nic.socket(0))?;
+        let mut port = NetPort::open(stream, builder(), &config(pairs))?;
+        for (number, pair) in (0..).zip(&mut port.pairs) {
+            pair.rx.post_all()?;
+            let frame = to_kernel((1000 + number, to), b"hello");
+            pair.tx.send_now(&plain(), &frame, PATIENCE)?;
+            let mut arrived = [0; 64];
+            let (bytes, from) = socket.recv_from(&mut arrived)?;
+            assert_eq!(
+                (&arrived[..bytes], from.port()),
+                (&b"hello"[..], 1000 + number)
+            );
+        }
+        socket.send_to(b"hello", ("10.9.0.2", 1000))?;
+        let mut frame = Vec::new();
+        crate::eventually("the datagram for the guest", || {
+            for pair in &mut port.pairs {
+                while pair.rx.poll(&mut frame)?.is_some() {
+                    if datagram_in(&frame)?.is_some_and(|found| found.payload == b"hello") {
+                        return Ok(true);
+                    }
+                }
+            }
+            Ok(false)
+        })?;
+    }
+    nic.terminate()?;
+    Ok(())
+}
