@@ -32,6 +32,15 @@ pub struct Descriptor {
     pub next: u16,
 }
 
+impl Descriptor {
+    /// Whether the device writes to its buffer.
+    #[must_use]
+    #[inline]
+    pub fn is_writable(&self) -> bool {
+        self.flags & flag::WRITE != 0
+    }
+}
+
 /// Bytes of a descriptor in guest memory.
 pub const DESCRIPTOR_BYTES: u32 = 16;
 
@@ -236,7 +245,7 @@ impl Walk<'_> {
     #[inline]
     fn add(&mut self, index: u16, d: &Descriptor, seen: &mut Seen) -> Result<(), ChainFault> {
         seen.descriptors += 1;
-        let writable = d.flags & flag::WRITE != 0;
+        let writable = d.is_writable();
         if seen.writable && !writable {
             return Err(ChainFault::Order { index });
         }

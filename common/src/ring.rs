@@ -362,11 +362,16 @@ impl SplitRing {
         if left > BUFFERS
             && let Some(descriptor) = self.descriptor_ahead(BUFFERS)
         {
-            let guest = table::load_descriptor(descriptor).addr;
+            let descriptor = table::load_descriptor(descriptor);
             let mut hint = self.hint;
-            if let Some(run) = self.memory.guest_run(guest, 1, &mut hint) {
-                sys::prefetch(run.start);
-                sys::prefetch(run.start.wrapping_add(64));
+            if let Some(run) = self.memory.guest_run(descriptor.addr, 1, &mut hint) {
+                let fetch = if descriptor.is_writable() {
+                    sys::prefetch_to_write
+                } else {
+                    sys::prefetch
+                };
+                fetch(run.start);
+                fetch(run.start.wrapping_add(64));
             }
         }
     }

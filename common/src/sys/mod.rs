@@ -128,6 +128,20 @@ pub(crate) fn prefetch(address: *const u8) {
     let _ = address;
 }
 
+/// As [`prefetch`], for a line that is to be written: it is taken from the processor that has it.
+#[inline]
+pub(crate) fn prefetch_to_write(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint; an address that is not mapped is ignored, as is the hint where the processor
+    // does not know it.
+    unsafe {
+        // The intrinsic becomes a prefetch to read unless the target is told to have PRFCHW.
+        core::arch::asm!("prefetchw [{}]", in(reg) address, options(nostack, preserves_flags));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// A new epoll instance, whose bare descriptor from the `epoll` crate gets an owner.
 pub(crate) fn epoll_instance() -> io::Result<OwnedFd> {
     let fd = epoll::create(true)?;
