@@ -200,6 +200,11 @@ impl Misplaced {
     }
 }
 
+/// Chains that descriptors are fetched ahead.
+const DESCRIPTORS_AHEAD: u16 = 8;
+/// Chains that buffers are; their descriptors have come by then.
+const BUFFERS_AHEAD: u16 = 4;
+
 /// A split virtqueue, device side.
 #[derive(Debug)]
 pub struct SplitRing {
@@ -346,34 +351,56 @@ impl SplitRing {
         how(&mut walk, &table)
     }
 
-    /// Has the processor fetch what the next chains will need: their lines are in the cache of the
-    /// driver's processor, and to wait for each in turn is most of the cost of a small request.
+    /// Has the processor fetch what the chain taken some chains later will need: its lines are in
+    /// the cache of the driver's processor, and to wait for each in turn is most of the cost of a
+    /// small request.
     #[inline]
-    fn look_ahead(&mut self) {
-        /// Chains ahead: the descriptor first, then what it names.
-        const DESCRIPTORS: u16 = 12;
-        const BUFFERS: u16 = 6;
+    fn look_ahead(&self) {
         let left = self.avail_idx.wrapping_sub(self.next_avail);
-        if left > DESCRIPTORS
-            && let Some(descriptor) = self.descriptor_ahead(DESCRIPTORS)
-        {
+        if left > DESCRIPTORS_AHEAD {
+            self.fetch_descriptor(DESCRIPTORS_AHEAD);
+        }
+        if left > BUFFERS_AHEAD {
+            self.fetch_buffer(BUFFERS_AHEAD);
+        }
+    }
+
+    /// The same for the first chains of a batch, all at once.
+    #[inline]
+    fn look_at_batch(&self) {
+        let left = self.avail_idx.wrapping_sub(self.next_avail);
+        for ahead in 0..left.min(DESCRIPTORS_AHEAD + 1) {
+            self.fetch_descriptor(ahead);
+        }
+        for ahead in 0..left.min(BUFFERS_AHEAD + 1) {
+            self.fetch_buffer(ahead);
+        }
+    }
+
+    #[inline]
+    fn fetch_descriptor(&self, ahead: u16) {
+        if let Some(descriptor) = self.descriptor_ahead(ahead) {
             sys::prefetch(descriptor);
         }
-        if left > BUFFERS
-            && let Some(descriptor) = self.descriptor_ahead(BUFFERS)
-        {
-            let descriptor = table::load_descriptor(descriptor);
-            let mut hint = self.hint;
-            if let Some(run) = self.memory.guest_run(descriptor.addr, 1, &mut hint) {
-                let fetch = if descriptor.is_writable() {
-                    sys::prefetch_to_write
-                } else {
-                    sys::prefetch
-                };
-                fetch(run.start);
-                fetch(run.start.wrapping_add(64));
-            }
-        }
+    }
+
+    #[inline]
+    fn fetch_buffer(&self, ahead: u16) {
+        let Some(descriptor) = self.descriptor_ahead(ahead) else {
+            return;
+        };
+        let descriptor = table::load_descriptor(descriptor);
+        let mut hint = self.hint;
+        let Some(run) = self.memory.guest_run(descriptor.addr, 1, &mut hint) else {
+            return;
+        };
+        let fetch = if descriptor.is_writable() {
+            sys::prefetch_to_write
+        } else {
+            sys::prefetch
+        };
+        fetch(run.start);
+        fetch(run.start.wrapping_add(64));
     }
 
     /// The descriptor of the head that comes `ahead` of the next, if it is one.
@@ -414,6 +441,7 @@ impl Ring for SplitRing {
                 });
             }
             self.avail_idx = avail_idx;
+            self.look_at_batch();
         }
         let slot = 4 + 2 * usize::from(self.next_avail & self.mask());
         let head = self
