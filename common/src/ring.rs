@@ -201,9 +201,9 @@ impl Misplaced {
 }
 
 /// Chains that descriptors are fetched ahead.
-const DESCRIPTORS_AHEAD: u16 = 8;
+const DESCRIPTORS_AHEAD: u16 = 16;
 /// Chains that buffers are; their descriptors have come by then.
-const BUFFERS_AHEAD: u16 = 4;
+const BUFFERS_AHEAD: u16 = 10;
 
 /// A split virtqueue, device side.
 #[derive(Debug)]
