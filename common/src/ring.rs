@@ -16,6 +16,7 @@
 //! it sets `NO_NOTIFY`. Before it sleeps it asks for them again and looks once more
 //! ([`Ring::allow_kicks`]). Calls follow `used_event` or `NO_INTERRUPT` (virtio 1.3 §2.7.7, §2.7.10).
 
+mod ahead;
 mod table;
 
 use std::rc::Rc;
@@ -26,7 +27,6 @@ use virtio_bindings::bindings::virtio_ring::{VRING_AVAIL_F_NO_INTERRUPT, VRING_U
 use crate::chain::{ChainFault, DESCRIPTOR_BYTES, Walk};
 use crate::error::{FrontEndError, RingError, RingPart};
 use crate::memory::{Buffers, Memory};
-use crate::sys;
 use table::DirectTable;
 pub(crate) use table::IndirectTable;
 
@@ -200,11 +200,6 @@ impl Misplaced {
     }
 }
 
-/// Chains that descriptors are fetched ahead.
-const DESCRIPTORS_AHEAD: u16 = 16;
-/// Chains that buffers are; their descriptors have come by then.
-const BUFFERS_AHEAD: u16 = 10;
-
 /// A split virtqueue, device side.
 #[derive(Debug)]
 pub struct SplitRing {
@@ -349,69 +344,6 @@ impl SplitRing {
             indirect: self.features.indirect,
         };
         how(&mut walk, &table)
-    }
-
-    /// Has the processor fetch what the chain taken some chains later will need: its lines are in
-    /// the cache of the driver's processor, and to wait for each in turn is most of the cost of a
-    /// small request.
-    #[inline]
-    fn look_ahead(&self) {
-        let left = self.avail_idx.wrapping_sub(self.next_avail);
-        if left > DESCRIPTORS_AHEAD {
-            self.fetch_descriptor(DESCRIPTORS_AHEAD);
-        }
-        if left > BUFFERS_AHEAD {
-            self.fetch_buffer(BUFFERS_AHEAD);
-        }
-    }
-
-    /// The same for the first chains of a batch, all at once.
-    #[inline]
-    fn look_at_batch(&self) {
-        let left = self.avail_idx.wrapping_sub(self.next_avail);
-        for ahead in 0..left.min(DESCRIPTORS_AHEAD + 1) {
-            self.fetch_descriptor(ahead);
-        }
-        for ahead in 0..left.min(BUFFERS_AHEAD + 1) {
-            self.fetch_buffer(ahead);
-        }
-    }
-
-    #[inline]
-    fn fetch_descriptor(&self, ahead: u16) {
-        if let Some(descriptor) = self.descriptor_ahead(ahead) {
-            sys::prefetch(descriptor);
-        }
-    }
-
-    #[inline]
-    fn fetch_buffer(&self, ahead: u16) {
-        let Some(descriptor) = self.descriptor_ahead(ahead) else {
-            return;
-        };
-        let descriptor = table::load_descriptor(descriptor);
-        let mut hint = self.hint;
-        let Some(run) = self.memory.guest_run(descriptor.addr, 1, &mut hint) else {
-            return;
-        };
-        let fetch = if descriptor.is_writable() {
-            sys::prefetch_to_write
-        } else {
-            sys::prefetch
-        };
-        fetch(run.start);
-        fetch(run.start.wrapping_add(64));
-    }
-
-    /// The descriptor of the head that comes `ahead` of the next, if it is one.
-    #[inline]
-    fn descriptor_ahead(&self, ahead: u16) -> Option<*mut u8> {
-        let slot = 4 + 2 * usize::from(self.next_avail.wrapping_add(ahead) & self.mask());
-        let head = self
-            .u16_at(self.parts.available, slot)
-            .load(Ordering::Relaxed);
-        let offset = 16 * usize::from(head);
-        (head < self.addresses.size).then(|| self.parts.descriptor.wrapping_add(offset))
     }
 
     fn set_used_flags(&self, value: u32) {

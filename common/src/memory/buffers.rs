@@ -15,6 +15,8 @@ use std::rc::Rc;
 use libc::iovec;
 
 use super::Memory;
+use super::copy::{copy_in, copy_out, each_piece};
+use super::payload::Payload;
 
 /// iovecs kept from request to request. A chain of more gives its memory back, so that a guest
 /// cannot make every head of a queue hold the largest table there is.
@@ -405,10 +407,7 @@ impl Buffers {
 
     fn payload(&self, iovecs: &[iovec]) -> Option<Payload> {
         let memory = self.memory.as_deref()?.clone();
-        Some(Payload {
-            _memory: memory,
-            iovecs: iovecs.to_vec(),
-        })
+        Some(Payload::new(memory, iovecs))
     }
 
     #[inline]
@@ -470,30 +469,6 @@ impl Buffers {
     }
 }
 
-/// The payload of a request, for a blocking thread: it keeps the memory by itself.
-#[derive(Debug)]
-pub struct Payload {
-    /// Keeps the mappings that the iovecs point into.
-    _memory: Memory,
-    iovecs: Vec<iovec>,
-}
-
-// SAFETY: the pointers lead into shared guest memory, for which no thread is special.
-#[expect(unsafe_code, reason = "an iovec is not Send by itself")]
-unsafe impl Send for Payload {}
-
-impl Payload {
-    /// Copies from `offset` of the payload; returns how many bytes there were.
-    pub fn read_at(&self, offset: usize, to: &mut [u8]) -> usize {
-        copy_out(&self.iovecs, offset, to)
-    }
-
-    /// Copies to `offset` of the payload; returns how many bytes fitted.
-    pub fn write_at(&self, offset: usize, from: &[u8]) -> usize {
-        copy_in(&self.iovecs, offset, from)
-    }
-}
-
 /// Whether every byte of the range is guest memory.
 fn covers(memory: &Memory, mut guest: u64, mut left: u64, hint: &mut usize) -> bool {
     while left > 0 {
@@ -525,56 +500,4 @@ fn consume(iovecs: &mut [iovec], start: &mut usize, end: usize, bytes: usize) ->
         }
     }
     bytes - left
-}
-
-fn copy_out(iovecs: &[iovec], offset: usize, to: &mut [u8]) -> usize {
-    each_piece(iovecs, offset, to.len(), |guest, at, len| {
-        let Some(part) = to.get_mut(at..at + len) else {
-            return;
-        };
-        // SAFETY: `guest` and `len` are a piece of an iovec that `Buffers::push` made from a run
-        // of the snapshot still held; `part` has exactly `len` bytes and is ours alone.
-        #[expect(unsafe_code, reason = "a copy out of guest memory")]
-        unsafe {
-            std::ptr::copy_nonoverlapping(guest, part.as_mut_ptr(), len);
-        }
-    })
-}
-
-pub(super) fn copy_in(iovecs: &[iovec], offset: usize, from: &[u8]) -> usize {
-    each_piece(iovecs, offset, from.len(), |guest, at, len| {
-        let Some(part) = from.get(at..at + len) else {
-            return;
-        };
-        // SAFETY: as in `copy_out`, with the direction turned round.
-        #[expect(unsafe_code, reason = "a copy into guest memory")]
-        unsafe {
-            std::ptr::copy_nonoverlapping(part.as_ptr(), guest, len);
-        }
-    })
-}
-
-/// Calls `each` with the pieces of `len_bytes` from `offset` of the stream; returns their sum.
-#[inline]
-fn each_piece(
-    iovecs: &[iovec],
-    mut offset: usize,
-    len_bytes: usize,
-    mut each: impl FnMut(*mut u8, usize, usize),
-) -> usize {
-    let mut done = 0;
-    for iov in iovecs {
-        if done == len_bytes {
-            break;
-        }
-        if offset >= iov.iov_len {
-            offset -= iov.iov_len;
-            continue;
-        }
-        let step = (iov.iov_len - offset).min(len_bytes - done);
-        each(iov.iov_base.cast::<u8>().wrapping_add(offset), done, step);
-        done += step;
-        offset = 0;
-    }
-    done
 }

@@ -11,10 +11,13 @@
 //! A front-end can still truncate the file under us. What then happens is in [`sigbus`].
 
 mod buffers;
+mod copy;
+mod payload;
 pub mod sigbus;
 mod vectors;
 
-pub use buffers::{Buffers, Payload};
+pub use buffers::Buffers;
+pub use payload::Payload;
 pub use vectors::{Gather, IoScratch, Scatter};
 
 use std::fs::File;

@@ -176,6 +176,6 @@ impl<'a> Scatter<'a> {
 
     /// Copies `bytes` in, as far as there is room; returns how many fitted.
     pub fn fill(&mut self, bytes: &[u8]) -> usize {
-        super::buffers::copy_in(self.0.iovecs, 0, bytes)
+        super::copy::copy_in(self.0.iovecs, 0, bytes)
     }
 }
