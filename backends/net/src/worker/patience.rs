@@ -14,6 +14,8 @@ pub(super) struct Patience {
 impl Patience {
     const BURST_NS: u64 = 100_000_000;
     const SHARE: u64 = 16;
+    /// What each frame taken gives back: one that takes 50 000 a second may always be waited for.
+    const FRAME_NS: u64 = 20_000;
     /// Between two looks whether the receiver has got buffers, where it does not say so itself.
     pub(super) const STEP_NS: u64 = 200_000;
 
@@ -30,13 +32,14 @@ impl Patience {
         self.waiting
     }
 
-    /// It has some again.
+    /// It has taken a frame.
     #[inline]
     pub(super) fn end(&mut self, now_ns: u64) {
         if self.waiting {
             self.wait(now_ns);
             self.waiting = false;
         }
+        self.spent_ns = self.spent_ns.saturating_sub(Self::FRAME_NS);
     }
 
     /// Whether somebody waits.
