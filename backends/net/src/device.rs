@@ -85,7 +85,8 @@ impl NetDevice {
         ConfigSpace {
             mac: self.port.options.mac.unwrap_or_default(),
             link_up: self.port.is_link_up(),
-            announce: self.port.is_announcing(),
+            // The guest of a front-end that cannot do so itself is announced by SEND_RARP.
+            announce: false,
             max_virtqueue_pairs: self.port.pairs,
             mtu: Some(self.link_mtu().unwrap_or(USUAL_MTU)),
             speed_mbps: self.port.options.speed_mbps,

@@ -83,8 +83,6 @@ pub struct Port {
     driver_status: AtomicU64,
     /// Set by the operator.
     link_up: AtomicBool,
-    /// The driver is asked to announce itself.
-    announcing: AtomicBool,
     /// Set by the driver; beyond them pairs are not used.
     active_pairs: AtomicU16,
     /// Limit of what the guest is sent.
@@ -112,7 +110,6 @@ impl Port {
             guest_mtu: AtomicU16::new(0),
             driver_status: AtomicU64::new(0),
             link_up: AtomicBool::new(true),
-            announcing: AtomicBool::new(false),
             active_pairs: AtomicU16::new(u16::MAX),
             to_guest: RateLimit::default(),
             from_guest: RateLimit::default(),
@@ -231,17 +228,6 @@ impl Port {
         self.driver_status.store(status, Ordering::Release);
     }
 
-    /// Whether the driver is asked to announce itself.
-    #[must_use]
-    pub fn is_announcing(&self) -> bool {
-        self.announcing.load(Ordering::Acquire)
-    }
-
-    /// Asks it, or no longer does.
-    pub fn set_announcing(&self, announcing: bool) {
-        self.announcing.store(announcing, Ordering::Release);
-    }
-
     /// The pairs that the driver uses; more than there are where it has not said.
     #[must_use]
     #[inline]
@@ -286,7 +272,6 @@ impl Port {
         self.set_guest_mtu(0);
         self.set_active_pairs(u16::MAX);
         self.set_driver_status(0);
-        self.set_announcing(false);
         self.change_filter(|filter| *filter = RxFilter::new(self.options.mac));
     }
 }

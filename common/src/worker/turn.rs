@@ -105,14 +105,6 @@ impl<Q> Vrings<Q> {
         self.0.get_mut(slot)?.as_deref_mut()
     }
 
-    /// The vrings in two slots; none if they are the same.
-    #[must_use]
-    #[inline]
-    pub fn two_mut(&mut self, a: usize, b: usize) -> Option<(&mut Place<Q>, &mut Place<Q>)> {
-        let [a, b] = self.0.get_disjoint_mut([a, b]).ok()?;
-        Some((a.as_deref_mut()?, b.as_deref_mut()?))
-    }
-
     /// All vrings.
     #[inline]
     pub fn iter(&self) -> impl Iterator<Item = &Place<Q>> {

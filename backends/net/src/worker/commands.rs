@@ -38,7 +38,7 @@ pub(super) fn serve(turn: &mut NetTurn<'_>, slot: usize) -> bool {
                 let context = Context {
                     features: queue.port.acked_features(),
                     max_pairs: queue.port.pairs,
-                    announcing: queue.port.is_announcing(),
+                    announcing: false,
                 };
                 let read_at = |offset, to: &mut [u8]| buffers.read_at(offset, to);
                 match Command::parse(header, read_at, &context) {
@@ -62,10 +62,10 @@ pub(super) fn serve(turn: &mut NetTurn<'_>, slot: usize) -> bool {
 fn carry_out(port: &Port, command: Command) -> u8 {
     match command {
         Command::Filter(change) => port.change_filter(|filter| filter.apply(change)),
-        Command::Announced => port.set_announcing(false),
         Command::Pairs(pairs) => port.set_active_pairs(pairs),
-        // Its feature is not offered: front-ends that have a use for it keep it to themselves.
-        Command::GuestOffloads(_) => return ERR,
+        // Nobody asks for an announcement, and the feature of the other is not offered: front-ends
+        // that have a use for it keep it to themselves.
+        Command::Announced | Command::GuestOffloads(_) => return ERR,
     }
     OK
 }

@@ -186,11 +186,7 @@ impl Lan {
     ) -> Fate {
         let lan = self.ports.get(usize::from(port.0));
         let slot = lan.and_then(|lan| *lan.receive.get(usize::from(pair))?);
-        let put = match slot {
-            Some(slot) => self.deliver_into(turn, slot, port, frame),
-            None => Put::Lost(DropReason::NoReceiver),
-        };
-        self.fate_at(turn, slot, put)
+        self.give_one(turn, slot, port, frame, DropReason::NoReceiver)
     }
 
     /// Whether a guest may send such a frame; and what it is, if so.
@@ -290,10 +286,7 @@ impl Lan {
             Some(port) if port == origin.port => Fate::Lost(DropReason::NoReceiver),
             Some(port) if port == self.uplink => self.send_out(turn, wires, origin, frame),
             Some(port) if !self.reaches(origin, port) => Fate::Lost(DropReason::Isolated),
-            Some(port) => {
-                let put = self.deliver(turn, port, frame);
-                self.fate_of(turn, port, put, frame)
-            }
+            Some(port) => self.unicast(turn, port, frame),
             None => self.flood(turn, wires, origin, frame),
         }
     }
@@ -308,27 +301,41 @@ impl Lan {
         })
     }
 
-    /// What a frame for one port means for its sender.
+    /// To one port alone.
     #[inline]
-    fn fate_of(&mut self, turn: &mut NetTurn<'_>, to: PortId, put: Put, frame: &Frame<'_>) -> Fate {
-        if put == Put::Done {
-            return Fate::Gone;
-        }
+    fn unicast(&mut self, turn: &mut NetTurn<'_>, to: PortId, frame: &Frame<'_>) -> Fate {
         let slot = self.receiver(turn.vrings, to, frame.start);
-        self.fate_at(turn, slot, put)
+        self.give_one(turn, slot, to, frame, DropReason::LinkDown)
     }
 
-    /// What a frame for one receive vring means for its sender. Where there is none, the loss is
-    /// the sender's to count.
+    /// To the receive vring in `slot`; without one the frame is lost for the reason `missing`.
     #[inline]
-    fn fate_at(&self, turn: &mut NetTurn<'_>, slot: Option<usize>, put: Put) -> Fate {
+    fn give_one(
+        &mut self,
+        turn: &mut NetTurn<'_>,
+        slot: Option<usize>,
+        to: PortId,
+        frame: &Frame<'_>,
+        missing: DropReason,
+    ) -> Fate {
+        match slot {
+            Some(slot) => {
+                let put = self.deliver(turn, slot, to, frame);
+                self.fate_at(turn, slot, put)
+            }
+            // The loss is the sender's to count.
+            None => Fate::Lost(missing),
+        }
+    }
+
+    /// What a frame for one receive vring means for its sender.
+    #[inline]
+    fn fate_at(&self, turn: &mut NetTurn<'_>, slot: usize, put: Put) -> Fate {
         let now_ns = turn.now_ns();
-        let reason = match put {
-            Put::Done => return Fate::Gone,
-            Put::NoRoom => DropReason::NoBuffer,
-            Put::Lost(reason) => reason,
+        let Some(reason) = put.loss() else {
+            return Fate::Gone;
         };
-        let Some(place) = slot.and_then(|slot| turn.vrings.get_mut(slot)) else {
+        let Some(place) = turn.vrings.get_mut(slot) else {
             return Fate::Lost(reason);
         };
         // A guest that talks to itself keeps nobody else waiting.
@@ -339,24 +346,11 @@ impl Lan {
         {
             return Fate::Kept {
                 resume_ns: now_ns + Patience::STEP_NS,
-                waits_for: slot,
+                waits_for: Some(slot),
             };
         }
         place.queue.counters.count_drop(reason);
         Fate::Gone
-    }
-
-    /// Counts a frame that a port did not get.
-    #[inline]
-    fn note(&self, vrings: &NetVrings, to: PortId, put: Put, frame: &Frame<'_>) {
-        let Some(reason) = put.loss() else {
-            return;
-        };
-        if let Some(slot) = self.receiver(vrings, to, frame.start)
-            && let Some(place) = vrings.get(slot)
-        {
-            place.queue.counters.count_drop(reason);
-        }
     }
 
     /// To all that `origin` reaches.
@@ -376,8 +370,7 @@ impl Lan {
         if guests == 1 && !uplink {
             let only = ids().find(|port| self.reaches(origin, *port));
             let only = only.unwrap_or(origin.port);
-            let put = self.deliver(turn, only, frame);
-            return self.fate_of(turn, only, put, frame);
+            return self.unicast(turn, only, frame);
         }
         let now_ns = turn.now_ns();
         if guests > 1
@@ -392,9 +385,12 @@ impl Lan {
             lan.flood.charge(now_ns, frame.bytes);
         }
         for port in (0..).map(PortId).take(self.ports.len()) {
-            if self.reaches(origin, port) {
-                let put = self.deliver(turn, port, frame);
-                self.note(turn.vrings, port, put, frame);
+            if self.reaches(origin, port)
+                && let Some(slot) = self.receiver(turn.vrings, port, frame.start)
+                && let Some(reason) = self.deliver(turn, slot, port, frame).loss()
+                && let Some(place) = turn.vrings.get(slot)
+            {
+                place.queue.counters.count_drop(reason);
             }
         }
         if uplink {
@@ -428,17 +424,10 @@ impl Lan {
         usable(lan.flows.pair_of(flow_hash(start), count))
     }
 
-    /// Gives a frame to the guest behind `port`, finished as far as that driver needs it.
+    /// Gives a frame to the guest behind `port`, whose receive vring is in `slot`, finished as far
+    /// as that driver needs it.
     #[inline]
-    fn deliver(&mut self, turn: &mut NetTurn<'_>, port: PortId, frame: &Frame<'_>) -> Put {
-        match self.receiver(turn.vrings, port, frame.start) {
-            Some(slot) => self.deliver_into(turn, slot, port, frame),
-            None => Put::Lost(DropReason::LinkDown),
-        }
-    }
-
-    #[inline]
-    fn deliver_into(
+    fn deliver(
         &mut self,
         turn: &mut NetTurn<'_>,
         slot: usize,
