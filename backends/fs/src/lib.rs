@@ -3,5 +3,6 @@
 
 pub mod config;
 pub mod idmap;
+pub mod seccomp;
 pub mod wire;
 pub mod xattrmap;
