@@ -2,6 +2,9 @@
 //! The vhost-user file system device of Ringside.
 
 pub mod config;
+pub mod credentials;
+pub mod error;
 pub mod idmap;
+pub mod sys;
 pub mod wire;
 pub mod xattrmap;
