@@ -6,5 +6,6 @@ pub mod credentials;
 pub mod error;
 pub mod idmap;
 pub mod sys;
+pub mod tables;
 pub mod wire;
 pub mod xattrmap;
