@@ -2,7 +2,11 @@
 //! The vhost-user file system device of Ringside.
 
 pub mod config;
+pub mod credentials;
+pub mod error;
 pub mod idmap;
 pub mod seccomp;
+pub mod sys;
+pub mod tables;
 pub mod wire;
 pub mod xattrmap;
