@@ -9,6 +9,7 @@ pub mod idmap;
 pub mod ioctl;
 pub mod options;
 pub mod pid_file;
+pub mod process;
 pub mod seccomp;
 pub mod sys;
 pub mod tables;
