@@ -50,6 +50,7 @@ pub use self::error::SandboxError;
 use self::idmap::Maps;
 pub use self::idmap::{IdRange, IdRangeError};
 pub use self::limits::{close_inherited, forbid_core_dumps, limit_open_files};
+use self::parent::Separation;
 use self::root::Root;
 
 /// How a back-end is separated from the rest of the system (`--sandbox`).
@@ -152,25 +153,30 @@ impl Sandbox<'_> {
             namespace::leave_groups()?;
             return Ok(inside(root::unchanged(self.shares)?, Level::None));
         }
-        let users = !geteuid().is_root() || self.has_maps();
-        if !users {
-            namespace::leave_groups()?;
-        }
-        let separated = match self.leave(users) {
-            Ok(separated) => separated,
+        let maps = Maps::new(self.uid_map, self.gid_map);
+        let separation = self.separation(&maps);
+        let (split, separation) = match parent::split(separation) {
             Err(error) if self.mode == Mode::Auto && !self.has_maps() => {
                 tell_lesser(&error);
-                false
+                (parent::split(Separation::None)?, Separation::None)
             }
-            Err(error) => return Err(error),
+            split => (split?, separation),
         };
-        if let Some(status) = parent::split()? {
+        if let Some(status) = split {
             return Ok(Side::Outside { status });
         }
-        if users && separated {
-            namespace::leave_groups()?;
+        namespace::leave_groups()?;
+        self.settle(separation)
+    }
+
+    fn separation<'a>(&self, maps: &'a Maps) -> Separation<'a> {
+        if self.mode == Mode::Chroot {
+            Separation::None
+        } else if self.has_maps() || !geteuid().is_root() {
+            Separation::Users(maps)
+        } else {
+            Separation::Namespaces
         }
-        self.settle(separated.then_some(users))
     }
 
     fn check(&self) -> Result<(), SandboxError> {
@@ -191,22 +197,10 @@ impl Sandbox<'_> {
         geteuid().is_root() && matches!(self.shares, [share] if share.is_dir())
     }
 
-    /// Returns whether there are new namespaces now.
-    fn leave(&self, users: bool) -> Result<bool, SandboxError> {
-        if self.mode == Mode::Chroot {
-            return Ok(false);
-        }
-        if users {
-            namespace::leave_with_users(&Maps::new(self.uid_map, self.gid_map))?;
-        } else {
-            namespace::leave()?;
-        }
-        Ok(true)
-    }
-
-    /// Changes the root; `users` says whether there are new namespaces, and one of users.
-    fn settle(&self, users: Option<bool>) -> Result<Side, SandboxError> {
-        if let Some(users) = users {
+    /// Changes the root.
+    fn settle(&self, separation: Separation<'_>) -> Result<Side, SandboxError> {
+        let users = matches!(separation, Separation::Users(_));
+        if !matches!(separation, Separation::None) {
             match root::pivot(self.shares) {
                 Ok(root) => return Ok(inside(root, Level::Namespaces { users })),
                 Err(error) if self.mode == Mode::Auto => tell_lesser(&error),

@@ -8,9 +8,11 @@
 //! Calls with many uses are allowed with the arguments that we pass, no others: `clone(2)` makes
 //! threads and neither processes nor namespaces, `mmap(2)` and `mprotect(2)` make nothing
 //! executable, `prctl(2)` names threads. `clone3(2)` passes its flags where a filter cannot see
-//! them; it is said not to exist, and the C library falls back to `clone(2)`.
+//! them; it is said not to exist, and the C library falls back to `clone(2)`. So are the calls by
+//! which a panic looks for the names of functions.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -133,6 +135,19 @@ const OLDER: &[i64] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[i64] = &[];
 
+/// What is said not to exist where a device does not need it: there are other ways, or, for a
+/// backtrace after a panic, it does without.
+const ABSENT: &[i64] = &[
+    libc::SYS_clone3,
+    libc::SYS_getcwd,
+    libc::SYS_openat,
+    libc::SYS_readlinkat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_open,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_readlink,
+];
+
 /// Flags of `clone(2)` that make namespaces, or trace.
 const CLONE_NAMESPACES: u64 = (libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWIPC
@@ -215,11 +230,16 @@ impl AllowList {
             Action::Log => SeccompAction::Log,
             Action::Trap => SeccompAction::Trap,
         };
-        let hidden = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-        let absent = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
         let mut rules = self.rules;
-        // Decided by the other filter, the more severe of two answers being what counts.
-        rules.insert(libc::SYS_clone3, Vec::new());
+        let mut hidden = BTreeMap::new();
+        for &call in ABSENT {
+            if let Entry::Vacant(unused) = rules.entry(call) {
+                // Decided by the other filter: of two answers the more severe one counts.
+                unused.insert(Vec::new());
+                hidden.insert(call, Vec::new());
+            }
+        }
+        let absent = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
         // The longer one last: it does not allow `seccomp(2)` itself.
         for (rules, otherwise, listed) in [
             (hidden, SeccompAction::Allow, absent),
