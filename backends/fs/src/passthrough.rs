@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use rustix::fs::Statx;
 
-use crate::attr::{attr_of, timeout_of};
+use crate::attr::{attr, timeout};
 use crate::config::FsConfig;
 use crate::credentials::{Caller, ThreadContext};
 use crate::error::{Errno, Result};
@@ -165,9 +165,9 @@ impl PassThrough {
         Entry {
             node: found.node.number(),
             generation: 0,
-            entry_timeout: timeout_of(self.config.timeouts.entry),
-            attr_timeout: timeout_of(self.config.timeouts.attr),
-            attr: attr_of(&found.stat, &self.config.ids, submount),
+            entry_timeout: timeout(self.config.timeouts.entry),
+            attr_timeout: timeout(self.config.timeouts.attr),
+            attr: attr(&found.stat, &self.config.ids, submount),
         }
     }
 
@@ -177,15 +177,15 @@ impl PassThrough {
             return Err(Errno::NOENT);
         }
         Ok(Entry {
-            entry_timeout: timeout_of(self.config.timeouts.negative),
+            entry_timeout: timeout(self.config.timeouts.negative),
             ..Entry::default()
         })
     }
 
     fn attr_out(&self, stat: &Statx) -> AttrOut {
         AttrOut {
-            timeout: timeout_of(self.config.timeouts.attr),
-            attr: attr_of(stat, &self.config.ids, false),
+            timeout: timeout(self.config.timeouts.attr),
+            attr: attr(stat, &self.config.ids, false),
         }
     }
 
@@ -195,7 +195,7 @@ impl PassThrough {
         let Some(map) = &self.config.xattrmap else {
             return Ok(());
         };
-        let Some(name) = map.remapped_capability() else {
+        let Some(name) = map.capability() else {
             return Ok(());
         };
         if !node.is_file() {

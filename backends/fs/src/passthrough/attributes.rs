@@ -3,16 +3,16 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{Access, AtFlags, Gid, Mode, OFlags, Statx, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
+use rustix::fs::{Access, AtFlags, Gid, Mode, OFlags, Statx, StatxFlags, StatxTimestamp, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
 
 use super::{Cx, PassThrough};
-use crate::attr::{statx_of as wire_statx, virtual_stat};
+use crate::attr::timeout;
 use crate::error::{Errno, Result};
 use crate::sys::{self, by_number};
 use crate::tables::{Node, Place};
 use crate::wire::flags::{InitFlags, SetAttrValid};
 use crate::wire::operation::{Creation, SetAttr, Time};
-use crate::wire::reply::{AttrOut, StatFs, Statx as WireStatx};
+use crate::wire::reply::{Attr, AttrOut, StatFs, Statx as WireStatx};
 
 impl PassThrough {
     /// `GETATTR`
@@ -21,33 +21,75 @@ impl PassThrough {
     /// Of the host.
     #[inline]
     pub fn get_attr(&self, cx: &Cx<'_>, handle: Option<u64>) -> Result<AttrOut> {
-        let stat = self.stat(cx, handle)?;
-        Ok(self.attr_out(&stat))
+        let node = self.node(cx)?;
+        if matches!(node.place(), Place::Virtual) {
+            return Ok(self.virtual_attr());
+        }
+        Ok(self.attr_out(&self.stat(&node, handle)?))
     }
 
-    /// `STATX`
+    /// `STATX`: what `GETATTR` says, and when the file was born.
     ///
     /// # Errors
     /// Of the host.
     pub fn statx(&self, cx: &Cx<'_>, handle: Option<u64>) -> Result<WireStatx> {
-        let stat = self.stat(cx, handle)?;
-        let timeout = crate::attr::timeout_of(self.config.timeouts.attr);
-        Ok(wire_statx(&stat, &self.config.ids, timeout))
+        let node = self.node(cx)?;
+        if matches!(node.place(), Place::Virtual) {
+            // The guest goes on with GETATTR.
+            return Err(Errno::NOSYS);
+        }
+        let stat = self.stat(&node, handle)?;
+        let ids = &self.config.ids;
+        let time = |time: StatxTimestamp| Time::new(time.tv_sec.cast_unsigned(), time.tv_nsec);
+        let asked = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+        Ok(WireStatx {
+            timeout: timeout(self.config.timeouts.attr),
+            mask: stat.stx_mask & asked.bits(),
+            block_size_bytes: stat.stx_blksize,
+            attributes: stat.stx_attributes.bits(),
+            nlink: stat.stx_nlink,
+            uid: ids.uid_to_guest(stat.stx_uid),
+            gid: ids.gid_to_guest(stat.stx_gid),
+            mode: stat.stx_mode,
+            ino: stat.stx_ino,
+            size_bytes: stat.stx_size,
+            blocks: stat.stx_blocks,
+            attributes_mask: stat.stx_attributes_mask.bits(),
+            atime: time(stat.stx_atime),
+            btime: time(stat.stx_btime),
+            ctime: time(stat.stx_ctime),
+            mtime: time(stat.stx_mtime),
+            rdev_major: stat.stx_rdev_major,
+            rdev_minor: stat.stx_rdev_minor,
+            dev_major: stat.stx_dev_major,
+            dev_minor: stat.stx_dev_minor,
+        })
     }
 
     #[inline]
-    fn stat(&self, cx: &Cx<'_>, handle: Option<u64>) -> Result<Statx> {
-        let node = self.node(cx)?;
+    fn stat(&self, node: &Node, handle: Option<u64>) -> Result<Statx> {
         if let Some(handle) = handle
             && !node.is_hot()
             && let Ok(handle) = self.handles.get(handle, node.number())
         {
             return sys::statx_of(handle.as_fd());
         }
-        if matches!(node.place(), Place::Virtual) {
-            return Ok(virtual_stat(self.shares.len()));
+        sys::statx_of(self.nodes.fd(node)?.as_fd())
+    }
+
+    /// The directory of several shares: nobody may change it.
+    fn virtual_attr(&self) -> AttrOut {
+        let shares = u32::try_from(self.shares.len()).unwrap_or(u32::MAX);
+        AttrOut {
+            timeout: timeout(self.config.timeouts.attr),
+            attr: Attr {
+                ino: 1,
+                mode: 0o040_555,
+                nlink: shares.saturating_add(2),
+                block_size_bytes: 4096,
+                ..Attr::default()
+            },
         }
-        sys::statx_of(self.nodes.fd(&node)?.as_fd())
     }
 
     /// `SETATTR`
