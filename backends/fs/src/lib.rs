@@ -7,6 +7,9 @@ pub mod credentials;
 pub mod error;
 pub mod idmap;
 pub mod ioctl;
+pub mod locks;
 pub mod sys;
+#[cfg(test)]
+mod testing;
 pub mod wire;
 pub mod xattrmap;

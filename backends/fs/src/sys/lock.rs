@@ -31,7 +31,7 @@ pub struct RangeLock {
 }
 
 /// The largest offset of a file (`OFFSET_MAX`).
-const OFFSET_MAX: u64 = i64::MAX.cast_unsigned();
+pub const OFFSET_MAX: u64 = i64::MAX.cast_unsigned();
 
 impl LockKind {
     fn raw(self) -> c_int {
