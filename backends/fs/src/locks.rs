@@ -8,8 +8,9 @@
 //! opened with `FOPEN_NOFLUSH`. A lock of `flock(2)` belongs to an open file, and is taken on the
 //! handle's own description.
 //!
-//! No thread waits in the kernel for a lock, since nothing could end that but a signal: see
-//! [`waiters`]. Owners that wait for each other in a circle are not noticed, unlike in `fcntl(2)`.
+//! No thread waits in the kernel for a lock, since nothing could end that but a signal; the module
+//! `waiters` tries again instead. Owners that wait for each other in a circle are not noticed,
+//! unlike in `fcntl(2)`.
 
 mod waiters;
 

@@ -12,13 +12,13 @@ pub(crate) fn skip(test: &str, reason: &str) {
     std::io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
-/// Runs a test that needs root, on a thread of its own.
-pub(crate) fn as_root(test: &str, run: impl FnOnce() + Send + 'static) {
+/// Runs what is all of a test that needs root, on a thread of its own.
+pub(crate) fn as_root<F: FnOnce() + Send + 'static>(run: F) {
     if rustix::process::geteuid().is_root() {
-        std::thread::spawn(run).join().unwrap();
-    } else {
-        skip(test, "needs root");
+        return std::thread::spawn(run).join().unwrap();
     }
+    let name = std::any::type_name::<F>();
+    skip(name.trim_end_matches("::{{closure}}"), "needs root");
 }
 
 /// Sets up the calling thread.

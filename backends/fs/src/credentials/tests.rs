@@ -55,7 +55,7 @@ fn thread_set_up_has_a_directory_and_umask_of_its_own() {
 
 #[test]
 fn thread_as_caller_creates_what_is_the_callers_and_comes_back() {
-    as_root("thread_as_caller_creates_what_is_the_callers", || {
+    as_root(|| {
         let mut context = context();
         let directory = directory();
         let path = directory.path().join("file");
@@ -79,7 +79,7 @@ fn thread_as_caller_creates_what_is_the_callers_and_comes_back() {
 
 #[test]
 fn thread_as_caller_of_another_group_only_keeps_its_capabilities() {
-    as_root("thread_as_caller_of_another_group_only", || {
+    as_root(|| {
         let mut context = context();
         let all = effective();
         let caller = Caller {
@@ -94,7 +94,7 @@ fn thread_as_caller_of_another_group_only_keeps_its_capabilities() {
 
 #[test]
 fn thread_as_caller_who_is_root_stays_as_it_is() {
-    as_root("thread_as_caller_who_is_root", || {
+    as_root(|| {
         let mut context = context();
         let inside = context.as_caller(Caller::default(), ThreadContext::is_initial);
         assert_eq!(inside, Ok(true));
@@ -103,7 +103,7 @@ fn thread_as_caller_who_is_root_stays_as_it_is() {
 
 #[test]
 fn thread_as_caller_of_unknown_groups_may_access_all() {
-    as_root("thread_as_caller_of_unknown_groups", || {
+    as_root(|| {
         let mut context = context();
         let caller = Caller {
             group: None,
@@ -118,7 +118,7 @@ fn thread_as_caller_of_unknown_groups_may_access_all() {
 
 #[test]
 fn thread_as_caller_that_is_none_is_refused_and_unchanged() {
-    as_root("thread_as_caller_that_is_none", || {
+    as_root(|| {
         let mut context = context();
         let none = u32::MAX;
         for caller in [
@@ -143,7 +143,7 @@ fn thread_as_caller_that_is_none_is_refused_and_unchanged() {
 
 #[test]
 fn thread_as_caller_refused_half_way_comes_back() {
-    as_root("thread_as_caller_refused_half_way", || {
+    as_root(|| {
         without(CapabilitySet::SETUID, true);
         let mut context = context();
         assert_eq!(context.as_caller(CALLER, |_| ()), Err(Errno::PERM));
@@ -155,7 +155,7 @@ fn thread_as_caller_refused_half_way_comes_back() {
 
 #[test]
 fn thread_as_caller_that_panics_comes_back() {
-    as_root("thread_as_caller_that_panics", || {
+    as_root(|| {
         let mut context = context();
         let act = AssertUnwindSafe(|| context.as_caller(CALLER, |_| panic!("as it should")));
         catch_unwind(act).unwrap_err();
@@ -165,7 +165,7 @@ fn thread_as_caller_that_panics_comes_back() {
 
 #[test]
 fn thread_with_fewer_effective_capabilities_than_permitted_comes_back_to_them() {
-    as_root("thread_with_fewer_effective_capabilities", || {
+    as_root(|| {
         without(CapabilitySet::SYS_ADMIN | CapabilitySet::FSETID, false);
         let mut context = context();
         context.as_caller(CALLER, |_| ()).unwrap();
@@ -178,13 +178,13 @@ fn thread_with_fewer_effective_capabilities_than_permitted_comes_back_to_them() 
 
 #[test]
 fn thread_that_is_not_root_acts_as_itself_for_root_and_as_nobody_else() {
-    as_root("thread_that_is_not_root", || {
+    let directory = directory();
+    let path = directory.path().join("file");
+    as_root(move || {
         let (uid, gid) = (Uid::from_raw(1234), Gid::from_raw(2345));
-        let directory = directory();
         set_thread_res_gid(gid, gid, gid).unwrap();
         set_thread_res_uid(uid, uid, uid).unwrap();
         let mut context = context();
-        let path = directory.path().join("file");
         let create = |_: &ThreadContext| drop(File::create(&path).unwrap());
         context.as_caller(Caller::default(), create).unwrap();
         let created = std::fs::metadata(&path).unwrap();
@@ -200,7 +200,7 @@ fn thread_that_is_not_root_acts_as_itself_for_root_and_as_nobody_else() {
 
 #[test]
 fn thread_in_groups_of_the_host_leaves_them() {
-    as_root("thread_in_groups_of_the_host", || {
+    as_root(|| {
         set_thread_groups(&[Gid::from_raw(5)]).unwrap();
         let context = context();
         assert_eq!(getgroups(), Ok(vec![]));
@@ -227,7 +227,7 @@ fn umask_of_the_guest_holds_for_one_call() {
 
 #[test]
 fn fsetid_decides_whether_writing_takes_set_user_id_bits() {
-    as_root("fsetid_decides", || {
+    as_root(|| {
         let mut context = context();
         let directory = directory();
         let mut file = File::create(directory.path().join("file")).unwrap();

@@ -79,6 +79,20 @@ impl Fixture {
 }
 
 #[test]
+fn lock_kinds_have_the_numbers_of_fcntl() {
+    for (number, kind) in [LockKind::Read, LockKind::Write, LockKind::Unlock]
+        .into_iter()
+        .enumerate()
+    {
+        let number = u32::try_from(number).unwrap();
+        assert_eq!(LockKind::new(number), Ok(kind));
+        assert_eq!(kind.number(), number);
+    }
+    assert_eq!(LockKind::new(3), Err(Errno::INVAL));
+    assert_eq!(LockKind::new(u32::MAX), Err(Errno::INVAL));
+}
+
+#[test]
 fn lock_of_one_owner_excludes_the_other() {
     let it = fixture();
     assert_eq!(it.set(ONE, range(LockKind::Write, 10, 19)), Ok(()));

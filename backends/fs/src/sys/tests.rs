@@ -8,8 +8,10 @@ use std::os::unix::fs::MetadataExt;
 
 use rustix::fs::{FileType, XattrFlags, mkdirat, mknodat, symlinkat};
 
-use super::by_number::{chmod, getxattr, link, listxattr, removexattr, reopen, setxattr, truncate};
-use super::handle::{FileHandle, name_to_handle, open_by_handle};
+use super::by_number::{
+    chmod, chmod_before_6_6, getxattr, link, listxattr, removexattr, reopen, setxattr, truncate,
+};
+use super::handle::{FileHandle, name_to_handle, name_to_handle_before_6_12, open_by_handle};
 use super::*;
 use crate::credentials::ThreadContext;
 use crate::error::Errno;
@@ -95,11 +97,14 @@ fn handle_is_small_and_equal_by_content() {
 
 #[test]
 fn handle_finds_the_node_until_it_is_gone() {
-    as_root("handle_finds_the_node", || {
+    as_root(|| {
         let tree = Tree::new();
         let by_name = match name_to_handle(tree.fd.as_fd(), c"file", AtFlags::empty()) {
             Err(Errno::OPNOTSUPP) => {
-                return skip("handle_finds_the_node", "a file system without handles");
+                return skip(
+                    "handle_finds_the_node_until_it_is_gone",
+                    "a file system without handles",
+                );
             }
             result => result.unwrap(),
         };
@@ -108,6 +113,8 @@ fn handle_finds_the_node_until_it_is_gone() {
         let stat = statx_of(node.as_fd()).unwrap();
         assert_eq!(by_name, by_fd);
         assert_eq!(by_fd.1, stat.stx_mnt_id);
+        let old = name_to_handle_before_6_12(node.as_fd(), c"", AtFlags::EMPTY_PATH);
+        assert_eq!(old, Ok(by_fd.clone()));
         drop(node);
 
         let (handle, _) = by_fd;
@@ -129,7 +136,7 @@ fn handle_of_a_file_system_without_them_is_refused() {
 
 #[test]
 fn xattr_by_number_works_on_nodes_of_all_kinds() {
-    as_root("xattr_by_number", || {
+    as_root(|| {
         let context = context();
         let tree = Tree::new();
         for kind in [c"file", c"directory", c"symlink", c"fifo"] {
@@ -157,7 +164,7 @@ fn xattr_by_number_works_on_nodes_of_all_kinds() {
 
 #[test]
 fn xattr_of_users_is_refused_on_links_and_pipes_as_by_linux() {
-    as_root("xattr_of_users", || {
+    as_root(|| {
         let context = context();
         let tree = Tree::new();
         let set = |node: &OwnedFd| {
@@ -186,6 +193,9 @@ fn chmod_changes_what_is_held_and_no_link() {
             assert_eq!(chmod(&context, node.as_fd(), mode), Ok(()));
             let stat = statx_of(node.as_fd()).unwrap();
             assert_eq!(stat.stx_mode & 0o7777, 0o1701);
+            assert_eq!(chmod_before_6_6(&context, node.as_fd(), Mode::RUSR), Ok(()));
+            let stat = statx_of(node.as_fd()).unwrap();
+            assert_eq!(stat.stx_mode & 0o7777, 0o400);
         }
         let link = tree.hold(c"symlink");
         assert_eq!(chmod(&context, link.as_fd(), mode), Err(Errno::OPNOTSUPP));
