@@ -32,15 +32,17 @@ use crate::attr::{attr, timeout};
 use crate::config::FsConfig;
 use crate::credentials::{Caller, ThreadContext};
 use crate::error::{Errno, Result};
-use crate::locks::{Locks, Waiters};
+use crate::locks::Locks;
 use crate::tables::{Found, Node, NodeOptions, Nodes, SlabRef};
 use crate::wire::flags::InitFlags;
 use crate::wire::header::InHeader;
 use crate::wire::operation::Creation;
 use crate::wire::reply::{AttrOut, Entry};
+pub use create::{Kind, NewFile};
 pub use data::Target;
+pub use directory::DirScratch;
 pub use handles::{Handle, Handles};
-pub use locking::LockOutcome;
+pub use init::MAX_WRITE_BYTES;
 
 /// Descriptors that are ours: sockets, rings, eventfds, memory, and a few to spare.
 const RESERVED: usize = 512;
@@ -68,7 +70,6 @@ pub struct PassThrough {
     pub(crate) nodes: Nodes,
     pub(crate) handles: Handles,
     pub(crate) locks: Locks,
-    pub(crate) waiters: Waiters,
     /// Those of them that have a name, below a directory that is none of the host's.
     shares: Vec<ShareRoot>,
     negotiated: AtomicU64,
@@ -97,10 +98,11 @@ impl PassThrough {
     ) -> Result<Self> {
         let files = max_files.saturating_sub(RESERVED.min(max_files / 2));
         let max_hot = config.max_hot_nodes.unwrap_or(files / 2).min(1 << 16);
+        let spare = files - max_hot;
         let nodes = Nodes::new(NodeOptions {
             inode_file_handles: config.inode_file_handles,
             max_hot,
-            max_descriptors: (files - max_hot) / 2,
+            max_descriptors: spare / 2,
             proc_self_fd,
         });
         let mut shares = Vec::new();
@@ -114,12 +116,11 @@ impl PassThrough {
                 shares.push(ShareRoot { name, node });
             }
         }
-        let handles = Handles::new((files - max_hot) / 2);
+        let handles = Handles::new(spare / 4);
         Ok(Self {
             handles,
             nodes,
-            locks: Locks::default(),
-            waiters: Waiters::new().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?,
+            locks: Locks::new(spare / 4),
             shares,
             negotiated: AtomicU64::new(0),
             config,
@@ -134,7 +135,6 @@ impl PassThrough {
 
     /// Forgets all that a guest knew, and closes what it had open.
     pub fn reset(&self) {
-        self.waiters.cancel_all();
         self.locks.clear();
         self.handles.clear();
         self.nodes.clear();

@@ -11,7 +11,14 @@ use crate::wire::reply::{CopiedWide, Lseek, Written};
 
 /// The kinds of operations that are counted apart.
 pub const KINDS: &[&str] = &[
-    "lookup", "metadata", "open", "read", "write", "directory", "sync", "other",
+    "lookup",
+    "metadata",
+    "open",
+    "read",
+    "write",
+    "directory",
+    "sync",
+    "other",
 ];
 
 /// Which of [`KINDS`] an operation is.
@@ -115,6 +122,8 @@ pub fn serve(
     dirs: &mut DirScratch,
     out: &mut Vec<u8>,
 ) -> Result<()> {
+    // Whatever is not said to take set-user-ID bits off does not.
+    cx.thread.use_fsetid(true)?;
     match op {
         Operation::Lookup { name } => put(out, &fs.lookup(cx, *name)?.to_bytes()),
         Operation::GetAttr { handle } => put(out, &fs.get_attr(cx, *handle)?.to_bytes()),
@@ -240,12 +249,7 @@ fn ioctl(fs: &PassThrough, cx: &Cx<'_>, request: &IoctlIn<'_>, out: &mut Vec<u8>
     fs.ioctl(cx, request, out)
 }
 
-fn create(
-    fs: &PassThrough,
-    cx: &mut Cx<'_>,
-    op: &Operation<'_>,
-    out: &mut Vec<u8>,
-) -> Result<()> {
+fn create(fs: &PassThrough, cx: &mut Cx<'_>, op: &Operation<'_>, out: &mut Vec<u8>) -> Result<()> {
     let created = match *op {
         Operation::Create {
             name,

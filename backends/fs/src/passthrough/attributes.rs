@@ -3,7 +3,10 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{Access, AtFlags, Gid, Mode, OFlags, Statx, StatxFlags, StatxTimestamp, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
+use rustix::fs::{
+    Access, AtFlags, Gid, Mode, OFlags, Statx, StatxFlags, StatxTimestamp, Timespec, Timestamps,
+    UTIME_NOW, UTIME_OMIT, Uid,
+};
 
 use super::{Cx, PassThrough};
 use crate::attr::timeout;
@@ -206,8 +209,9 @@ impl PassThrough {
         let caller = self.caller(cx, &Creation::default())?;
         let access = Access::from_bits_truncate(mask);
         let flags = AtFlags::EACCESS | AtFlags::EMPTY_PATH;
-        cx.thread
-            .as_caller(caller, |_| rustix::fs::accessat(fd.as_fd(), c"", access, flags))?
+        cx.thread.as_caller(caller, |_| {
+            rustix::fs::accessat(fd.as_fd(), c"", access, flags)
+        })?
     }
 
     /// `STATFS`

@@ -140,7 +140,7 @@ impl PassThrough {
             }
             Err(error) => return Err(error),
         };
-        let handle = room.fill(found.node.number(), fd, false);
+        let handle = room.fill(&found.node, fd, self.host_flags(file.flags));
         let handle = handle.inspect_err(|_| self.nodes.unremember(&found.node))?;
         Ok(self.created(&parent, &found, handle.number(), file.flags))
     }
@@ -163,7 +163,7 @@ impl PassThrough {
         let fd = self.open_nameless(cx, dir.as_fd(), file, excl, with)?;
         self.label(cx.thread, fd.as_fd(), with)?;
         let found = self.nodes.adopt_open(fd.as_fd(), parent.mount())?;
-        let handle = room.fill(found.node.number(), fd, false);
+        let handle = room.fill(&found.node, fd, self.host_flags(file.flags));
         let handle = handle.inspect_err(|_| self.nodes.unremember(&found.node))?;
         Ok(self.created(&parent, &found, handle.number(), file.flags))
     }
@@ -247,12 +247,7 @@ impl PassThrough {
         })?
     }
 
-    fn label(
-        &self,
-        thread: &ThreadContext,
-        fd: BorrowedFd<'_>,
-        with: &Creation<'_>,
-    ) -> Result<()> {
+    fn label(&self, thread: &ThreadContext, fd: BorrowedFd<'_>, with: &Creation<'_>) -> Result<()> {
         let Some((name, value)) = with.security else {
             return Ok(());
         };

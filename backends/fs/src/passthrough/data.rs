@@ -37,6 +37,48 @@ impl AsFd for Target {
     }
 }
 
+impl Target {
+    /// Whether every read waits for a disk.
+    #[inline]
+    pub fn waits_to_read(&self) -> bool {
+        match self {
+            Self::Open(handle) => {
+                handle.flags().contains(OFlags::DIRECT)
+                    || (handle.mount().is_remote() && !handle.mount().has_nowait())
+            }
+            Self::Fresh(_) => false,
+        }
+    }
+
+    /// Whether every write waits for a disk, or for another machine.
+    #[inline]
+    pub fn waits_to_write(&self) -> bool {
+        match self {
+            Self::Open(handle) => {
+                let waiting = OFlags::DIRECT | OFlags::SYNC | OFlags::DSYNC;
+                handle.flags().intersects(waiting) || handle.mount().is_remote()
+            }
+            Self::Fresh(_) => false,
+        }
+    }
+
+    /// Whether a read can be tried without waiting.
+    #[inline]
+    pub fn may_try(&self) -> bool {
+        match self {
+            Self::Open(handle) => handle.mount().has_nowait(),
+            Self::Fresh(_) => false,
+        }
+    }
+
+    /// It was tried, and cannot be.
+    pub fn cannot_try(&self) {
+        if let Self::Open(handle) = self {
+            handle.mount().note_no_nowait();
+        }
+    }
+}
+
 impl PassThrough {
     /// The file of a handle.
     ///

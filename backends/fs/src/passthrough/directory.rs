@@ -89,7 +89,12 @@ impl PassThrough {
         let node = self.node(cx)?;
         let limit_bytes = usize::try_from(read.size_bytes.min(MAX_REPLY_BYTES)).unwrap_or(0);
         if matches!(node.place(), Place::Virtual) {
-            self.read_shares(&node, read.offset_bytes, plus, &mut DirEntries::new(out, limit_bytes));
+            self.read_shares(
+                &node,
+                read.offset_bytes,
+                plus,
+                &mut DirEntries::new(out, limit_bytes),
+            );
             return Ok(());
         }
         let handle: Option<SlabRef<Handle>> = match self.handles.get(read.handle, node.number()) {
@@ -115,7 +120,14 @@ impl PassThrough {
         buffer.resize(host_bytes.max(LONGEST_BYTES), MaybeUninit::uninit());
         let mut entries = DirEntries::new(out, limit_bytes);
         let mut reached = read.offset_bytes;
-        let filled = self.fill(&node, reader.as_fd(), plus, buffer, &mut entries, &mut reached);
+        let filled = self.fill(
+            &node,
+            reader.as_fd(),
+            plus,
+            buffer,
+            &mut entries,
+            &mut reached,
+        );
         match filled? {
             Filled::All => reader.reached(reached),
             // The kernel has gone farther than we did.

@@ -106,10 +106,7 @@ impl PassThrough {
         let node = self.node(cx)?;
         let fd = self.nodes.fd(&node)?;
         let flags = XattrFlags::from_bits(flags).ok_or(Errno::INVAL)?;
-        if kills_sgid
-            && &*name == ACCESS_ACL
-            && self.negotiated().contains(InitFlags::POSIX_ACL)
-        {
+        if kills_sgid && &*name == ACCESS_ACL && self.negotiated().contains(InitFlags::POSIX_ACL) {
             self.clear_sgid(cx, &node)?;
         }
         cx.thread.use_fsetid(true)?;
@@ -132,7 +129,11 @@ impl PassThrough {
         if mode & 0o2000 == 0 {
             return Ok(());
         }
-        by_number::chmod(cx.thread, fd.as_fd(), Mode::from_bits_truncate(mode & !0o2000))
+        by_number::chmod(
+            cx.thread,
+            fd.as_fd(),
+            Mode::from_bits_truncate(mode & !0o2000),
+        )
     }
 
     /// `IOCTL`: flags of inodes, as `chattr(1)` and `lsattr(1)` use them.

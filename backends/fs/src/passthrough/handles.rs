@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rustix::fs::OFlags;
+
 use crate::error::{Errno, Result};
-use crate::tables::{Identified, Slab, SlabRef};
+use crate::tables::{Identified, Mount, Node, Slab, SlabRef};
 
 /// An open file or directory.
 #[derive(Debug)]
@@ -15,6 +17,9 @@ pub struct Handle {
     id: u64,
     node: u64,
     fd: OwnedFd,
+    mount: Arc<Mount>,
+    /// What it was opened with.
+    flags: OFlags,
     /// Of a directory: the cookie where the kernel will go on reading.
     position: Option<Mutex<u64>>,
 }
@@ -37,6 +42,18 @@ impl Handle {
     /// Its number.
     pub fn number(&self) -> u64 {
         self.id
+    }
+
+    /// Where the file is.
+    #[inline]
+    pub(super) fn mount(&self) -> &Mount {
+        &self.mount
+    }
+
+    /// What it was opened with.
+    #[inline]
+    pub(super) fn flags(&self) -> OFlags {
+        self.flags
     }
 
     /// Of a directory: where it is read.
@@ -139,12 +156,14 @@ impl Reserved<'_> {
     ///
     /// # Errors
     /// ENFILE when numbers have run out.
-    pub(super) fn fill(self, node: u64, fd: OwnedFd, is_dir: bool) -> Result<Arc<Handle>> {
+    pub(super) fn fill(self, node: &Node, fd: OwnedFd, flags: OFlags) -> Result<Arc<Handle>> {
         let handle = self.0.slab.insert(|id| Handle {
             id,
-            node,
+            node: node.number(),
             fd,
-            position: is_dir.then(Mutex::default),
+            mount: Arc::clone(node.mount()),
+            flags,
+            position: node.is_dir().then(Mutex::default),
         });
         let handle = handle.ok_or(Errno::NFILE)?;
         // It is counted until it is removed.

@@ -24,12 +24,7 @@ impl PassThrough {
     ///
     /// # Errors
     /// Of the host; ENOSYS when the guest may do without.
-    pub fn open(
-        &self,
-        cx: &mut Cx<'_>,
-        flags: u32,
-        open_flags: OpenInFlags,
-    ) -> Result<Opened> {
+    pub fn open(&self, cx: &mut Cx<'_>, flags: u32, open_flags: OpenInFlags) -> Result<Opened> {
         if self.negotiated().contains(InitFlags::NO_OPEN_SUPPORT) {
             return Err(Errno::NOSYS);
         }
@@ -39,7 +34,7 @@ impl PassThrough {
         }
         let room = self.handles.reserve()?;
         let fd = self.open_node(cx, &node, flags, open_flags)?;
-        let handle = room.fill(node.number(), fd, false)?;
+        let handle = room.fill(&node, fd, self.host_flags(flags))?;
         Ok(Opened {
             handle: handle.number(),
             flags: self.open_out_flags(&node, flags),
@@ -67,7 +62,7 @@ impl PassThrough {
         }
         let room = self.handles.reserve()?;
         let fd = self.nodes.open(&node, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let handle = room.fill(node.number(), fd, true)?;
+        let handle = room.fill(&node, fd, OFlags::RDONLY)?;
         Ok(Opened {
             handle: handle.number(),
             flags,
@@ -152,7 +147,7 @@ impl PassThrough {
         }
         // Closing any descriptor of the file makes the host send what it has.
         match handle.as_fd().try_clone_to_owned() {
-            Ok(duplicate) => close(duplicate),
+            Ok(duplicate) => crate::sys::close(duplicate),
             Err(_no_descriptor) => rustix::fs::fdatasync(handle.as_fd()),
         }
     }
@@ -173,12 +168,7 @@ impl PassThrough {
             self.drop_locks(node, release.lock_owner);
         }
         drop(handle);
-        self.released(node);
+        self.released();
         Ok(())
     }
-}
-
-/// Closes a descriptor and tells what the host says of it.
-fn close(fd: OwnedFd) -> Result<()> {
-    nix::unistd::close(fd).map_err(|e| Errno::from_raw_os_error(e as i32))
 }

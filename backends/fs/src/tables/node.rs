@@ -172,6 +172,12 @@ impl Node {
         self.kind == FileType::RegularFile
     }
 
+    /// Whether it is the root of a share.
+    #[inline]
+    pub fn is_root(&self) -> bool {
+        self.pinned
+    }
+
     /// How it is found.
     #[inline]
     pub fn place(&self) -> &Place {
