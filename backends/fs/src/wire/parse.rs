@@ -4,9 +4,10 @@
 //! Nothing is allocated, and nothing that the driver claims is believed beyond the bytes that are
 //! there. A request has exactly the bytes that its operation has in `fuse.h`: one byte more or less
 //! is an error, because it would mean that the two sides disagree about the layout. There are
-//! these exceptions: `INIT` may be longer than known (it tells what the two sides agree about) and
-//! may lack the extension; `NOTIFY_REPLY` is never awaited, so nobody looks at it; an extension may
-//! end in up to seven bytes of padding. Unknown flags are kept as they come.
+//! these exceptions: what has no arguments may bring some all the same (the driver of Windows adds
+//! bytes to `READLINK`); `INIT` may be longer than known, for it tells what the two sides agree
+//! about; `NOTIFY_REPLY` is never awaited, so nobody looks at it; an extension may end in up to
+//! seven bytes of padding. Unknown flags are kept as they come, and fields that only pad ignored.
 //!
 //! The four most frequent requests are told first, by one comparison each; the others by theme.
 #![deny(
@@ -243,7 +244,7 @@ impl<'a> Operation<'a> {
                 })
             }),
             opcode::REMOVEXATTR => last_xattr_name(fields).map(|name| Self::RemoveXattr { name }),
-            opcode::READLINK => fields.end().map(|()| Self::ReadLink),
+            opcode::READLINK => Ok(Self::ReadLink),
             _ => Self::parse_connection(header.opcode, args),
         }
     }
@@ -251,7 +252,7 @@ impl<'a> Operation<'a> {
     /// The operations on the file system as a whole.
     fn parse_connection(opcode: u32, args: &'a [u8]) -> Result<Self, ParseError> {
         match opcode {
-            opcode::STATFS => Reader::new(args).end().map(|()| Self::StatFs),
+            opcode::STATFS => Ok(Self::StatFs),
             opcode::SYNCFS => Reader::exact::<8, _>(args, |_| Ok(Self::SyncFs)),
             opcode::INTERRUPT => Reader::exact::<8, _>(args, |fields| {
                 Ok(Self::Interrupt {
@@ -259,7 +260,7 @@ impl<'a> Operation<'a> {
                 })
             }),
             opcode::INIT => init(args),
-            opcode::DESTROY => Reader::new(args).end().map(|()| Self::Destroy),
+            opcode::DESTROY => Ok(Self::Destroy),
             opcode::NOTIFY_REPLY => Ok(Self::NotifyReply),
             _ => Err(ParseError::Unsupported { opcode }),
         }
