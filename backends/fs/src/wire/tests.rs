@@ -2,6 +2,7 @@
 //! Each structure of `fuse.h` spelled out, and what the tests share.
 
 mod fuzz;
+mod layouts;
 mod malformed;
 mod replies;
 mod requests;

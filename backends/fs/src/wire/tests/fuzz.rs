@@ -8,7 +8,7 @@ use super::super::header::{IN_HEADER_BYTES, InHeader};
 use super::super::limits::args_limit_bytes;
 use super::super::name::Name;
 use super::super::operation::{LookupName, Operation};
-use super::requests::cases;
+use super::layouts::cases;
 use super::{ALL, SERVED, WITH_BYTES};
 
 /// A test without optimization takes fewer.

@@ -17,8 +17,8 @@ use super::{d, q, s, w};
 fn check<T: ReplyBody + Debug + PartialEq>(body: T, written: &[u8], expected: &[u8]) {
     assert_eq!(written, expected);
     assert_eq!(T::parse(written), Ok(body));
-    assert!(T::parse(&written[1..]).is_err());
-    assert!(T::parse(&[written, &[0]].concat()).is_err());
+    T::parse(&written[1..]).unwrap_err();
+    T::parse(&[written, &[0]].concat()).unwrap_err();
 }
 
 fn attr() -> Attr {
@@ -71,9 +71,9 @@ fn entry() -> Entry {
     }
 }
 
-/// `struct fuse_entry_out`: nodeid, generation, entry_valid, attr_valid, entry_valid_nsec,
-/// attr_valid_nsec, attr.
+/// `struct fuse_entry_out`.
 fn entry_bytes() -> Vec<u8> {
+    // nodeid, generation, entry_valid, attr_valid, entry_valid_nsec, attr_valid_nsec, attr
     [q(21), q(22), q(23), q(24), d(25), d(26), attr_bytes()].concat()
 }
 
@@ -270,7 +270,7 @@ fn listing_has_the_layout_of_fuse_h() {
     .concat();
     assert_eq!((out[0], &out[1..]), (0xaa, bytes.as_slice()));
     assert_eq!(parse_dirents(&bytes), Ok(vec![FIRST, SECOND]));
-    assert!(parse_dirents(&bytes[..63]).is_err());
+    parse_dirents(&bytes[..63]).unwrap_err();
 }
 
 #[test]

@@ -73,6 +73,14 @@ impl Parts {
         Name::new(&self.names[which]).unwrap()
     }
 
+    fn lookup_name(&self) -> LookupName<'_> {
+        match (self.yes, self.labelled) {
+            (true, _) => LookupName::Child(self.name(0)),
+            (false, true) => LookupName::Itself,
+            (false, false) => LookupName::Parent,
+        }
+    }
+
     fn creation(&self) -> Creation<'_> {
         Creation {
             security: self.labelled.then_some((&self.names[1], &self.value)),
@@ -140,14 +148,8 @@ impl Parts {
         let name = self.name(0);
         let with = self.creation();
         Some(match which {
-            1 if self.yes => Operation::Lookup {
-                name: LookupName::Child(name),
-            },
-            1 if self.labelled => Operation::Lookup {
-                name: LookupName::Itself,
-            },
             1 => Operation::Lookup {
-                name: LookupName::Parent,
+                name: self.lookup_name(),
             },
             6 => Operation::Symlink {
                 name,
