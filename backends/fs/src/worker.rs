@@ -112,26 +112,19 @@ impl FsWorker {
         }
         let limit = args_limit_bytes(header.opcode);
         let args_bytes = usize::try_from(rest_bytes).map_or(limit, |rest| rest.min(limit));
-        let Self {
-            shared,
-            thread,
-            scratch,
-        } = self;
-        let thread = thread.as_mut().ok_or(Errno::IO)?;
         let Scratch {
             args,
             reply,
             dirs,
             io,
-        } = scratch;
+        } = &mut self.scratch;
         args.resize(args_bytes, 0);
         buffers.read_at(0, args);
-        let fs = &shared.fs;
-        let op = Operation::parse(header, args, fs.negotiated())
+        let op = Operation::parse(header, args, self.shared.fs.negotiated())
             .map_err(|error| Errno::from_raw_os_error(error.errno()))?;
         note(queue, head, header.unique, kind_of(&op));
         if !has_reply(header.opcode) {
-            shared.serve_silent(header, &op);
+            self.shared.serve_silent(header, &op);
             return Ok(Outcome::NoReply);
         }
         let room = usize::try_from(buffers.writable_bytes()).unwrap_or(usize::MAX);
@@ -139,38 +132,20 @@ impl FsWorker {
         if room < op.reply_bytes() {
             return Err(Errno::INVAL);
         }
-        server::check_read_only(fs, &op)?;
-        let mut cx = Cx { header, thread };
-        match op {
-            Operation::Read(read) => match read_now(shared, io, buffers, header, &read, room)? {
-                Some(bytes) => Ok(Outcome::Data(bytes)),
-                None => blocking::hand_over(shared, rcx, head, header, args),
+        server::check_read_only(&self.shared.fs, &op)?;
+        let mut request = Request {
+            shared: &self.shared,
+            rcx,
+            head,
+            cx: Cx {
+                header,
+                thread: self.thread.as_mut().ok_or(Errno::IO)?,
             },
-            Operation::Write(write) => {
-                let written = write_now(shared, io, buffers, &mut cx, &write)?;
-                match written {
-                    Some(written) => {
-                        reply.extend_from_slice(&written.to_bytes());
-                        Ok(Outcome::Reply)
-                    }
-                    None => blocking::hand_over(shared, rcx, head, header, args),
-                }
-            }
-            Operation::SetLock { lock, waits: true } => {
-                wait_for_lock(shared, rcx, head, &cx, &lock, queue.index)
-            }
-            op if server::is_long(fs, header.node, &op) => {
-                blocking::hand_over(shared, rcx, head, header, args)
-            }
-            op => {
-                let op = clamp(op, room);
-                server::serve(fs, &mut cx, &op, dirs, reply)?;
-                if reply.len() - OUT_HEADER_BYTES > room {
-                    return Err(Errno::RANGE);
-                }
-                Ok(Outcome::Reply)
-            }
-        }
+            args,
+            room,
+            queue: queue.index,
+        };
+        request.serve(&op, reply, dirs, io)
     }
 
     /// Writes the reply and gives the chain back.
@@ -209,6 +184,153 @@ impl FsWorker {
     }
 }
 
+/// A parsed request whose reply has room.
+struct Request<'a, 'c> {
+    shared: &'a Arc<Shared>,
+    rcx: &'a mut RequestCx<'c>,
+    head: u16,
+    cx: Cx<'a>,
+    args: &'a [u8],
+    room: usize,
+    queue: u16,
+}
+
+impl Request<'_, '_> {
+    fn serve(
+        &mut self,
+        op: &Operation<'_>,
+        reply: &mut Vec<u8>,
+        dirs: &mut DirScratch,
+        io: &mut IoScratch,
+    ) -> Result<Outcome> {
+        let fs = &self.shared.fs;
+        match op {
+            Operation::Read(read) => match self.read_now(io, read)? {
+                Some(bytes) => Ok(Outcome::Data(bytes)),
+                None => self.hand_over(),
+            },
+            Operation::Write(write) => match self.write_now(io, write)? {
+                Some(written) => {
+                    reply.extend_from_slice(&written.to_bytes());
+                    Ok(Outcome::Reply)
+                }
+                None => self.hand_over(),
+            },
+            Operation::SetLock { lock, waits: true } => self.wait_for_lock(lock),
+            op if server::is_long(fs, self.cx.header.node, op) => self.hand_over(),
+            op => {
+                let op = clamp(op, self.room);
+                server::serve(fs, &mut self.cx, &op, dirs, reply)?;
+                if reply.len() - OUT_HEADER_BYTES > self.room {
+                    return Err(Errno::RANGE);
+                }
+                Ok(Outcome::Reply)
+            }
+        }
+    }
+
+    fn hand_over(&mut self) -> Result<Outcome> {
+        blocking::hand_over(self.shared, self.rcx, self.head, self.cx.header, self.args)
+    }
+
+    /// Reads what is in memory; none when the rest has to be waited for.
+    fn read_now(&mut self, io: &mut IoScratch, read: &ReadIn) -> Result<Option<usize>> {
+        let node = self.cx.header.node;
+        let target = self.shared.fs.target(node, read.handle, OFlags::RDONLY)?;
+        if target.waits_to_read() {
+            return Ok(None);
+        }
+        let buffers = self.rcx.buffers(self.head).ok_or(Errno::IO)?;
+        let size = usize::try_from(read.size_bytes).map_or(self.room, |size| size.min(self.room));
+        let mut flags = if target.may_try() {
+            ReadWriteFlags::NOWAIT
+        } else {
+            ReadWriteFlags::empty()
+        };
+        let mut done = 0;
+        while done < size {
+            let mut scatter = io.scatter();
+            scatter.push_writable(buffers, OUT_HEADER_BYTES + done, size - done);
+            let offset = read.offset_bytes.saturating_add(done as u64);
+            match scatter.read_at(target.as_fd(), offset, flags) {
+                Ok(0) => break,
+                Ok(bytes) => done += bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if is_unsupported(&error) && !flags.is_empty() => {
+                    target.cannot_try();
+                    flags = ReadWriteFlags::empty();
+                }
+                Err(error) => return Err(errno(&error)),
+            }
+        }
+        Ok(Some(done))
+    }
+
+    /// Writes to the page cache; none where a write waits for a disk or another machine.
+    fn write_now(&mut self, io: &mut IoScratch, write: &WriteIn) -> Result<Option<Written>> {
+        let buffers = self.rcx.buffers(self.head).ok_or(Errno::IO)?;
+        let data_bytes = buffers
+            .readable_bytes()
+            .checked_sub(WRITE_ARGS_BYTES as u64);
+        if data_bytes != Some(u64::from(write.size_bytes)) {
+            return Err(Errno::INVAL);
+        }
+        let (target, flags) = self.shared.fs.write_target(&mut self.cx, write)?;
+        if target.waits_to_write() {
+            return Ok(None);
+        }
+        let size = usize::try_from(write.size_bytes).unwrap_or(usize::MAX);
+        let written = whole(size, |done| {
+            let mut gather = io.gather();
+            gather.push_part(buffers, WRITE_ARGS_BYTES + done, size - done);
+            let offset = write.offset_bytes.saturating_add(done as u64);
+            gather.write_at(target.as_fd(), offset, flags)
+        });
+        Ok(Some(Written {
+            size_bytes: narrow(written?),
+        }))
+    }
+
+    /// Takes a lock, or waits for it without a thread.
+    fn wait_for_lock(&mut self, lock: &LockIn) -> Result<Outcome> {
+        let fs = &self.shared.fs;
+        match fs.set_lock(&self.cx, lock) {
+            Ok(()) => return Ok(Outcome::Data(0)),
+            Err(Errno::AGAIN) => {}
+            Err(error) => return Err(error),
+        }
+        let promise = self.rcx.promise(self.head, TAG_LOCK).ok_or(Errno::NOLCK)?;
+        let done = Box::new(move |result: Result<()>| {
+            promise.keep(result.err().map_or(0, |error| -error.raw_os_error()));
+        });
+        if let Err((error, done)) = fs.wait_for_lock(&self.cx, lock, self.queue, done) {
+            done(Err(error));
+        }
+        Ok(Outcome::Later)
+    }
+}
+
+/// Goes on until all of `size` bytes are moved, or no more are. What was moved before an error is
+/// the result, not the error.
+fn whole(size: usize, mut step: impl FnMut(usize) -> io::Result<usize>) -> Result<usize> {
+    let mut done = 0;
+    while done < size {
+        match step(done) {
+            Ok(0) => break,
+            Ok(bytes) => done += bytes,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) if done > 0 => break,
+            Err(error) => return Err(errno(&error)),
+        }
+    }
+    Ok(done)
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EOPNOTSUPP)
+}
+
 /// Replies with an error, where there is room and someone to read it; returns the bytes.
 fn refuse(buffers: &mut Buffers, header: &InHeader, error: Errno) -> u32 {
     if !has_reply(header.opcode) || buffers.writable_bytes() < OUT_HEADER_BYTES as u64 {
@@ -231,124 +353,25 @@ fn note(queue: &mut FsQueue, head: u16, unique: u64, kind: usize) {
 }
 
 /// A reply cannot have more than the guest has room for.
-fn clamp(op: Operation<'_>, room: usize) -> Operation<'_> {
+fn clamp<'a>(op: &Operation<'a>, room: usize) -> Operation<'a> {
     let most = u32::try_from(room).unwrap_or(u32::MAX);
-    let clamp = |read: ReadIn| ReadIn {
+    let clamp = |read: &ReadIn| ReadIn {
         size_bytes: read.size_bytes.min(most),
-        ..read
+        ..*read
     };
     match op {
         Operation::ReadDir(read) => Operation::ReadDir(clamp(read)),
         Operation::ReadDirPlus(read) => Operation::ReadDirPlus(clamp(read)),
         Operation::GetXattr { name, size_bytes } => Operation::GetXattr {
             name,
-            size_bytes: size_bytes.min(most),
+            size_bytes: (*size_bytes).min(most),
         },
-        op => op,
+        op => op.clone(),
     }
-}
-
-/// Reads what is in memory; none when the rest has to be waited for.
-fn read_now(
-    shared: &Shared,
-    io: &mut IoScratch,
-    buffers: &Buffers,
-    header: &InHeader,
-    read: &ReadIn,
-    room: usize,
-) -> Result<Option<usize>> {
-    let target = shared.fs.target(header.node, read.handle, OFlags::RDONLY)?;
-    if target.waits_to_read() {
-        return Ok(None);
-    }
-    let flags = if target.may_try() {
-        ReadWriteFlags::NOWAIT
-    } else {
-        ReadWriteFlags::empty()
-    };
-    let size = usize::try_from(read.size_bytes).map_or(room, |size| size.min(room));
-    let mut done = 0;
-    while done < size {
-        let mut scatter = io.scatter();
-        scatter.push_writable(buffers, OUT_HEADER_BYTES + done, size - done);
-        let offset = read.offset_bytes.saturating_add(done as u64);
-        match scatter.read_at(target.as_fd(), offset, flags) {
-            Ok(0) => break,
-            Ok(bytes) => done += bytes,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) && !flags.is_empty() => {
-                target.cannot_try();
-                return read_now(shared, io, buffers, header, read, room);
-            }
-            Err(error) => return Err(errno(&error)),
-        }
-    }
-    Ok(Some(done))
-}
-
-/// Writes to the page cache; none where a write waits for a disk or a network.
-fn write_now(
-    shared: &Shared,
-    io: &mut IoScratch,
-    buffers: &mut Buffers,
-    cx: &mut Cx<'_>,
-    write: &WriteIn,
-) -> Result<Option<Written>> {
-    let data_bytes = buffers.readable_bytes() - WRITE_ARGS_BYTES as u64;
-    if data_bytes != u64::from(write.size_bytes) {
-        return Err(Errno::INVAL);
-    }
-    let (target, flags) = shared.fs.write_target(cx, write)?;
-    if target.waits_to_write() {
-        return Ok(None);
-    }
-    let size = usize::try_from(write.size_bytes).unwrap_or(usize::MAX);
-    let mut done = 0;
-    while done < size {
-        let mut gather = io.gather();
-        gather.push_part(buffers, WRITE_ARGS_BYTES + done, size - done);
-        let offset = write.offset_bytes.saturating_add(done as u64);
-        match gather.write_at(target.as_fd(), offset, flags) {
-            Ok(0) => break,
-            Ok(bytes) => done += bytes,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // What is written is written.
-            Err(_) if done > 0 => break,
-            Err(error) => return Err(errno(&error)),
-        }
-    }
-    Ok(Some(Written {
-        size_bytes: narrow(done),
-    }))
 }
 
 fn errno(error: &io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
-}
-
-/// Takes a lock, or waits for it without a thread.
-fn wait_for_lock(
-    shared: &Arc<Shared>,
-    rcx: &mut RequestCx<'_>,
-    head: u16,
-    cx: &Cx<'_>,
-    lock: &LockIn,
-    queue: u16,
-) -> Result<Outcome> {
-    match shared.fs.set_lock(cx, lock) {
-        Ok(()) => return Ok(Outcome::Data(0)),
-        Err(Errno::AGAIN) => {}
-        Err(error) => return Err(error),
-    }
-    let promise = rcx.promise(head, TAG_LOCK).ok_or(Errno::NOLCK)?;
-    let done = Box::new(move |result: Result<()>| {
-        promise.keep(result.err().map_or(0, |error| -error.raw_os_error()));
-    });
-    if let Err((error, done)) = shared.fs.wait_for_lock(cx, lock, queue, done) {
-        done(Err(error));
-    }
-    Ok(Outcome::Later)
 }
 
 impl RequestWorker for FsWorker {

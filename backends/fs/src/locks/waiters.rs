@@ -198,6 +198,6 @@ impl Drop for Waiters {
         {
             log::error!("the thread that waits for locks has panicked");
         }
-        self.cancel(|_| true);
+        self.cancel(|_| true, Errno::NOLCK);
     }
 }

@@ -10,10 +10,10 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{MutexGuard, PoisonError};
 
-use rustix::fs::{OFlags, RawDir, RawDirEntry, SeekFrom};
+use rustix::fs::{OFlags, RawDir, RawDirEntry};
 
 use super::{Cx, Handle, PassThrough};
-use crate::error::{Errno, Result};
+use crate::error::Result;
 use crate::tables::{Node, Place, SlabRef};
 use crate::wire::dirents::{DirEntries, DirEntry};
 use crate::wire::name::Name;
@@ -53,8 +53,7 @@ impl Reader<'_> {
             Self::Fresh(_) => 0,
         };
         if place != offset {
-            // Cookies may use all bits; the kernel takes them as a signed number.
-            seek_to_cookie(self.as_fd(), offset)?;
+            crate::sys::file::seek_to_cookie(self.as_fd(), offset)?;
             self.reached(offset);
         }
         Ok(())
@@ -66,11 +65,6 @@ impl Reader<'_> {
             **place = offset;
         }
     }
-}
-
-fn seek_to_cookie(fd: BorrowedFd<'_>, cookie: u64) -> Result<()> {
-    // As `lseek(2)` takes it, negative ones included, which some file systems have.
-    crate::sys::seek_to(fd, cookie.cast_signed())
 }
 
 impl PassThrough {
@@ -118,78 +112,21 @@ impl PassThrough {
         };
         let buffer = &mut scratch.0;
         buffer.resize(host_bytes.max(LONGEST_BYTES), MaybeUninit::uninit());
-        let mut entries = DirEntries::new(out, limit_bytes);
-        let mut reached = read.offset_bytes;
-        let filled = self.fill(
-            &node,
-            reader.as_fd(),
+        let mut listing = Listing {
+            fs: self,
+            node: &node,
+            dir: reader.as_fd(),
             plus,
-            buffer,
-            &mut entries,
-            &mut reached,
-        );
-        match filled? {
-            Filled::All => reader.reached(reached),
-            // The kernel has gone farther than we did.
-            Filled::Part => reader.reached(u64::MAX),
-        }
-        Ok(())
-    }
-
-    fn fill(
-        &self,
-        node: &Node,
-        dir: BorrowedFd<'_>,
-        plus: bool,
-        buffer: &mut [MaybeUninit<u8>],
-        entries: &mut DirEntries<'_>,
-        reached: &mut u64,
-    ) -> Result<Filled> {
-        let mut host = RawDir::new(dir, buffer);
-        loop {
-            let Some(entry) = host.next() else {
-                return Ok(Filled::All);
-            };
-            let entry = entry?;
-            if !self.add(node, dir, plus, &entry, entries) {
-                return Ok(Filled::Part);
-            }
-            *reached = entry.next_entry_cookie();
-            // One call of the kernel for one of the guest.
-            if host.is_buffer_empty() {
-                return Ok(Filled::All);
-            }
-        }
-    }
-
-    /// Adds one entry, with its node if that is asked for; false when there is no room.
-    fn add(
-        &self,
-        node: &Node,
-        dir: BorrowedFd<'_>,
-        plus: bool,
-        host: &RawDirEntry<'_>,
-        entries: &mut DirEntries<'_>,
-    ) -> bool {
-        let name: &CStr = host.file_name();
-        let entry = DirEntry {
-            ino: host.ino(),
-            next_offset: host.next_entry_cookie(),
-            kind: kind_number(host),
-            name: name.to_bytes(),
+            entries: DirEntries::new(out, limit_bytes),
         };
-        if !plus {
-            return entries.add(&entry);
-        }
-        if !entries.fits(entry.name.len(), true) {
-            return false;
-        }
-        // One that cannot be looked up is listed all the same, as are "." and "..".
-        let found = Name::new(name)
-            .ok()
-            .and_then(|name| self.nodes.lookup_entry(node, dir, name, host.ino()).ok());
-        let known = found.as_ref().map(|found| self.entry(node, found));
-        entries.add_plus(&known.unwrap_or_default(), &entry)
+        let mut reached = read.offset_bytes;
+        let filled = listing.fill(buffer, &mut reached)?;
+        // With a part of them, the kernel has gone farther than we did.
+        reader.reached(match filled {
+            Filled::All => reached,
+            Filled::Part => u64::MAX,
+        });
+        Ok(())
     }
 
     /// The shares, of which there are few.
@@ -227,6 +164,60 @@ impl PassThrough {
             stat,
         };
         Some(self.entry(root, &found))
+    }
+}
+
+/// A listing of one directory that is being made.
+struct Listing<'a> {
+    fs: &'a PassThrough,
+    node: &'a Node,
+    dir: BorrowedFd<'a>,
+    plus: bool,
+    entries: DirEntries<'a>,
+}
+
+impl Listing<'_> {
+    fn fill(&mut self, buffer: &mut [MaybeUninit<u8>], reached: &mut u64) -> Result<Filled> {
+        let mut host = RawDir::new(self.dir, buffer);
+        loop {
+            let Some(entry) = host.next() else {
+                return Ok(Filled::All);
+            };
+            let entry = entry?;
+            if !self.add(&entry) {
+                return Ok(Filled::Part);
+            }
+            *reached = entry.next_entry_cookie();
+            // One call of the kernel for one of the guest.
+            if host.is_buffer_empty() {
+                return Ok(Filled::All);
+            }
+        }
+    }
+
+    /// Adds one entry, with its node if that is asked for; false when there is no room.
+    fn add(&mut self, host: &RawDirEntry<'_>) -> bool {
+        let name: &CStr = host.file_name();
+        let entry = DirEntry {
+            ino: host.ino(),
+            next_offset: host.next_entry_cookie(),
+            kind: kind_number(host),
+            name: name.to_bytes(),
+        };
+        if !self.plus {
+            return self.entries.add(&entry);
+        }
+        if !self.entries.fits(entry.name.len(), true) {
+            return false;
+        }
+        // One that cannot be looked up is listed all the same, as are "." and "..".
+        let nodes = &self.fs.nodes;
+        let found = Name::new(name).ok().and_then(|name| {
+            let found = nodes.lookup_entry(self.node, self.dir, name, host.ino());
+            found.ok()
+        });
+        let known = found.as_ref().map(|found| self.fs.entry(self.node, found));
+        self.entries.add_plus(&known.unwrap_or_default(), &entry)
     }
 }
 

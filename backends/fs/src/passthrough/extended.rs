@@ -106,7 +106,7 @@ impl PassThrough {
         let node = self.node(cx)?;
         let fd = self.nodes.fd(&node)?;
         let flags = XattrFlags::from_bits(flags).ok_or(Errno::INVAL)?;
-        if kills_sgid && &*name == ACCESS_ACL && self.negotiated().contains(InitFlags::POSIX_ACL) {
+        if kills_sgid && *name == *ACCESS_ACL && self.negotiated().contains(InitFlags::POSIX_ACL) {
             self.clear_sgid(cx, &node)?;
         }
         cx.thread.use_fsetid(true)?;

@@ -147,7 +147,7 @@ impl PassThrough {
         }
         // Closing any descriptor of the file makes the host send what it has.
         match handle.as_fd().try_clone_to_owned() {
-            Ok(duplicate) => crate::sys::close(duplicate),
+            Ok(duplicate) => crate::sys::file::close(duplicate),
             Err(_no_descriptor) => rustix::fs::fdatasync(handle.as_fd()),
         }
     }

@@ -13,7 +13,7 @@ use super::hints::Hints;
 use super::hot::Hot;
 use super::mounts::{Mount, Mounts};
 use super::node::{Key, NewNode, Node, NodeFd, Place};
-use super::slab::{Identified as _, Slab, SlabRef};
+use super::slab::{Slab, SlabRef};
 use crate::config::InodeHandles;
 use crate::error::{Errno, Result};
 use crate::sys::handle::name_to_handle;
@@ -471,6 +471,6 @@ fn is_same(known: &Node, place: &Place) -> bool {
 }
 
 /// What kind of thing it is.
-pub fn kind_of(stat: &Statx) -> FileType {
+fn kind_of(stat: &Statx) -> FileType {
     FileType::from_raw_mode(u32::from(stat.stx_mode))
 }

@@ -5,7 +5,6 @@
 //! reply to the other, and returns how many bytes that were, negative if it is an error.
 
 use std::cell::RefCell;
-use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -14,7 +13,7 @@ use ringside_common::worker::RequestCx;
 use rustix::fs::OFlags;
 use rustix::io::ReadWriteFlags;
 
-use super::{Outcome, TAG_REPLIED, clamp, errno, narrow};
+use super::{Outcome, TAG_REPLIED, clamp, errno, narrow, whole};
 use crate::credentials::ThreadContext;
 use crate::device::Shared;
 use crate::error::{Errno, Result};
@@ -98,7 +97,7 @@ impl Job {
             Operation::Read(read) => self.read(&read),
             Operation::Write(write) => self.write(&mut cx, &write),
             op => {
-                let op = clamp(op, self.room);
+                let op = clamp(&op, self.room);
                 let mut out = Vec::new();
                 server::serve(fs, &mut cx, &op, &mut DirScratch::default(), &mut out)?;
                 if out.len() > self.room {
@@ -140,20 +139,4 @@ impl Job {
         };
         Ok(self.reply.write_at(OUT_HEADER_BYTES, &written.to_bytes()))
     }
-}
-
-/// Goes on until all of `size` bytes are moved, or no more are. What was moved before an error is
-/// the result, not the error.
-fn whole(size: usize, mut step: impl FnMut(usize) -> io::Result<usize>) -> Result<usize> {
-    let mut done = 0;
-    while done < size {
-        match step(done) {
-            Ok(0) => break,
-            Ok(bytes) => done += bytes,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) if done > 0 => break,
-            Err(error) => return Err(errno(&error)),
-        }
-    }
-    Ok(done)
 }
