@@ -38,7 +38,7 @@ pub fn attr(stat: &Statx, ids: &IdMaps, submount: bool) -> Attr {
     }
 }
 
-/// A device number as Linux packs it into 32 bits (`new_encode_dev` of kdev_t.h): 12 bits of major
+/// A device number as Linux packs it into 32 bits (`new_encode_dev`): 12 bits of major
 /// number amid 20 of minor number.
 #[must_use]
 pub fn device_number(major: u32, minor: u32) -> u32 {
@@ -113,8 +113,8 @@ mod tests {
     #[test]
     fn device_number_of_all_bits_comes_back() {
         assert_eq!(device_number(1, 3), 0x103);
-        assert_eq!(device_number(0xabc, 0xd_ef12), 0xdef_a_bc12);
-        assert_eq!(device_parts(0xdef_a_bc12), (0xabc, 0xd_ef12));
+        assert_eq!(device_number(0xabc, 0xd_ef12), 0xdefa_bc12);
+        assert_eq!(device_parts(0xdefa_bc12), (0xabc, 0xd_ef12));
         assert_eq!(device_parts(u32::MAX), (0xfff, 0xf_ffff));
     }
 

@@ -176,8 +176,8 @@ mod tests {
         let flags = match run(Ioctl::GetFlags) {
             Ok(IoctlReply::Flags(flags)) => u32::from_ne_bytes(flags),
             Err(error) => {
-                eprintln!("SKIP: the file system of {directory:?} has no flags: {error}");
-                return;
+                let reason = format!("no flags on {directory:?}: {error}");
+                return crate::testing::skip("ioctl_sets_what_it_gets", &reason);
             }
             other => panic!("{other:?}"),
         };

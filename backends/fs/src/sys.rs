@@ -6,6 +6,7 @@
 //! descriptor holds.
 
 pub mod by_number;
+pub mod file;
 pub mod handle;
 pub mod inode_flags;
 pub mod lock;

@@ -22,5 +22,5 @@ pub use hints::Hints;
 pub use hot::Hot;
 pub use mounts::{Mount, Mounts};
 pub use node::{Key, Node, NodeFd, Place};
-pub use nodes::{Found, Nodes};
+pub use nodes::{Found, NodeOptions, Nodes};
 pub use slab::{Identified, Slab, SlabRef};

@@ -5,6 +5,7 @@
 //! files. Numbers and layouts are those of Linux' `include/uapi/linux/fuse.h`.
 
 mod bytes;
+pub mod client;
 pub mod dirents;
 mod extension;
 pub mod flags;

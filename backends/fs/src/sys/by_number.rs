@@ -9,10 +9,10 @@
 #![expect(unsafe_code, reason = "two system calls, one per block")]
 
 use std::ffi::{CStr, c_int};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, CWD, Mode, XattrFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, XattrFlags};
 use rustix::path::DecInt;
 
 use super::handle::last_error;
@@ -76,7 +76,7 @@ pub fn removexattr(_: &ThreadContext, node: BorrowedFd<'_>, name: &CStr) -> Resu
 ///
 /// # Errors
 /// Of `fchmodat2(2)`; `EOPNOTSUPP` for a symbolic link.
-pub fn chmod(_: &ThreadContext, node: BorrowedFd<'_>, mode: Mode) -> Result<()> {
+pub fn chmod(context: &ThreadContext, node: BorrowedFd<'_>, mode: Mode) -> Result<()> {
     static NO_FCHMODAT2: AtomicBool = AtomicBool::new(false);
 
     if !NO_FCHMODAT2.load(Ordering::Relaxed) {
@@ -85,6 +85,11 @@ pub fn chmod(_: &ThreadContext, node: BorrowedFd<'_>, mode: Mode) -> Result<()> 
             done => return done,
         }
     }
+    chmod_before_6_6(context, node, mode)
+}
+
+/// Where there is no `fchmodat2(2)`.
+pub(super) fn chmod_before_6_6(_: &ThreadContext, node: BorrowedFd<'_>, mode: Mode) -> Result<()> {
     let path = DecInt::from_fd(node);
     rustix::fs::chmodat(CWD, path.as_c_str(), mode, AtFlags::empty())
 }
@@ -142,13 +147,9 @@ pub fn link(
 ///
 /// # Errors
 /// Of `openat(2)`.
-pub fn reopen(
-    _: &ThreadContext,
-    node: BorrowedFd<'_>,
-    flags: rustix::fs::OFlags,
-) -> Result<std::os::fd::OwnedFd> {
+pub fn reopen(_: &ThreadContext, node: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd> {
     let path = DecInt::from_fd(node);
     // The number is a link that is to be followed.
-    let flags = flags.difference(rustix::fs::OFlags::NOFOLLOW);
+    let flags = flags.difference(OFlags::NOFOLLOW);
     rustix::fs::openat(CWD, path.as_c_str(), flags, Mode::empty())
 }

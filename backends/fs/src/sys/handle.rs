@@ -91,17 +91,26 @@ pub fn name_to_handle(
     static NOT_UNIQUE: AtomicBool = AtomicBool::new(false);
 
     let flags = flags | AtFlags::EMPTY_PATH;
-    let mut mount = 0_u64;
     if !NOT_UNIQUE.load(Ordering::Relaxed) {
+        let mut mount = 0_u64;
         match raw_handle(directory, name, flags | AT_HANDLE_MNT_ID_UNIQUE, &mut mount) {
             Ok(handle) => return Ok((handle, mount)),
             Err(Errno::INVAL) => {}
             Err(error) => return Err(error),
         }
     }
-    // A kernel before 6.12. Its number of the mount may be another than that of statx.
-    let handle = raw_handle(directory, name, flags, &mut mount)?;
+    let found = name_to_handle_before_6_12(directory, name, flags)?;
     NOT_UNIQUE.store(true, Ordering::Relaxed);
+    Ok(found)
+}
+
+/// Where the call gives a number of the mount that may be another than that of statx.
+pub(super) fn name_to_handle_before_6_12(
+    directory: BorrowedFd<'_>,
+    name: &CStr,
+    flags: AtFlags,
+) -> Result<(FileHandle, u64)> {
+    let handle = raw_handle(directory, name, flags, &mut 0)?;
     Ok((handle, statx_at(directory, name)?.stx_mnt_id))
 }
 

@@ -31,9 +31,28 @@ pub struct RangeLock {
 }
 
 /// The largest offset of a file (`OFFSET_MAX`).
-const OFFSET_MAX: u64 = i64::MAX.cast_unsigned();
+pub const OFFSET_MAX: u64 = i64::MAX.cast_unsigned();
 
 impl LockKind {
+    /// By its number, as `fcntl(2)` and FUSE have it.
+    ///
+    /// # Errors
+    /// `EINVAL` for another.
+    pub fn new(number: u32) -> Result<Self> {
+        match number.cast_signed() {
+            libc::F_RDLCK => Ok(Self::Read),
+            libc::F_WRLCK => Ok(Self::Write),
+            libc::F_UNLCK => Ok(Self::Unlock),
+            _ => Err(Errno::INVAL),
+        }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self.raw().cast_unsigned()
+    }
+
     fn raw(self) -> c_int {
         match self {
             Self::Read => libc::F_RDLCK,
@@ -65,12 +84,7 @@ impl RangeLock {
     }
 
     fn from_raw(raw: &libc::flock64) -> Result<Self> {
-        let kind = match c_int::from(raw.l_type) {
-            libc::F_RDLCK => LockKind::Read,
-            libc::F_WRLCK => LockKind::Write,
-            libc::F_UNLCK => LockKind::Unlock,
-            _ => return Err(Errno::IO),
-        };
+        let kind = LockKind::new(c_int::from(raw.l_type).cast_unsigned())?;
         let start = u64::try_from(raw.l_start).map_err(|_negative| Errno::IO)?;
         let len = u64::try_from(raw.l_len).map_err(|_negative| Errno::IO)?;
         let end = match len {

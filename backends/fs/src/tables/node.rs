@@ -66,19 +66,19 @@ pub struct Node {
 
 /// What a node is made of.
 #[derive(Debug)]
-pub struct NewNode {
+pub(super) struct NewNode {
     /// What it is on the host.
-    pub key: Key,
+    pub(super) key: Key,
     /// What kind of thing.
-    pub kind: FileType,
+    pub(super) kind: FileType,
     /// How it is found.
-    pub place: Place,
+    pub(super) place: Place,
     /// Where.
-    pub mount: Arc<Mount>,
+    pub(super) mount: Arc<Mount>,
     /// Its `O_PATH` descriptor, if it is to have one.
-    pub fd: Option<OwnedFd>,
+    pub(super) fd: Option<OwnedFd>,
     /// It is the root of a share.
-    pub pinned: bool,
+    pub(super) pinned: bool,
 }
 
 /// The descriptor of a node, for as long as it is needed.
@@ -170,6 +170,12 @@ impl Node {
     #[inline]
     pub fn is_file(&self) -> bool {
         self.kind == FileType::RegularFile
+    }
+
+    /// Whether it is the root of a share.
+    #[inline]
+    pub fn is_root(&self) -> bool {
+        self.pinned
     }
 
     /// How it is found.

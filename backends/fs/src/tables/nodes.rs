@@ -13,7 +13,7 @@ use super::hints::Hints;
 use super::hot::Hot;
 use super::mounts::{Mount, Mounts};
 use super::node::{Key, NewNode, Node, NodeFd, Place};
-use super::slab::{Identified as _, Slab, SlabRef};
+use super::slab::{Slab, SlabRef};
 use crate::config::InodeHandles;
 use crate::error::{Errno, Result};
 use crate::sys::handle::name_to_handle;
@@ -277,6 +277,16 @@ impl Nodes {
         Ok(Found { node, stat })
     }
 
+    /// Counts one more lookup of a node; false if it is about to go.
+    pub fn remember(&self, node: &Node) -> bool {
+        node.remember()
+    }
+
+    /// Whether the root of a share has this key.
+    pub fn is_root(&self, key: Key) -> bool {
+        self.find(key).is_some_and(|node| node.is_root())
+    }
+
     /// The guest has forgotten `lookups` lookups of a node.
     pub fn forget(&self, id: u64, lookups: u64) {
         let Some(node) = self.slab.get(id) else {
@@ -410,7 +420,7 @@ impl Nodes {
         }
         let wanted = self.options.inode_file_handles != InodeHandles::Never;
         let openable = matches!(kind_of(stat), FileType::Directory | FileType::RegularFile);
-        self.mounts.get(stat.stx_mnt_id, || {
+        self.mounts.get(stat.stx_mnt_id, fd, || {
             if !wanted || !openable {
                 return None;
             }
@@ -461,6 +471,6 @@ fn is_same(known: &Node, place: &Place) -> bool {
 }
 
 /// What kind of thing it is.
-pub fn kind_of(stat: &Statx) -> FileType {
+fn kind_of(stat: &Statx) -> FileType {
     FileType::from_raw_mode(u32::from(stat.stx_mode))
 }

@@ -25,12 +25,11 @@ impl<'a> Reader<'a> {
         args: &'a [u8],
         read: impl FnOnce(&mut Self) -> Result<T, ParseError>,
     ) -> Result<T, ParseError> {
-        let fields: &[u8; N] = args.try_into().map_err(
-            #[expect(clippy::map_err_ignore, reason = "says nothing but that it is so")]
-            |_| ParseError::Length {
+        let Ok(fields) = <&[u8; N]>::try_from(args) else {
+            return Err(ParseError::Length {
                 len_bytes: args.len(),
-            },
-        )?;
+            });
+        };
         read(&mut Self(fields))
     }
 

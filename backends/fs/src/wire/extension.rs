@@ -42,13 +42,14 @@ pub(super) fn parse<'a>(
     bytes: &'a [u8],
     negotiated: InitFlags,
 ) -> Result<Creation<'a>, ParseError> {
+    let mut awaited = negotiated & (InitFlags::SECURITY_CTX | InitFlags::CREATE_SUPP_GROUP);
     let said_bytes = usize::try_from(header.extensions_bytes).unwrap_or(usize::MAX);
-    if said_bytes != 0 && said_bytes != bytes.len() {
+    // Where nothing was agreed the length was padding once, and there are drivers that never set it.
+    if !awaited.is_empty() && said_bytes != 0 && said_bytes != bytes.len() {
         return Err(ParseError::Extension);
     }
     let mut rest = Reader::new(bytes);
     let mut creation = Creation::default();
-    let mut awaited = negotiated & (InitFlags::SECURITY_CTX | InitFlags::CREATE_SUPP_GROUP);
     while rest.end().is_err() {
         let (kind, content) = next(&mut rest)?;
         let flag = match kind {

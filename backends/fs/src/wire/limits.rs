@@ -25,7 +25,7 @@ const NAME_BYTES: usize = 1025;
 /// How many bytes of arguments the server need copy at most, behind the header.
 ///
 /// But for `WRITE` it is more than the largest request that is served, so that of a longer one
-/// this many bytes are enough for the parser to refuse it, with the same error.
+/// this many bytes are enough for the parser to refuse it (or to ignore what it would ignore).
 #[must_use]
 pub const fn args_limit_bytes(opcode: u32) -> usize {
     const CREATION_BYTES: usize = FIELDS_BYTES + NAME_BYTES + extension::MAX_BYTES + 1;
