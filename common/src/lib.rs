@@ -16,6 +16,7 @@
 //! | [`backchannel`] | messages to the front-end |
 //! | [`error`] | errors by culprit |
 //! | [`stats`], [`management`] | counters, control socket, metrics |
+//! | [`sandbox`] | layers between a guest and the host |
 //! | [`cli`], [`socket`], [`logging`] | options, sockets and logs of every back-end |
 //!
 //! How they work together is in `docs/architecture.md`.
@@ -34,6 +35,7 @@ pub mod logging;
 pub mod management;
 pub mod memory;
 pub mod ring;
+pub mod sandbox;
 mod session;
 pub mod socket;
 pub mod stats;
