@@ -4,7 +4,8 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | [`config`] | how the device is to behave |
+//! | [`options`], [`config`] | the command line; how the device is to behave |
+//! | [`process`], [`seccomp`], [`pid_file`] | what the process is locked into, and how it is known |
 //! | [`device`] | features, configuration space, sessions: the control side |
 //! | [`worker`] | requests from chains, replies into them, bytes between files and guest memory: the data side |
 //! | [`server`] | from a request to the operation, and to its reply |

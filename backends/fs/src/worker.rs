@@ -155,7 +155,7 @@ impl FsWorker {
         head: u16,
         header: &InHeader,
         kind: usize,
-        outcome: Result<Outcome>,
+        outcome: &Result<Outcome>,
     ) {
         let Some(buffers) = rcx.buffers(head) else {
             return;
@@ -168,7 +168,7 @@ impl FsWorker {
             Ok(Outcome::Data(bytes)) => {
                 let len = narrow(OUT_HEADER_BYTES + bytes);
                 buffers.write_front(out_header(len, 0, header.unique));
-                (len, bytes as u64)
+                (len, *bytes as u64)
             }
             Ok(Outcome::Reply) => {
                 let len = narrow(reply.len());
@@ -178,7 +178,7 @@ impl FsWorker {
                 buffers.write_at(0, reply);
                 (len, 0)
             }
-            Err(error) => (refuse(buffers, header, error), 0),
+            Err(error) => (refuse(buffers, header, *error), 0),
         };
         rcx.complete(head, used_bytes, Counted { kind, bytes, ok });
     }
@@ -402,7 +402,7 @@ impl RequestWorker for FsWorker {
                 opcode: opcode::FORGET,
                 ..InHeader::default()
             };
-            return self.answer(rcx, head, &header, OTHER, Err(Errno::INVAL));
+            return self.answer(rcx, head, &header, OTHER, &Err(Errno::INVAL));
         };
         let outcome = match chain {
             Ok(()) => self.serve(queue, rcx, head, &header),
@@ -410,7 +410,7 @@ impl RequestWorker for FsWorker {
         };
         let pending = queue.pending.get(usize::from(head));
         let kind = pending.map_or(OTHER, |pending| pending.kind);
-        self.answer(rcx, head, &header, kind, outcome);
+        self.answer(rcx, head, &header, kind, &outcome);
     }
 
     fn io_done(
@@ -441,7 +441,7 @@ impl RequestWorker for FsWorker {
         } else {
             Err(Errno::from_raw_os_error(-result))
         };
-        self.answer(rcx, head, &header, kind, outcome);
+        self.answer(rcx, head, &header, kind, &outcome);
     }
 
     fn stopping(&mut self, queue: &mut FsQueue) {
