@@ -157,7 +157,8 @@ fn negotiation_takes_its_word_behind_an_equals_sign_only() {
     assert_eq!(label.security_label, Negotiation::Always);
     assert!(label.xattr);
     let spaced = [&NEEDED[..], &["--posix-acl", "auto"]].concat();
-    assert_eq!(refused(&spaced), ErrorKind::UnknownArgument);
+    // Taken for a subcommand.
+    assert_eq!(refused(&spaced), ErrorKind::ArgumentConflict);
     let unknown = [&NEEDED[..], &["--posix-acl=maybe"]].concat();
     assert_eq!(refused(&unknown), ErrorKind::ValueValidation);
 }
@@ -211,7 +212,7 @@ fn values_that_mean_nothing_are_refused() {
     let long_tag = "x".repeat(37);
     for args in [
         ["--cache", "none"],
-        ["--attr-timeout", "-1"],
+        ["--attr-timeout=-1", "--xattr"],
         ["--attr-timeout", "NaN"],
         ["--attr-timeout", "1e300"],
         ["--tag", ""],
