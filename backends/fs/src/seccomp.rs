@@ -27,7 +27,6 @@ const FILES: &[i64] = &[
     libc::SYS_open_by_handle_at,
     libc::SYS_openat,
     libc::SYS_openat2,
-    libc::SYS_readlinkat,
     libc::SYS_renameat2,
     libc::SYS_statfs,
     libc::SYS_symlinkat,

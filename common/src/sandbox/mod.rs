@@ -45,6 +45,8 @@ use rustix::process::{DumpableBehavior, geteuid, set_dumpable_behavior};
 pub use rustix::thread::CapabilitySet;
 use rustix::thread::set_no_new_privs;
 
+use crate::descriptors;
+
 pub use self::capabilities::{CapabilityChanges, keep_capabilities};
 pub use self::error::SandboxError;
 use self::idmap::Maps;
@@ -151,7 +153,7 @@ impl Sandbox<'_> {
         self.check()?;
         if self.mode == Mode::None {
             namespace::leave_groups()?;
-            return Ok(inside(root::unchanged(self.shares)?, Level::None));
+            return inside(root::unchanged(self.shares)?, Level::None);
         }
         let maps = Maps::new(self.uid_map, self.gid_map);
         let separation = self.separation(&maps);
@@ -202,7 +204,7 @@ impl Sandbox<'_> {
         let users = matches!(separation, Separation::Users(_));
         if !matches!(separation, Separation::None) {
             match root::pivot(self.shares) {
-                Ok(root) => return Ok(inside(root, Level::Namespaces { users })),
+                Ok(root) => return inside(root, Level::Namespaces { users }),
                 Err(error) if self.mode == Mode::Auto => tell_lesser(&error),
                 Err(error) => return Err(error),
             }
@@ -211,27 +213,29 @@ impl Sandbox<'_> {
             && self.can_chroot()
         {
             match root::change(share) {
-                Ok(root) => return Ok(inside(root, Level::Chroot)),
+                Ok(root) => return inside(root, Level::Chroot),
                 Err(error) if self.mode == Mode::Auto => tell_lesser(&error),
                 Err(error) => return Err(error),
             }
         }
         let root = root::unchanged(self.shares)?;
         let level = landlock::restrict(&root.shares)?;
-        Ok(inside(root, level))
+        inside(root, level)
     }
 }
 
-fn inside(root: Root, level: Level) -> Side {
+fn inside(root: Root, level: Level) -> Result<Side, SandboxError> {
+    let ours = root.proc_self_fd.try_clone();
+    descriptors::keep(ours.map_err(SandboxError::system("keep /proc/self/fd"))?);
     match level {
         Level::None => log::warn!("sandbox: none"),
         level => log::info!("sandbox: {level}"),
     }
-    Side::Inside(Inside {
+    Ok(Side::Inside(Inside {
         share_roots: root.shares,
         proc_self_fd: root.proc_self_fd,
         level,
-    })
+    }))
 }
 
 fn tell_lesser(error: &SandboxError) {

@@ -7,7 +7,8 @@
 //!
 //! Calls with many uses are allowed with the arguments that we pass, no others: `clone(2)` makes
 //! threads and neither processes nor namespaces, `mmap(2)` and `mprotect(2)` make nothing
-//! executable, `prctl(2)` names threads. `clone3(2)` passes its flags where a filter cannot see
+//! executable, `prctl(2)` names threads
+//! and reads what the kernel has told at the start. `clone3(2)` passes its flags where a filter cannot see
 //! them; it is said not to exist, and the C library falls back to `clone(2)`. So are the calls by
 //! which a panic looks for the names of functions.
 
@@ -55,6 +56,7 @@ const COMMON: &[i64] = &[
     libc::SYS_pwritev,
     libc::SYS_pwritev2,
     libc::SYS_read,
+    libc::SYS_readlinkat,
     libc::SYS_readv,
     libc::SYS_statx,
     libc::SYS_unlinkat,
@@ -141,12 +143,14 @@ const ABSENT: &[i64] = &[
     libc::SYS_clone3,
     libc::SYS_getcwd,
     libc::SYS_openat,
-    libc::SYS_readlinkat,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_open,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_readlink,
 ];
+
+/// linux/prctl.h: how the size of a page is found out.
+const PR_GET_AUXV: u64 = 0x4155_5856;
 
 /// Flags of `clone(2)` that make namespaces, or trace.
 const CLONE_NAMESPACES: u64 = (libc::CLONE_NEWCGROUP
@@ -187,8 +191,10 @@ impl AllowList {
         for option in [libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_VMA] {
             list.allow_value(libc::SYS_prctl, 0, u64::from(option.unsigned_abs()))?;
         }
-        // How the standard library makes a socket non-blocking.
-        list.allow_value(libc::SYS_ioctl, 1, libc::FIONBIO)?;
+        list.allow_value(libc::SYS_prctl, 0, PR_GET_AUXV)?;
+        for command in [libc::FIONBIO, libc::FIONREAD] {
+            list.allow_value(libc::SYS_ioctl, 1, command)?;
+        }
         Ok(list)
     }
 
