@@ -37,6 +37,17 @@ fn command_line_is_consistent() {
 }
 
 #[test]
+fn man_page_that_is_shipped_is_the_one_of_this_command_line() {
+    let shipped = include_str!("../../../../dist/ringside-fs.1");
+    let made = ringside_common::cli::man_page(Options::command()).unwrap();
+    assert_eq!(
+        shipped,
+        String::from_utf8(made).unwrap(),
+        "see dist/README.md"
+    );
+}
+
+#[test]
 fn discovery_file_and_capabilities_tell_the_same_features() {
     let shipped = include_str!("../../../../dist/50-ringside-fs.json");
     let shipped: serde_json::Value = serde_json::from_str(shipped).unwrap();
