@@ -119,7 +119,7 @@ impl QueueCount for RequestQueues {
 
 /// What is shared, and how.
 #[derive(Args, Clone, Debug)]
-#[group(id = "shares")]
+#[group(id = "sharing")]
 #[command(about = None, long_about = None, next_help_heading = "Share")]
 pub struct ShareArgs {
     /// Share this directory, or file, as the root of the file system
