@@ -8,6 +8,7 @@
 //! * [`process`]: runs a back-end binary as a child and samples it through `/proc`.
 //! * [`net_back_end`]: a running `ringside-net` and its sockets.
 //! * [`fs_back_end`]: a running `ringside-fs`, or its rival.
+//! * [`fs_mount`]: what such a one shares, mounted on this machine.
 //! * [`testpmd`]: DPDK's test program as a front-end and as a rival.
 //! * [`covering`]: which cases of a large matrix cover all pairs of its values.
 //! * [`vm`]: boots a real Linux guest in QEMU with a back-end attached.
@@ -17,6 +18,7 @@ pub mod block_engine;
 pub mod covering;
 pub mod frontend;
 pub mod fs_back_end;
+pub mod fs_mount;
 pub mod hostile;
 pub mod in_process;
 pub mod net_back_end;
