@@ -9,12 +9,14 @@
 //! * [`net_back_end`]: a running `ringside-net` and its sockets.
 //! * [`testpmd`]: DPDK's test program as a front-end and as a rival.
 //! * [`covering`]: which cases of a large matrix cover all pairs of its values.
+//! * [`fs_tools`]: where other people's file system programs are.
 //! * [`vm`]: boots a real Linux guest in QEMU with a back-end attached.
 //! * [`mod@skip`]: how a test says, countably, that its machine lacks something.
 
 pub mod block_engine;
 pub mod covering;
 pub mod frontend;
+pub mod fs_tools;
 pub mod hostile;
 pub mod in_process;
 pub mod net_back_end;
