@@ -6,7 +6,7 @@
 //! * **A sound front-end**: [`session::Session`] negotiates and shares [`memory::GuestMemory`];
 //!   [`vring::Vring`] is one started queue, whose [`ring::SplitRing`] holds the driver side; on top
 //!   [`blk::BlkDriver`] speaks virtio-blk, and [`load`] keeps it busy and verifies content;
-//!   [`net::NetPort`] speaks virtio-net.
+//!   [`net::NetPort`] speaks virtio-net, [`fuse::FuseClient`] virtio-fs.
 //! * **A hostile one**: [`raw::RawClient`] sends any bytes and file descriptors, the raw setters of
 //!   [`ring::SplitRing`] write any value into a ring, and [`session::Session::frontend_mut`] sends
 //!   any message out of order.
@@ -16,6 +16,7 @@
 pub mod back_channel;
 pub mod blk;
 pub mod error;
+pub mod fuse;
 pub mod ids;
 pub mod load;
 pub mod memory;

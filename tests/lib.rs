@@ -7,6 +7,7 @@
 //! * [`hostile`]: a running back-end as the victim of hostile cases, and the check after each.
 //! * [`process`]: runs a back-end binary as a child and samples it through `/proc`.
 //! * [`net_back_end`]: a running `ringside-net` and its sockets.
+//! * [`fs_back_end`]: a running `ringside-fs`, or its rival.
 //! * [`testpmd`]: DPDK's test program as a front-end and as a rival.
 //! * [`covering`]: which cases of a large matrix cover all pairs of its values.
 //! * [`fs_tools`]: where other people's file system programs are.
@@ -16,6 +17,7 @@
 pub mod block_engine;
 pub mod covering;
 pub mod frontend;
+pub mod fs_back_end;
 pub mod fs_tools;
 pub mod hostile;
 pub mod in_process;
