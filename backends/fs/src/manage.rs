@@ -47,11 +47,7 @@ impl FsManagement {
 
     fn info(&self) -> Value {
         let fs = self.device.file_system();
-        let features: Vec<&str> = fs
-            .negotiated()
-            .iter_names()
-            .map(|(name, _)| name)
-            .collect();
+        let features: Vec<&str> = fs.negotiated().iter_names().map(|(name, _)| name).collect();
         json!({
             "nodes": fs.nodes.len(),
             "open": fs.handles.len(),
