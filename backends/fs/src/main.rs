@@ -23,6 +23,7 @@ use ringside_common::sandbox::{Inside, Mode, Side};
 use ringside_common::worker::WorkerOptions;
 use ringside_fs::config::{FsConfig, Share};
 use ringside_fs::device::{FsDevice, FsOptions};
+use ringside_fs::manage::FsManagement;
 use ringside_fs::options::{Action, CAPABILITIES, Config, Options};
 use ringside_fs::passthrough::Root;
 use ringside_fs::pid_file::PidFile;
@@ -96,7 +97,7 @@ fn start(config: Config) -> Result<u8, Box<dyn Error>> {
         cpus: std::mem::take(&mut common.cpus),
         max_poll_ns: u64::try_from(common.poll.as_nanos())?,
     };
-    let management = manage(sockets, &device)?;
+    let management = manage(sockets, &device, &control)?;
     serve(&device, source, &workers, &control)?;
     drop(management);
     Ok(0)
@@ -152,15 +153,17 @@ fn open_device(
 fn manage(
     sockets: ManagementSockets,
     device: &Arc<FsDevice>,
+    control: &Arc<Control>,
 ) -> Result<Option<Management>, Box<dyn Error>> {
     if sockets.is_empty() {
         return Ok(None);
     }
+    let methods = FsManagement::new(Arc::clone(device), Arc::clone(control));
     let services = Services {
         program: PROGRAM,
         version: env!("CARGO_PKG_VERSION"),
         devices: Devices::Single(Arc::clone(device.stats()).into()),
-        manage: Vec::new(),
+        manage: vec![Arc::new(methods)],
     };
     Ok(Some(sockets.spawn(services, || {})?))
 }
