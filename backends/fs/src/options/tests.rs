@@ -113,12 +113,6 @@ fn needed_options_alone_give_the_defaults_of_virtiofsd() {
 
 #[test]
 fn command_line_of_libvirt_is_taken() {
-    // What libvirt and QEMU's documentation start virtiofsd with.
-    let line = "--fd=0 -o source=/srv";
-    assert_eq!(
-        refused(&line.split(' ').collect::<Vec<_>>()),
-        ErrorKind::UnknownArgument
-    );
     let line = "--socket-path=/run/fs.sock --shared-dir /srv --cache always --sandbox namespace \
                 --xattr --posix-acl=auto --thread-pool-size 16 --rlimit-nofile 4096 \
                 --inode-file-handles=mandatory --announce-submounts --log-level debug --readonly \
@@ -126,7 +120,7 @@ fn command_line_of_libvirt_is_taken() {
     let words: Vec<&str> = line.split_whitespace().collect();
     let options = parse(&words).unwrap();
     assert!(matches!(
-        options.clone().into_config(),
+        options.into_config(),
         Err(OptionsError::TranslatedAcl)
     ));
     let words: Vec<&str> = words
@@ -146,6 +140,16 @@ fn command_line_of_libvirt_is_taken() {
     assert_eq!(config.process.gid_map, [map]);
     assert_eq!(config.fs.inode_file_handles, InodeHandles::Mandatory);
     assert!(config.fs.xattr && config.fs.readonly);
+}
+
+#[test]
+fn deprecated_options_of_virtiofsd_are_unknown() {
+    for args in [
+        ["--fd=0", "-osource=/srv"],
+        ["--socket=/s", "--shared-dir=/srv"],
+    ] {
+        assert_eq!(refused(&args), ErrorKind::UnknownArgument, "{args:?}");
+    }
 }
 
 #[test]
