@@ -75,7 +75,7 @@ fn pjdfstest_over_the_bridge_passes_what_the_host_passes() -> TestResult {
         let share = scratch()?;
         let handles = format!("--inode-file-handles={handles}");
         let args = ["--cache", cache, &handles];
-        let mount = mount_with_queues(share.path(), &args, queues, 120)?;
+        let mount = mount_with_queues(share.path(), &args, queues, 300)?;
         for (name, outcome) in outcomes(mount.path())? {
             let host = expected.get(&name);
             if host != Some(&outcome) {
