@@ -30,7 +30,6 @@ const STRESSORS: &[&str] = &[
     "locka",
     "lockf",
     "lockofd",
-    "metamix",
     "mknod",
     "open",
     "readahead",
@@ -39,7 +38,6 @@ const STRESSORS: &[&str] = &[
     "symlink",
     "sync-file",
     "touch",
-    "unlink",
     "utime",
     "xattr",
 ];
