@@ -37,8 +37,8 @@ fn outcomes(dir: &Path) -> TestResult<BTreeMap<String, String>> {
     let own = scratch()?;
     let configuration = own.path().join("pjdfstest.toml");
     std::fs::write(&configuration, CONFIGURATION)?;
-    let second = own.path().join("second");
-    std::fs::create_dir(&second)?;
+    // On another file system, as its name in the suite says.
+    let second = Path::new("/dev/shm");
     let output = command("pjdfstest")?
         .arg("-c")
         .arg(configuration)
