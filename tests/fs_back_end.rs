@@ -4,7 +4,6 @@
 //! The suites ask for nothing that only one of the two has on its command line, so that with
 //! `RINGSIDE_FS_BACK_END=virtiofsd` they show what that one makes of them.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,9 +11,6 @@ use crate::process::{Launch, Process, ProcessError, Result};
 
 /// Names the back-end the suites run: `ringside-fs` (default) or `virtiofsd`.
 pub const BACK_END_VARIABLE: &str = "RINGSIDE_FS_BACK_END";
-
-/// Where virtiofsd is, if not in `PATH`.
-pub const VIRTIOFSD_VARIABLE: &str = "VIRTIOFSD";
 
 /// How long the start may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -42,8 +38,8 @@ impl FsProgram {
         match self {
             Self::Ringside => Launch::back_end("ringside-fs"),
             Self::Virtiofsd => {
-                let named = std::env::var_os(VIRTIOFSD_VARIABLE);
-                Launch::program(named.unwrap_or_else(|| OsString::from("virtiofsd")))
+                let found = crate::fs_tools::virtiofsd();
+                Launch::program(found.unwrap_or_else(|| PathBuf::from("virtiofsd")))
             }
         }
     }

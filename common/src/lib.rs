@@ -28,6 +28,7 @@ pub mod backchannel;
 pub mod chain;
 pub mod cli;
 pub mod daemon;
+mod descriptors;
 pub mod device;
 pub mod error;
 pub mod io;

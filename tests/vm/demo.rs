@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The demonstration: `ringside-blk` serves a disk and `ringside-net` a network device, a Linux
-//! guest puts them through their paces.
+//! The demonstration: `ringside-blk` serves a disk, `ringside-net` a network device and
+//! `ringside-fs` a directory; a Linux guest puts them through their paces.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use ringside_tests::vm::{
     BackEnd, BoxError, Device, DhcpOptions, DhcpServer, Disk, DiskOptions, Guest, HttpServer,
-    Network, Nic, NicOptions, Outcome, needs, network_needs,
+    Network, Nic, NicOptions, Outcome, Share, ShareOptions, ShareServer, needs, network_needs,
 };
 
 const QUEUES: u16 = 4;
@@ -20,13 +20,19 @@ const MAC: &str = "52:54:00:00:01:00";
 /// What the guest fetches: enough to be a transfer, little enough for its memory.
 const FILE_BYTES: usize = 32 << 20;
 
+/// What the guest mounts the share by.
+const TAG: &str = "myfs";
+
 const PROGRAMS: &[&str] = &[
+    "as",
     "blkdiscard",
     "ethtool",
     "fio",
     "fsck.ext4",
     "fstrim",
+    "git",
     "iperf3",
+    "ld",
     "mkfs.ext4",
 ];
 
@@ -51,24 +57,16 @@ fn run() -> Result<bool, BoxError> {
     if let Some(reason) = needs().or_else(network_needs) {
         return Err(reason.into());
     }
-    let kind = BackEnd::under_test();
-    let mut disk = Disk::start(
-        kind,
-        &DiskOptions {
-            size_mib: SIZE_MIB,
-            create: true,
-            num_queues: Some(QUEUES),
-            serial: "ringside-demo".into(),
-        },
-    )?;
-    say(&format!("{kind:?} serves a disk of {SIZE_MIB} MiB"));
+    let mut disk = disk()?;
     let network = Network::new()?;
     network.tap("tap0", QUEUES, &[&format!("{HOST}/24")])?;
     let options = NicOptions::new("tap:tap0").args(&[&format!("--queue-pairs={QUEUES}")]);
     let mut nic = Nic::start(&network, options)?;
     say(&format!(
-        "ringside-net serves a network device with {QUEUES} queue pairs; booting Linux on both"
+        "ringside-net serves a network device with {QUEUES} queue pairs"
     ));
+    let (share, device) = share()?;
+    say("booting Linux on all three");
     let dhcp = DhcpOptions {
         range: (GUEST, GUEST),
         boot: None,
@@ -87,6 +85,8 @@ fn run() -> Result<bool, BoxError> {
                 .queue_pairs(QUEUES)
                 .mac(MAC),
         )
+        .device(device)
+        .on("look", |_| Ok(share.write_findings("tree")?))
         .env("HOST", HOST)
         .env("GUEST", GUEST)
         .env("MAC", MAC)
@@ -94,16 +94,56 @@ fn run() -> Result<bool, BoxError> {
         .env("BYTES", SIZE_MIB << 20)
         .env("SERIAL", disk.serial())
         .env("QUEUES", QUEUES)
+        .env("TAG", TAG)
         .script(concat!(
             include_str!("guest/disk.sh"),
             include_str!("guest/net.sh"),
+            include_str!("guest/tree_digest.sh"),
+            include_str!("guest/share.sh"),
             include_str!("guest/demo.sh")
         ))
         .watch(|line| say(&format!("  {line}")))
         .run()?;
     disk.still_serving()?;
     nic.still_serving()?;
+    share.finish()?;
     Ok(verdict(&outcome))
+}
+
+/// An image that the back-end makes itself.
+fn disk() -> Result<Disk, BoxError> {
+    let kind = BackEnd::under_test();
+    let disk = Disk::start(
+        kind,
+        &DiskOptions {
+            size_mib: SIZE_MIB,
+            create: true,
+            num_queues: Some(QUEUES),
+            serial: "ringside-demo".into(),
+        },
+    )?;
+    say(&format!("{kind:?} serves a disk of {SIZE_MIB} MiB"));
+    Ok(disk)
+}
+
+/// A directory with a packed source tree, and the device that gives it to the guest.
+fn share() -> Result<(Share, Device), BoxError> {
+    let server = ShareServer::under_test();
+    let queues = match server {
+        ShareServer::Ringside => QUEUES,
+        ShareServer::Virtiofsd => 1,
+    };
+    let options = ShareOptions {
+        request_queues: Some(queues),
+        args: Vec::new(),
+    };
+    let share = Share::start(server, TAG, &options)?;
+    share.add_source_tree()?;
+    say(&format!(
+        "{server:?} serves a directory with {queues} request queues"
+    ));
+    let device = Device::fs("share", &share.socket(), TAG);
+    Ok((share, device.request_queues(queues)))
 }
 
 /// Says how it went.

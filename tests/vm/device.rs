@@ -25,7 +25,7 @@ enum Carrier {
 pub struct Device {
     id: String,
     carrier: Carrier,
-    /// Queue pairs of a network device; `None` for a disk.
+    /// Queue pairs of a network device; `None` for any other.
     queue_pairs: Option<u16>,
     properties: Map<String, Value>,
 }
@@ -36,6 +36,15 @@ impl Device {
     pub fn block(id: &str, socket: &Path) -> Self {
         let disk = Self::new(id, "vhost-user-blk-pci", Carrier::socket(socket), None);
         disk.property("chardev", chardev_id(id))
+    }
+
+    /// A file system (`vhost-user-fs-pci`) called `id` whose back-end listens on `socket`; the guest
+    /// mounts it by `tag`. It has one request queue.
+    #[must_use]
+    pub fn fs(id: &str, socket: &Path, tag: &str) -> Self {
+        Self::new(id, "vhost-user-fs-pci", Carrier::socket(socket), None)
+            .property("chardev", chardev_id(id))
+            .property("tag", tag)
     }
 
     /// A network device (`virtio-net-pci`) called `id` whose vhost-user back-end listens on
@@ -77,10 +86,16 @@ impl Device {
         self
     }
 
-    /// The number of request queues; QEMU's default is one per processor.
+    /// The number of request queues of a disk; QEMU's default is one per processor.
     #[must_use]
     pub fn num_queues(self, queues: u16) -> Self {
         self.property("num-queues", queues)
+    }
+
+    /// The number of request queues of a file system, beside its queue of priority.
+    #[must_use]
+    pub fn request_queues(self, queues: u16) -> Self {
+        self.property("num-request-queues", queues)
     }
 
     /// The number of entries of each queue; QEMU's default is 128.
@@ -167,7 +182,7 @@ impl Device {
         arguments
     }
 
-    /// Arguments of QEMU that create what stands behind a network device; none for a disk.
+    /// Arguments of QEMU that create what stands behind a network device; none for any other.
     fn netdev_argument(&self) -> Vec<String> {
         let Some(pairs) = self.queue_pairs else {
             return Vec::new();
@@ -198,7 +213,7 @@ impl Device {
         Some(json!({ "id": self.chardev(), "backend": { "type": "socket", "data": data } }))
     }
 
-    /// Arguments of `netdev_add`; `None` for a disk.
+    /// Arguments of `netdev_add`; `None` without a network device.
     pub(crate) fn netdev_add(&self) -> Option<Value> {
         let id = netdev_id(&self.id);
         let pairs = self.queue_pairs?;
@@ -309,6 +324,25 @@ mod tests {
             ]
         );
         assert_eq!(arguments(OLD)[1], "socket,id=socket-d,path=/s,reconnect=1");
+    }
+
+    #[test]
+    fn share_has_its_tag_and_request_queues() {
+        let share = Device::fs("f", Path::new("/s"), "myfs")
+            .request_queues(2)
+            .queue_size(1024);
+        assert_eq!(
+            share.arguments(NEW),
+            [
+                "-chardev",
+                "socket,id=socket-f,path=/s",
+                "-device",
+                concat!(
+                    r#"{"chardev":"socket-f","driver":"vhost-user-fs-pci","id":"f","#,
+                    r#""num-request-queues":2,"queue-size":1024,"tag":"myfs"}"#
+                ),
+            ]
+        );
     }
 
     #[test]

@@ -33,6 +33,7 @@ mod nic;
 mod program;
 mod qmp;
 mod session;
+mod share;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -51,6 +52,7 @@ pub use network::{
 };
 pub use nic::{Nic, NicOptions};
 pub use qmp::Qmp;
+pub use share::{Share, ShareOptions, ShareServer, git, tree_digest};
 
 /// A boot takes 8 to 14 seconds under TCG on an idle machine; several tests may share one.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(240);

@@ -199,6 +199,12 @@ impl Device for FsDevice {
 
     fn seed(&self, _index: u16) {}
 
+    /// virtio 1.3 §5.11.6.1: what goes on in request queues must not hold up the one for urgent
+    /// requests.
+    fn serves_alone(&self, index: u16) -> bool {
+        index == 0
+    }
+
     fn files(&self) -> Vec<Arc<OwnedFd>> {
         Vec::new()
     }

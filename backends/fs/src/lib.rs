@@ -13,6 +13,7 @@
 //! | [`tables`] | nodes and handles by number, and which nodes have a descriptor |
 //! | [`wire`] | requests and replies as bytes |
 //! | [`credentials`] | whom a thread acts as |
+//! | [`manage`] | methods of the control socket |
 //! | [`locks`] | locks of the guest that others are to see |
 //! | [`attr`], [`idmap`], [`xattrmap`], [`ioctl`] | attributes, numbers of users, names of extended attributes, flags of inodes: what is translated |
 //! | [`sys`] | the system calls that have no safe wrapper |
@@ -27,6 +28,7 @@ pub mod error;
 pub mod idmap;
 pub mod ioctl;
 pub mod locks;
+pub mod manage;
 pub mod options;
 pub mod passthrough;
 pub mod pid_file;

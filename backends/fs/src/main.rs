@@ -21,13 +21,13 @@ use ringside_common::logging::{init_logging, init_syslog};
 use ringside_common::management::{Devices, Management, ManagementSockets, Services};
 use ringside_common::sandbox::{Inside, Mode, Side};
 use ringside_common::worker::WorkerOptions;
-use ringside_fs::config::FsConfig;
+use ringside_fs::config::{FsConfig, Share};
 use ringside_fs::device::{FsDevice, FsOptions};
+use ringside_fs::manage::FsManagement;
 use ringside_fs::options::{Action, CAPABILITIES, Config, Options};
 use ringside_fs::passthrough::Root;
 use ringside_fs::pid_file::PidFile;
 use ringside_fs::process;
-use rustix::process::{Resource, getrlimit};
 
 const PROGRAM: &str = "ringside-fs";
 
@@ -78,26 +78,26 @@ fn start(config: Config) -> Result<u8, Box<dyn Error>> {
     let sockets =
         ManagementSockets::bind(common.control_socket.as_deref(), common.metrics.as_ref())?;
     let source = Source::of(endpoint)?;
+    let max_files = process::limit(&process)?;
     let inside = match process::enter(&process, &shares)? {
         // What was bound is removed here.
         Side::Outside { status } => return Ok(status),
         Side::Inside(inside) => inside,
     };
     process::seal(&process)?;
-    let names: Vec<_> = shares.into_iter().map(|share| share.name).collect();
     let options = FsOptions {
         tag,
         num_request_queues,
         queue_size: common.queue_size,
-        max_files: max_files(),
+        max_files,
     };
-    let device = open_device(fs, inside, names, options)?;
+    let device = open_device(fs, options, shares, inside)?;
     let workers = WorkerOptions {
         max_threads: common.threads.get(),
         cpus: std::mem::take(&mut common.cpus),
         max_poll_ns: u64::try_from(common.poll.as_nanos())?,
     };
-    let management = manage(sockets, &device)?;
+    let management = manage(sockets, &device, &control)?;
     serve(&device, source, &workers, &control)?;
     drop(management);
     Ok(0)
@@ -135,36 +135,35 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
 
 fn open_device(
     config: FsConfig,
-    inside: Inside,
-    names: Vec<Option<String>>,
     options: FsOptions,
-) -> Result<Arc<FsDevice>, Box<dyn Error>> {
-    let roots = inside.share_roots.into_iter().zip(names);
-    let roots = roots.map(|(fd, name)| Root { name, fd }).collect();
-    let device = FsDevice::new(config, options, roots, inside.proc_self_fd)?;
-    Ok(Arc::new(device))
-}
-
-/// Descriptors that this process may have.
-fn max_files() -> usize {
-    let limit = getrlimit(Resource::Nofile).current;
-    limit
-        .and_then(|limit| usize::try_from(limit).ok())
-        .unwrap_or(1 << 20)
+    shares: Vec<Share>,
+    inside: Inside,
+) -> io::Result<Arc<FsDevice>> {
+    let roots = shares
+        .into_iter()
+        .zip(inside.share_roots)
+        .map(|(share, fd)| Root {
+            name: share.name,
+            fd,
+        })
+        .collect();
+    FsDevice::new(config, options, roots, inside.proc_self_fd).map(Arc::new)
 }
 
 fn manage(
     sockets: ManagementSockets,
     device: &Arc<FsDevice>,
+    control: &Arc<Control>,
 ) -> Result<Option<Management>, Box<dyn Error>> {
     if sockets.is_empty() {
         return Ok(None);
     }
+    let methods = FsManagement::new(Arc::clone(device), Arc::clone(control));
     let services = Services {
         program: PROGRAM,
         version: env!("CARGO_PKG_VERSION"),
         devices: Devices::Single(Arc::clone(device.stats()).into()),
-        manage: Vec::new(),
+        manage: vec![Arc::new(methods)],
     };
     Ok(Some(sockets.spawn(services, || {})?))
 }

@@ -119,7 +119,7 @@ impl QueueCount for RequestQueues {
 
 /// What is shared, and how.
 #[derive(Args, Clone, Debug)]
-#[group(id = "sharing")]
+#[group(id = "share-options")]
 #[command(about = None, long_about = None, next_help_heading = "Share")]
 pub struct ShareArgs {
     /// Share this directory, or file, as the root of the file system
@@ -160,6 +160,10 @@ pub struct ShareArgs {
 #[derive(Args, Clone, Debug)]
 #[group(id = "cache-options")]
 #[command(about = None, long_about = None, next_help_heading = "Cache")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches of the command line"
+)]
 pub struct CacheArgs {
     /// What the guest may keep: auto, always, never or metadata
     ///
@@ -209,6 +213,10 @@ pub struct CacheArgs {
 #[derive(Args, Clone, Debug)]
 #[group(id = "features")]
 #[command(about = None, long_about = None, next_help_heading = "Features")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches of the command line"
+)]
 pub struct FeatureArgs {
     /// Serve extended attributes
     #[arg(long)]
@@ -216,7 +224,7 @@ pub struct FeatureArgs {
 
     /// Change names of extended attributes between guest and host (implies --xattr)
     ///
-    /// Rules like :map::user.virtiofs.: as in the documentation of virtiofsd.
+    /// Rules like `:map::user.virtiofs.:`, as in the documentation of virtiofsd.
     #[arg(long, value_name = "RULES")]
     pub xattrmap: Option<XattrMap>,
 
@@ -318,6 +326,10 @@ pub struct SandboxArgs {
 #[derive(Args, Clone, Debug)]
 #[group(id = "compatibility")]
 #[command(about = None, long_about = None, next_help_heading = "As virtiofsd")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches of the command line"
+)]
 pub struct CompatibilityArgs {
     /// Most data threads, as --threads; 0 is the default
     #[arg(long, value_name = "N", conflicts_with = "threads")]

@@ -29,7 +29,7 @@ use std::time::Duration;
 use rustix::fs::Statx;
 
 use crate::attr::{attr, timeout};
-use crate::config::FsConfig;
+use crate::config::{FsConfig, InodeHandles};
 use crate::credentials::{Caller, ThreadContext};
 use crate::error::{Errno, Result};
 use crate::locks::Locks;
@@ -99,8 +99,14 @@ impl PassThrough {
         let files = max_files.saturating_sub(RESERVED.min(max_files / 2));
         let max_hot = config.max_hot_nodes.unwrap_or(files / 2).min(1 << 16);
         let spare = files - max_hot;
+        // What is open without our knowing must not go when its name does.
+        let inode_file_handles = if config.no_open {
+            InodeHandles::Never
+        } else {
+            config.inode_file_handles
+        };
         let nodes = Nodes::new(NodeOptions {
-            inode_file_handles: config.inode_file_handles,
+            inode_file_handles,
             max_hot,
             max_descriptors: spare / 2,
             proc_self_fd,

@@ -34,14 +34,22 @@ pub fn close_foreign(options: &Options) -> Result<(), SandboxError> {
     close_inherited(&keep)
 }
 
-/// Sets the limits and enters the sandbox; returns in two processes, see [`Side`].
+/// Sets the limits; returns how many files this process may have open.
+///
+/// # Errors
+/// When more was asked for than can be had.
+pub fn limit(config: &ProcessConfig) -> Result<usize, SandboxError> {
+    let files = limit_open_files(config.max_open_files)?;
+    debug!("at most {files} open files");
+    forbid_core_dumps()?;
+    Ok(usize::try_from(files).unwrap_or(usize::MAX))
+}
+
+/// Enters the sandbox; returns in two processes, see [`Side`].
 ///
 /// # Errors
 /// When what was asked for cannot be had.
 pub fn enter(config: &ProcessConfig, shares: &[Share]) -> Result<Side, SandboxError> {
-    let files = limit_open_files(config.max_open_files)?;
-    debug!("at most {files} open files");
-    forbid_core_dumps()?;
     let shares: Vec<PathBuf> = shares.iter().map(|share| share.path.clone()).collect();
     let sandbox = Sandbox {
         mode: config.sandbox,

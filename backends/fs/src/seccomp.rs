@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The system calls that serving files needs, beside those of every back-end.
 //!
-//! Calls that take a path take it beneath a descriptor; there is no `open(2)` nor `socket(2)`, and
-//! nothing starts a program. `unshare(2)` gives a thread its own working directory and umask.
+//! Calls that take a path take it beneath a descriptor, or in the working directory, which is
+//! `/proc/self/fd`; there is no `socket(2)`, and nothing starts a program. `unshare(2)` gives a thread its own working directory and umask.
 //! `ioctl(2)` is limited to flags and attributes of files.
 
 use ringside_common::sandbox::SandboxError;
@@ -11,6 +11,7 @@ use ringside_common::sandbox::seccomp::AllowList;
 /// With any arguments.
 const FILES: &[i64] = &[
     // Names and nodes.
+    libc::SYS_faccessat,
     libc::SYS_faccessat2,
     libc::SYS_fchdir,
     libc::SYS_fchmod,
@@ -27,7 +28,8 @@ const FILES: &[i64] = &[
     libc::SYS_open_by_handle_at,
     libc::SYS_openat,
     libc::SYS_openat2,
-    libc::SYS_readlinkat,
+    #[cfg(not(target_arch = "riscv64"))]
+    libc::SYS_renameat,
     libc::SYS_renameat2,
     libc::SYS_statfs,
     libc::SYS_symlinkat,
@@ -42,6 +44,7 @@ const FILES: &[i64] = &[
     libc::SYS_splice,
     libc::SYS_sync_file_range,
     libc::SYS_syncfs,
+    libc::SYS_truncate,
     // Extended attributes.
     libc::SYS_fgetxattr,
     libc::SYS_flistxattr,

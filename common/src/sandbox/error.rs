@@ -36,9 +36,6 @@ pub enum SandboxError {
     /// Maps of user and group numbers belong to a user namespace.
     #[error("sandbox: --uid-map and --gid-map need the sandbox `namespace`")]
     Maps,
-    /// The helper that writes the maps failed.
-    #[error("sandbox: the maps of user and group numbers cannot be set")]
-    MapsRefused,
     /// The parent went away before we could serve.
     #[error("sandbox: the parent process has ended")]
     ParentGone,

@@ -45,11 +45,14 @@ use rustix::process::{DumpableBehavior, geteuid, set_dumpable_behavior};
 pub use rustix::thread::CapabilitySet;
 use rustix::thread::set_no_new_privs;
 
+use crate::descriptors;
+
 pub use self::capabilities::{CapabilityChanges, keep_capabilities};
 pub use self::error::SandboxError;
 use self::idmap::Maps;
 pub use self::idmap::{IdRange, IdRangeError};
 pub use self::limits::{close_inherited, forbid_core_dumps, limit_open_files};
+use self::parent::Separation;
 use self::root::Root;
 
 /// How a back-end is separated from the rest of the system (`--sandbox`).
@@ -150,27 +153,32 @@ impl Sandbox<'_> {
         self.check()?;
         if self.mode == Mode::None {
             namespace::leave_groups()?;
-            return Ok(inside(root::unchanged(self.shares)?, Level::None));
+            return inside(root::unchanged(self.shares)?, Level::None);
         }
-        let users = !geteuid().is_root() || self.has_maps();
-        if !users {
-            namespace::leave_groups()?;
-        }
-        let separated = match self.leave(users) {
-            Ok(separated) => separated,
+        let maps = Maps::new(self.uid_map, self.gid_map);
+        let separation = self.separation(&maps);
+        let (split, separation) = match parent::split(separation) {
             Err(error) if self.mode == Mode::Auto && !self.has_maps() => {
                 tell_lesser(&error);
-                false
+                (parent::split(Separation::None)?, Separation::None)
             }
-            Err(error) => return Err(error),
+            split => (split?, separation),
         };
-        if let Some(status) = parent::split()? {
+        if let Some(status) = split {
             return Ok(Side::Outside { status });
         }
-        if users && separated {
-            namespace::leave_groups()?;
+        namespace::leave_groups()?;
+        self.settle(separation)
+    }
+
+    fn separation<'a>(&self, maps: &'a Maps) -> Separation<'a> {
+        if self.mode == Mode::Chroot {
+            Separation::None
+        } else if self.has_maps() || !geteuid().is_root() {
+            Separation::Users(maps)
+        } else {
+            Separation::Namespaces
         }
-        self.settle(separated.then_some(users))
     }
 
     fn check(&self) -> Result<(), SandboxError> {
@@ -191,24 +199,12 @@ impl Sandbox<'_> {
         geteuid().is_root() && matches!(self.shares, [share] if share.is_dir())
     }
 
-    /// Returns whether there are new namespaces now.
-    fn leave(&self, users: bool) -> Result<bool, SandboxError> {
-        if self.mode == Mode::Chroot {
-            return Ok(false);
-        }
-        if users {
-            namespace::leave_with_users(&Maps::new(self.uid_map, self.gid_map))?;
-        } else {
-            namespace::leave()?;
-        }
-        Ok(true)
-    }
-
-    /// Changes the root; `users` says whether there are new namespaces, and one of users.
-    fn settle(&self, users: Option<bool>) -> Result<Side, SandboxError> {
-        if let Some(users) = users {
+    /// Changes the root.
+    fn settle(&self, separation: Separation<'_>) -> Result<Side, SandboxError> {
+        let users = matches!(separation, Separation::Users(_));
+        if !matches!(separation, Separation::None) {
             match root::pivot(self.shares) {
-                Ok(root) => return Ok(inside(root, Level::Namespaces { users })),
+                Ok(root) => return inside(root, Level::Namespaces { users }),
                 Err(error) if self.mode == Mode::Auto => tell_lesser(&error),
                 Err(error) => return Err(error),
             }
@@ -217,27 +213,29 @@ impl Sandbox<'_> {
             && self.can_chroot()
         {
             match root::change(share) {
-                Ok(root) => return Ok(inside(root, Level::Chroot)),
+                Ok(root) => return inside(root, Level::Chroot),
                 Err(error) if self.mode == Mode::Auto => tell_lesser(&error),
                 Err(error) => return Err(error),
             }
         }
         let root = root::unchanged(self.shares)?;
         let level = landlock::restrict(&root.shares)?;
-        Ok(inside(root, level))
+        inside(root, level)
     }
 }
 
-fn inside(root: Root, level: Level) -> Side {
+fn inside(root: Root, level: Level) -> Result<Side, SandboxError> {
+    let ours = root.proc_self_fd.try_clone();
+    descriptors::keep(ours.map_err(SandboxError::system("keep /proc/self/fd"))?);
     match level {
         Level::None => log::warn!("sandbox: none"),
         level => log::info!("sandbox: {level}"),
     }
-    Side::Inside(Inside {
+    Ok(Side::Inside(Inside {
         share_roots: root.shares,
         proc_self_fd: root.proc_self_fd,
         level,
-    })
+    }))
 }
 
 fn tell_lesser(error: &SandboxError) {

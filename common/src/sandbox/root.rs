@@ -159,7 +159,7 @@ fn attach(tree: &OwnedFd, at: BorrowedFd<'_>, name: &str) -> rustix::io::Result<
     move_mount(tree, "", at, name, flags)
 }
 
-/// `pivot_root(2)`, called with "." twice: the old root ends up on top of the new one.
+/// `pivot_root(2)` with `.` for both: the old root ends up on top of the new one.
 fn switch_to(root: &OwnedFd) -> Result<(), SandboxError> {
     fchdir(root).map_err(SandboxError::system("go to the new root"))?;
     pivot_root(".", ".").map_err(SandboxError::system("switch to the new root"))?;

@@ -7,10 +7,13 @@
 //!
 //! Calls with many uses are allowed with the arguments that we pass, no others: `clone(2)` makes
 //! threads and neither processes nor namespaces, `mmap(2)` and `mprotect(2)` make nothing
-//! executable, `prctl(2)` names threads. `clone3(2)` passes its flags where a filter cannot see
-//! them; it is said not to exist, and the C library falls back to `clone(2)`.
+//! executable, `prctl(2)` names threads
+//! and reads what the kernel has told at the start. `clone3(2)` passes its flags where a filter cannot see
+//! them; it is said not to exist, and the C library falls back to `clone(2)`. So are the calls by
+//! which a panic looks for the names of functions.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -53,6 +56,7 @@ const COMMON: &[i64] = &[
     libc::SYS_pwritev,
     libc::SYS_pwritev2,
     libc::SYS_read,
+    libc::SYS_readlinkat,
     libc::SYS_readv,
     libc::SYS_statx,
     libc::SYS_unlinkat,
@@ -133,6 +137,21 @@ const OLDER: &[i64] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[i64] = &[];
 
+/// What is said not to exist where a device does not need it: there are other ways, or, for a
+/// backtrace after a panic, it does without.
+const ABSENT: &[i64] = &[
+    libc::SYS_clone3,
+    libc::SYS_getcwd,
+    libc::SYS_openat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_open,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_readlink,
+];
+
+/// linux/prctl.h: how the size of a page is found out.
+const PR_GET_AUXV: u64 = 0x4155_5856;
+
 /// Flags of `clone(2)` that make namespaces, or trace.
 const CLONE_NAMESPACES: u64 = (libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWIPC
@@ -172,8 +191,10 @@ impl AllowList {
         for option in [libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_VMA] {
             list.allow_value(libc::SYS_prctl, 0, u64::from(option.unsigned_abs()))?;
         }
-        // How the standard library makes a socket non-blocking.
-        list.allow_value(libc::SYS_ioctl, 1, libc::FIONBIO)?;
+        list.allow_value(libc::SYS_prctl, 0, PR_GET_AUXV)?;
+        for command in [libc::FIONBIO, libc::FIONREAD] {
+            list.allow_value(libc::SYS_ioctl, 1, command)?;
+        }
         Ok(list)
     }
 
@@ -215,11 +236,16 @@ impl AllowList {
             Action::Log => SeccompAction::Log,
             Action::Trap => SeccompAction::Trap,
         };
-        let hidden = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-        let absent = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
         let mut rules = self.rules;
-        // Decided by the other filter, the more severe of two answers being what counts.
-        rules.insert(libc::SYS_clone3, Vec::new());
+        let mut hidden = BTreeMap::new();
+        for &call in ABSENT {
+            if let Entry::Vacant(unused) = rules.entry(call) {
+                // Decided by the other filter: of two answers the more severe one counts.
+                unused.insert(Vec::new());
+                hidden.insert(call, Vec::new());
+            }
+        }
+        let absent = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
         // The longer one last: it does not allow `seccomp(2)` itself.
         for (rules, otherwise, listed) in [
             (hidden, SeccompAction::Allow, absent),

@@ -33,32 +33,36 @@ fn threads() -> io::Result<usize> {
     Ok(std::fs::read_dir("/proc/self/task")?.count())
 }
 
-/// `fork(2)`: the child, or `None` in the child.
+/// A copy of this process with new `namespaces` of its own: the child, or `None` in the child.
 ///
 /// # Errors
-/// When there is no room for a process, or when this one has several threads: locks that another
-/// thread holds would stay locked in the child for ever.
-pub(super) fn fork() -> io::Result<Option<Pid>> {
+/// When there is no room for a process or it may not have them, or when this one has several
+/// threads: locks that another thread holds would stay locked in the child for ever.
+pub(super) fn fork(namespaces: UnshareFlags) -> io::Result<Option<Pid>> {
     if threads()? != 1 {
         return Err(io::Error::other("there are other threads already"));
     }
-    // SAFETY: there is no other thread, so the child is as whole as its parent.
-    let pid = checked(unsafe { libc::fork() })?;
-    Ok(Pid::from_raw(pid))
+    if namespaces.is_empty() {
+        // SAFETY: there is no other thread, so the child is as whole as its parent.
+        let pid = checked(unsafe { libc::fork() })?;
+        return Ok(Pid::from_raw(pid));
+    }
+    let signal = libc::c_ulong::from(libc::SIGCHLD.unsigned_abs());
+    let flags = libc::c_ulong::from(namespaces.bits()) | signal;
+    let none: libc::c_ulong = 0;
+    // SAFETY: as above. Without a stack of its own the child gets a copy of ours, as by `fork`;
+    // no memory is shared.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, none, none, none, none) };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(c_int::try_from(pid).ok().and_then(Pid::from_raw))
 }
 
 /// Ends this process at once: no destructor runs, for what they would undo belongs to the parent.
 pub(super) fn exit_now(status: u8) -> ! {
     // SAFETY: does not return.
     unsafe { libc::_exit(status.into()) }
-}
-
-/// `unshare(2)`.
-pub(super) fn unshare(flags: UnshareFlags) -> io::Result<()> {
-    // SAFETY: namespaces only; the table of descriptors, which safe code relies on being one for
-    // all threads, is not among what callers pass.
-    unsafe { rustix::thread::unshare_unsafe(flags - UnshareFlags::FILES)? };
-    Ok(())
 }
 
 /// Closes the descriptors from `first` to `last`.

@@ -4,7 +4,6 @@
 use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_setaffinity};
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::Result;
 use crate::figures::{Series, say};
@@ -32,7 +31,7 @@ pub(crate) trait Contender {
 
 /// What is compared. The first contender is ours.
 pub(crate) struct Contest<'a> {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     /// What is counted, and how much of it makes one of the unit.
     pub(crate) unit: (&'static str, f64),
     pub(crate) contenders: Vec<(&'static str, Box<dyn Contender + 'a>)>,
@@ -107,13 +106,6 @@ pub(crate) fn bind_self(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu);
     Ok(sched_setaffinity(None, &set)?)
-}
-
-/// Processor time of the calling thread.
-pub(crate) fn thread_cpu() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    let nanoseconds = u32::try_from(time.tv_nsec).unwrap_or_default();
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or_default(), nanoseconds)
 }
 
 /// Calls `step` until the time is over, and returns how long that was.

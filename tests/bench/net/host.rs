@@ -10,11 +10,10 @@ use ringside_net::link::tap::TapSpec;
 use ringside_net::link::{Link, LinkQueue, LinkSpec};
 use ringside_tests::frontend::net::NetHeader;
 use ringside_tests::vm::Network;
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::Result;
-use crate::contest::{
-    BACK_END_CPU, Contender, FRONT_END_CPU, Turn, bind_self, for_a_while, thread_cpu,
-};
+use crate::contest::{BACK_END_CPU, Contender, FRONT_END_CPU, Turn, bind_self, for_a_while};
 
 /// Runs `part` in a thread that is in a new namespace, and so is what it starts.
 pub(crate) fn inside(part: impl FnOnce(&Network) -> Result<()> + Send) -> Result<()> {
@@ -92,4 +91,11 @@ impl Contender for RawWriter {
             cpu_seconds,
         })
     }
+}
+
+/// Processor time of the calling thread.
+fn thread_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let nanoseconds = u32::try_from(time.tv_nsec).unwrap_or_default();
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or_default(), nanoseconds)
 }

@@ -33,7 +33,7 @@ pub(crate) fn short_frames(network: &Network, rounds: usize, slice: Duration) ->
     network.tap(RAW, 1, &[])?;
     let (header, frame) = udp(SHORT_BYTES);
     let contest = Contest {
-        name: "d: frames of 64 bytes to a tap",
+        name: "d: frames of 64 bytes to a tap".into(),
         unit: ("million frames", 1e6),
         contenders: vec![
             ("ours", Box::new(Forwarder::ours()?)),
@@ -56,7 +56,7 @@ pub(crate) fn long_frames(network: &Network, rounds: usize, slice: Duration) -> 
     // A gigabit in frames.
     let unit = 1e9 / f64::from(8 * u32::try_from(LONG_BYTES)?);
     let contest = Contest {
-        name: "e: TCP segments of 62 KiB to a tap",
+        name: "e: TCP segments of 62 KiB to a tap".into(),
         unit: ("gigabits", unit),
         contenders: vec![
             ("ours", Box::new(Driver::start()?)),

@@ -16,7 +16,6 @@ const MAX_PAGES: u16 = 256;
 
 /// What needs nothing of the host.
 const ALWAYS: InitFlags = InitFlags::ASYNC_READ
-    .union(InitFlags::ATOMIC_O_TRUNC)
     .union(InitFlags::BIG_WRITES)
     .union(InitFlags::HAS_IOCTL_DIR)
     .union(InitFlags::AUTO_INVAL_DATA)
@@ -95,6 +94,8 @@ impl PassThrough {
             InitFlags::NO_OPEN_SUPPORT | InitFlags::NO_OPENDIR_SUPPORT,
             config.no_open,
         );
+        // A guest that does not say when it opens a file is to say when it cuts it off.
+        want(InitFlags::ATOMIC_O_TRUNC, !config.no_open);
         let acl = negotiate("POSIX ACLs", config.posix_acl, ACL, offered)?;
         want(ACL, acl);
         let label = InitFlags::SECURITY_CTX;
