@@ -137,7 +137,13 @@ fn g4_names_of_any_other_bytes_are_served() -> TestResult {
     let mut client = scene.client()?;
     let queue = client.queue();
     let known = targets(&scene, queue)?;
-    let any = [b"\xff\xfe \n\\:*".as_slice(), &[0x80; 255], b"...", b"-", b"a\x01"];
+    let any = [
+        b"\xff\xfe \n\\:*".as_slice(),
+        &[0x80; 255],
+        b"...",
+        b"-",
+        b"a\x01",
+    ];
     for name in any {
         let path = scene.host("").join(os(name));
         let inside = scene.host("a").join(os(name));
@@ -167,7 +173,10 @@ fn g4_names_of_any_other_bytes_are_served() -> TestResult {
                 "RENAME from" | "RENAME2 from" => fs::remove_file(scene.host("a/moved"))?,
                 "RENAME to" | "RENAME2 to" => fs::rename(&inside, scene.host("file"))?,
                 "RENAME2 exchange" => {
-                    assert_eq!((fs::read(&path)?, fs::read(&inside)?), (b"inner".into(), b"outer".into()));
+                    assert_eq!(
+                        (fs::read(&path)?, fs::read(&inside)?),
+                        (b"inner".into(), b"outer".into())
+                    );
                     fs::remove_file(&inside)?;
                     fs::remove_file(&path)?;
                 }
