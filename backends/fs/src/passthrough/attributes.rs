@@ -209,9 +209,8 @@ impl PassThrough {
         let fd = self.nodes.fd(&node)?;
         let caller = self.caller(cx, &Creation::default())?;
         let access = Access::from_bits_truncate(mask);
-        let flags = AtFlags::EACCESS | AtFlags::EMPTY_PATH;
-        cx.thread.as_caller(caller, |_| {
-            rustix::fs::accessat(fd.as_fd(), c"", access, flags)
+        cx.thread.as_caller(caller, |thread| {
+            by_number::access(thread, fd.as_fd(), access)
         })?
     }
 
