@@ -42,7 +42,8 @@ fn g9_reads_of_any_size_give_what_there_is_and_there_is_room_for() -> TestResult
     }
     for (offset, expected) in [
         (10_000, 0),
-        (i64::MAX as u64, 0),
+        (i64::MAX as u64 - 100, 0),
+        (i64::MAX as u64, libc::EINVAL),
         (1 << 63, libc::EINVAL),
         (u64::MAX, libc::EINVAL),
         (u64::MAX - 50, libc::EINVAL),
@@ -79,7 +80,7 @@ fn g9_writes_that_have_not_the_size_they_say_are_refused() -> TestResult {
         let answer = queue.write(node, handle, offset, b"x");
         assert_eq!(errno(answer), libc::EINVAL, "offset {offset}");
     }
-    let far = queue.write(node, handle, i64::MAX as u64, b"x");
+    let far = queue.write(node, handle, 1 << 62, b"x");
     assert_eq!(errno(far), libc::EFBIG);
     assert_eq!(queue.write(node, handle, 0, b"")?, 0);
     assert_eq!(fs::read(scene.host("file"))?, b"content");
@@ -297,7 +298,7 @@ fn g11_values_that_have_not_the_size_they_say_are_refused() -> TestResult {
         };
         assert_eq!(answer, expected, "{claimed} bytes claimed");
     }
-    for flags in [3, 4, 1 << 31, u32::MAX] {
+    for flags in [4, 1 << 31, u32::MAX] {
         let answer = queue.setxattr(node, "user.a", b"value", flags);
         assert_eq!(errno(answer), libc::EINVAL, "flags {flags}");
     }

@@ -42,7 +42,7 @@ struct Held {
 
 /// What is told of a file: inode, mode, owners, links, bytes, times of the content and of the inode,
 /// and the content or the target.
-type Told = (u64, u32, (u32, u32), u64, u64, [i64; 4], Vec<u8>);
+pub(crate) type Told = (u64, u32, (u32, u32), u64, u64, [i64; 4], Vec<u8>);
 
 impl Scene {
     /// No sandbox around the process, so that only its own care protects what is outside.

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! G6: devices, FIFOs and sockets in the share are never opened, however it is tried.
 
-use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::{Read as _, Write as _};
 use std::mem::MaybeUninit;
@@ -16,6 +15,7 @@ use ringside_fs::wire::flags::{ROOT_NODE, SetAttrValid};
 use ringside_fs::wire::operation::{CopyFileRange, SetAttr};
 use ringside_tests::frontend::fuse::{FuseClient, Request};
 use ringside_tests::hostile::{Result, TestResult, wait_until};
+use ringside_tests::process::thread_activity;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
@@ -139,7 +139,7 @@ fn never_opened(args: &[&str], no_open: bool) -> TestResult {
         // What needs no open works.
         assert_eq!(errno(queue.getattr(node, None)), 0, "{name}");
         assert_eq!(errno(queue.access(node, 4)), 0, "{name}");
-        assert_eq!(errno(queue.getxattr(node, "user.a", 9)) != 0, true);
+        assert_ne!(errno(queue.getxattr(node, "user.a", 9)), 0);
         assert_eq!(watch.events(), 0, "{name} was opened");
     }
     // They do see what they are to see.
@@ -174,21 +174,21 @@ fn g6_writer_of_a_fifo_waits_whatever_the_guest_does() -> TestResult {
     let opened = Arc::new(AtomicBool::new(false));
     let writer = {
         let (path, opened) = (path.clone(), Arc::clone(&opened));
-        std::thread::spawn(move || -> std::io::Result<()> {
+        let named = std::thread::Builder::new().name("fifo-writer".to_owned());
+        named.spawn(move || -> std::io::Result<()> {
             let mut fifo = OpenOptions::new().write(true).open(path)?;
             opened.store(true, Ordering::SeqCst);
             fifo.write_all(b"to whoever reads")
-        })
+        })?
     };
-    // It waits in open(2).
-    let name = OsString::from("/proc/self/task");
-    wait_until("the writer waits", || {
-        let mut waits = false;
-        for task in std::fs::read_dir(&name)? {
-            let wchan = std::fs::read_to_string(task?.path().join("wchan"));
-            waits |= wchan.is_ok_and(|at| at.contains("fifo"));
-        }
-        Ok(waits)
+    wait_until("the writer waits in open(2)", || {
+        let threads = thread_activity(std::process::id())?;
+        let writer = threads.iter().find(|(_, t)| t.name == "fifo-writer");
+        let Some((id, _)) = writer else {
+            return Ok(false);
+        };
+        let status = std::fs::read_to_string(format!("/proc/self/task/{id}/status"))?;
+        Ok(status.contains("State:\tS"))
     })?;
     let queue = client.queue();
     let node = queue.lookup(ROOT_NODE, "fifo")?.node;
