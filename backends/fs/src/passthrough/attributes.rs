@@ -221,8 +221,9 @@ impl PassThrough {
         let fd = self.nodes.fd(&node)?;
         let caller = self.caller(cx, &Creation::default())?;
         let access = Access::from_bits_truncate(mask);
-        cx.thread
-            .as_caller(caller, |_| sys::file::access(fd.as_fd(), access))?
+        cx.thread.as_caller(caller, |thread| {
+            by_number::access(thread, fd.as_fd(), access)
+        })?
     }
 
     /// `STATFS`

@@ -12,7 +12,7 @@ use std::ffi::{CStr, c_int};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, XattrFlags};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, XattrFlags};
 use rustix::path::DecInt;
 
 use super::handle::last_error;
@@ -107,6 +107,16 @@ fn fchmodat2(node: BorrowedFd<'_>, mode: Mode) -> Result<()> {
         )
     };
     if done < 0 { Err(last_error()) } else { Ok(()) }
+}
+
+/// Whether this thread may do something with a node. `AT_EMPTY_PATH` would do without the number,
+/// but rustix does not pass it on.
+///
+/// # Errors
+/// Of `faccessat2(2)`.
+pub fn access(_: &ThreadContext, node: BorrowedFd<'_>, access: Access) -> Result<()> {
+    let path = DecInt::from_fd(node);
+    rustix::fs::accessat(CWD, path.as_c_str(), access, AtFlags::EACCESS)
 }
 
 /// Sets the size of a file that no handle has open for writing.

@@ -6,10 +6,11 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
-use rustix::fs::{FileType, XattrFlags, mkdirat, mknodat, symlinkat};
+use rustix::fs::{Access, FileType, XattrFlags, mkdirat, mknodat, symlinkat};
 
 use super::by_number::{
-    chmod, chmod_before_6_6, getxattr, link, listxattr, removexattr, reopen, setxattr, truncate,
+    access, chmod, chmod_before_6_6, getxattr, link, listxattr, removexattr, reopen, setxattr,
+    truncate,
 };
 use super::handle::{FileHandle, name_to_handle, name_to_handle_before_6_12, open_by_handle};
 use super::*;
@@ -199,6 +200,25 @@ fn chmod_changes_what_is_held_and_no_link() {
         }
         let link = tree.hold(c"symlink");
         assert_eq!(chmod(&context, link.as_fd(), mode), Err(Errno::OPNOTSUPP));
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn access_is_told_of_nodes_of_every_kind() {
+    std::thread::spawn(|| {
+        let context = context();
+        let tree = Tree::new();
+        for name in [c"file", c"directory", c"fifo", c"symlink"] {
+            let node = tree.hold(name);
+            let all = Access::READ_OK | Access::WRITE_OK;
+            assert_eq!(access(&context, node.as_fd(), all), Ok(()), "{name:?}");
+        }
+        let file = tree.hold(c"file");
+        chmod(&context, file.as_fd(), Mode::RUSR | Mode::WUSR).unwrap();
+        let runs = access(&context, file.as_fd(), Access::EXEC_OK);
+        assert_eq!(runs, Err(Errno::ACCESS));
     })
     .join()
     .unwrap();

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! G12: a guest that wants more than there is.
+
+use std::fs;
+
+use ringside_fs::wire::flags::ROOT_NODE;
+use ringside_tests::frontend::fuse::FuseClient;
+use ringside_tests::hostile::TestResult;
+
+use crate::scene::{Scene, errno};
+
+/// What fails when the limit is reached, and what must not.
+fn goes_on(scene: &Scene, client: &mut FuseClient) -> TestResult {
+    let queue = client.queue();
+    fs::write(scene.host("there"), "there")?;
+    queue.statfs(ROOT_NODE)?;
+    queue.getattr(ROOT_NODE, None)?;
+    queue.mkdir(ROOT_NODE, "dir", 0o755)?;
+    queue.rmdir(ROOT_NODE, "dir")?;
+    let entry = queue.lookup(ROOT_NODE, "there")?;
+    queue.unlink(ROOT_NODE, "there")?;
+    queue.forget(entry.node, 1)?;
+    Ok(())
+}
+
+#[test]
+fn g12_open_files_end_with_enfile_and_others_are_served() -> TestResult {
+    let scene = Scene::start(&["--rlimit-nofile", "2000"])?;
+    let mut client = scene.client()?;
+    let queue = client.queue();
+    let (file, first) = queue.create(ROOT_NODE, "file", 2, 0o600)?;
+    let mut handles = vec![first.handle];
+    let refused = loop {
+        match queue.open(file.node, 0) {
+            Ok(opened) => handles.push(opened.handle),
+            Err(error) => break error.errno(),
+        }
+        assert!(handles.len() < 2000, "more than there are");
+    };
+    assert_eq!(refused, Some(libc::ENFILE));
+    assert!(handles.len() > 100, "only {} files", handles.len());
+    let created = queue.create(ROOT_NODE, "other", 2, 0o600);
+    assert_eq!(errno(created), libc::ENFILE);
+    assert!(!fs::exists(scene.host("other"))?);
+    assert_eq!(errno(queue.opendir(ROOT_NODE)), libc::ENFILE);
+    assert_eq!(errno(queue.tmpfile(ROOT_NODE, 2, 0o600)), libc::ENFILE);
+    goes_on(&scene, &mut client)?;
+    let queue = client.queue();
+    for handle in handles {
+        queue.release_file(file.node, handle)?;
+    }
+    let again = queue.open(file.node, 0)?;
+    queue.release_file(file.node, again.handle)?;
+    scene.check(client)
+}
+
+#[test]
+fn g12_names_looked_up_take_no_descriptors() -> TestResult {
+    const NAMES: u32 = 20_000;
+    let scene = Scene::start(&["--rlimit-nofile", "2000"])?;
+    let mut client = scene.client()?;
+    for number in 0..NAMES {
+        fs::write(scene.host(&format!("{number}")), "")?;
+    }
+    let queue = client.queue();
+    let nodes = (0..NAMES)
+        .map(|number| Ok(queue.lookup(ROOT_NODE, format!("{number}"))?.node))
+        .collect::<Result<Vec<_>, Box<dyn std::error::Error>>>()?;
+    // All are known, those first looked up too.
+    for (number, &node) in nodes.iter().enumerate() {
+        let (attr, _) = queue.getattr(node, None)?;
+        let of = |name: &str| std::os::unix::fs::MetadataExt::ino(&fs::metadata(name).expect(""));
+        if number.is_multiple_of(1000) {
+            let path = scene.host(&format!("{number}"));
+            assert_eq!(attr.ino, of(&path.to_string_lossy()));
+        }
+    }
+    for number in 0..NAMES {
+        fs::remove_file(scene.host(&format!("{number}")))?;
+    }
+    scene.check(client)
+}
+
+#[test]
+fn g12_names_that_take_descriptors_end_with_enfile_and_others_are_served() -> TestResult {
+    let scene = Scene::start(&["--rlimit-nofile", "2000", "--inode-file-handles=never"])?;
+    let mut client = scene.client()?;
+    for number in 0..2000 {
+        fs::write(scene.host(&format!("{number}")), "")?;
+    }
+    let queue = client.queue();
+    let mut nodes = Vec::new();
+    let refused = loop {
+        match queue.lookup(ROOT_NODE, format!("{}", nodes.len())) {
+            Ok(entry) => nodes.push(entry.node),
+            Err(error) => break error.errno(),
+        }
+    };
+    assert_eq!(refused, Some(libc::ENFILE));
+    assert!(nodes.len() > 100, "only {} nodes", nodes.len());
+    // What is known is served, and files can be opened: their descriptors are others.
+    queue.getattr(nodes[0], None)?;
+    let opened = queue.open(nodes[0], 0)?;
+    queue.release_file(nodes[0], opened.handle)?;
+    for node in nodes {
+        queue.forget(node, 1)?;
+    }
+    goes_on(&scene, &mut client)?;
+    scene.check(client)
+}
