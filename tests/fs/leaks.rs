@@ -200,7 +200,6 @@ fn sessions_one_after_the_other_leave_no_descriptor_thread_mapping_or_memory() -
         }
     }
     let (early, late) = (samples[0], samples[1]);
-    eprintln!("{early:?}\n{late:?}");
     assert_eq!((late.fds, late.threads), (early.fds, early.threads));
     // The allocator may have spread a little.
     assert!(late.maps <= early.maps + 8, "{early:?} {late:?}");

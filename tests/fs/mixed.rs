@@ -53,13 +53,13 @@ pub(super) fn labelled(
     let names = request.args.len();
     let mut add = |kind: u32, mut content: Vec<u8>| {
         content.resize(content.len().next_multiple_of(8), 0);
-        let bytes = u32::try_from(content.len() + 8).expect("short");
+        let bytes = u32::try_from(content.len() + 8).unwrap_or(u32::MAX);
         request.args.extend(bytes.to_le_bytes());
         request.args.extend(kind.to_le_bytes());
         request.args.extend(content);
     };
     if let Some((name, value)) = label {
-        let bytes = u32::try_from(value.len()).expect("short");
+        let bytes = u32::try_from(value.len()).unwrap_or(u32::MAX);
         let fields = [
             &bytes.to_le_bytes()[..],
             &[0; 4],
@@ -76,12 +76,13 @@ pub(super) fn labelled(
         );
     }
     let bytes = request.args.len() - names;
-    request.extensions = u16::try_from(bytes / 8).expect("short");
+    request.extensions = u16::try_from(bytes / 8).unwrap_or(u16::MAX);
     request
 }
 
 fn number(reply: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(reply[at..at + 8].try_into().expect("eight bytes"))
+    let bytes = reply[at..].first_chunk().copied();
+    bytes.map_or(0, u64::from_le_bytes)
 }
 
 impl Mix {
@@ -115,7 +116,7 @@ impl Mix {
         self.state ^= self.state << 13;
         self.state ^= self.state >> 7;
         self.state ^= self.state << 17;
-        usize::try_from(self.state >> 33).expect("31 bits") % most.max(1)
+        usize::try_from(self.state >> 33).unwrap_or(0) % most.max(1)
     }
 
     /// True once in so many times.
@@ -223,7 +224,7 @@ impl Mix {
             owner: self.random(4) as u64,
             start,
             end: start + 2,
-            kind: u32::try_from(self.random(3)).expect("small"),
+            kind: [0, 1, 2][self.random(3)],
             pid: 1,
             flock: false,
         };
@@ -239,7 +240,7 @@ impl Mix {
         client
             .queue()
             .call_many(requests.iter().cloned(), |at, reply| {
-                replies.push((at, reply))
+                replies.push((at, reply));
             })?;
         client.queue().caller = Caller::default();
         for (at, reply) in replies {
