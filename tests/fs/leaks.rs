@@ -56,36 +56,42 @@ fn credentials(pid: u32) -> Result<BTreeMap<String, BTreeSet<String>>> {
     Ok(all)
 }
 
-#[test]
-fn mixed_operations_leave_no_descriptor_no_memory_and_no_changed_thread() -> TestResult {
-    let share = match HostFs::tmpfs("size=4m,nr_inodes=300,mode=755") {
-        Ok(share) => share,
-        Err(error) => skip!("{error}"),
-    };
+/// A share that is soon full, with a directory that is open to all.
+fn mixed_share() -> Result<HostFs> {
+    let share = HostFs::tmpfs("size=4m,nr_inodes=300,mode=755")?;
     let open = share.path().join("open");
     fs::create_dir(&open)?;
     fs::set_permissions(&open, fs::Permissions::from_mode(0o777))?;
+    Ok(share)
+}
+
+#[test]
+fn mixed_operations_leave_no_descriptor_no_memory_and_no_changed_thread() -> TestResult {
+    let share = match mixed_share() {
+        Ok(share) => share,
+        Err(error) => skip!("{error}"),
+    };
     let back_end = FsBackEnd::start(&share.path(), &ARGS)?;
     let pid = back_end.process().id();
     let mut client = FuseClient::connect(&back_end.socket(), &FuseConfig::default())?;
-    let mut mix = Mix::new(&mut client)?;
+    let mut mix = Mix::new(client.queue(), 1)?;
     let total = if is_full() { 1_000_000 } else { 100_000 };
     // What is set up at the first use is set up.
     while mix.done() < total / 5 {
-        mix.step(&mut client)?;
+        mix.step(client.queue())?;
     }
-    mix.let_go(&mut client)?;
+    mix.let_go(client.queue())?;
     let (before, initial) = (back_end.process().sample()?, credentials(pid)?);
     for (name, credentials) in &initial {
         assert_eq!(credentials.len(), 1, "{name}: {credentials:?}");
     }
     while mix.done() < total {
-        mix.step(&mut client)?;
+        mix.step(client.queue())?;
         if mix.chance(20) {
             assert_eq!(credentials(pid)?, initial);
         }
     }
-    mix.let_go(&mut client)?;
+    mix.let_go(client.queue())?;
     let after = back_end.process().sample()?;
     assert_eq!(credentials(pid)?, initial);
     assert_eq!(after.fds, before.fds);
@@ -94,6 +100,47 @@ fn mixed_operations_leave_no_descriptor_no_memory_and_no_changed_thread() -> Tes
     let most = before.rss_anon_kib + 512;
     assert!(after.rss_anon_kib <= most, "{before:?} {after:?}");
     mix.assert_all_happened();
+    Ok(())
+}
+
+#[test]
+fn two_queues_at_the_same_time_leave_no_descriptor() -> TestResult {
+    let share = match mixed_share() {
+        Ok(share) => share,
+        Err(error) => skip!("{error}"),
+    };
+    let back_end = FsBackEnd::start(&share.path(), &ARGS)?;
+    let config = FuseConfig {
+        request_queues: 2,
+        ..FuseConfig::default()
+    };
+    let mut client = FuseClient::connect(&back_end.socket(), &config)?;
+    let total = if is_full() { 500_000 } else { 20_000 };
+    let before = back_end.process().sample()?;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (1_u64..)
+            .zip(&mut client.queues)
+            .map(|(seed, queue)| {
+                scope.spawn(move || {
+                    let mut run = || -> TestResult {
+                        let mut mix = Mix::new(queue, seed)?;
+                        while mix.done() < total {
+                            mix.step(queue)?;
+                        }
+                        mix.let_go(queue)
+                    };
+                    run().map_err(|error| error.to_string())
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().map_err(|_panic| "a queue has panicked")??;
+        }
+        TestResult::Ok(())
+    })?;
+    // The queues keep "open" and two files each that they have locked.
+    let known = 1 + 2 * client.queues.len();
+    assert_eq!(back_end.process().sample()?.fds, before.fds + known);
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use ringside_fs::wire::flags::{ROOT_NODE, SetAttrValid, opcode};
 use ringside_fs::wire::operation::{LockIn, SetAttr};
-use ringside_tests::frontend::fuse::{Caller, FuseClient, Request};
+use ringside_tests::frontend::fuse::{Caller, FuseQueue, Request};
 
 use super::{Result, TestResult};
 
@@ -86,17 +86,21 @@ fn number(reply: &[u8], at: usize) -> u64 {
 }
 
 impl Mix {
-    pub(super) fn new(client: &mut FuseClient) -> Result<Self> {
-        let queue = client.queue();
+    pub(super) fn new(queue: &mut FuseQueue, seed: u64) -> Result<Self> {
         let open = queue.lookup(ROOT_NODE, "open")?.node;
         let mut locked = [0; 2];
         for (at, node) in locked.iter_mut().enumerate() {
             *node = queue
-                .mknod(open, format!("locked-{at}"), libc::S_IFREG | 0o666, 0)?
+                .mknod(
+                    open,
+                    format!("locked-{seed}-{at}"),
+                    libc::S_IFREG | 0o666,
+                    0,
+                )?
                 .node;
         }
         Ok(Self {
-            state: 0x9e37_79b9_7f4a_7c15,
+            state: 0x9e37_79b9_7f4a_7c15 ^ seed,
             done: 0,
             nodes: Vec::new(),
             dirs: vec![ROOT_NODE, open],
@@ -232,29 +236,27 @@ impl Mix {
     }
 
     /// Sends a batch; when it returns the queue is quiet.
-    pub(super) fn step(&mut self, client: &mut FuseClient) -> TestResult {
+    pub(super) fn step(&mut self, queue: &mut FuseQueue) -> TestResult {
         let caller = self.caller();
-        client.queue().caller = caller;
+        queue.caller = caller;
         let requests: Vec<Request> = (0..BATCH).map(|_| self.request()).collect();
         let mut replies = Vec::with_capacity(BATCH);
-        client
-            .queue()
-            .call_many(requests.iter().cloned(), |at, reply| {
-                replies.push((at, reply));
-            })?;
-        client.queue().caller = Caller::default();
+        queue.call_many(requests.iter().cloned(), |at, reply| {
+            replies.push((at, reply));
+        })?;
+        queue.caller = Caller::default();
         for (at, reply) in replies {
             self.take(&requests[at], reply);
         }
         self.done += BATCH;
         if self.chance(8) {
-            self.list(client)?;
+            self.list(queue)?;
         }
         if self.handles.len() > 100 {
-            self.release(client, 50)?;
+            self.release(queue, 50)?;
         }
         if self.nodes.len() > 400 {
-            self.forget(client, 200)?;
+            self.forget(queue, 200)?;
         }
         Ok(())
     }
@@ -286,8 +288,7 @@ impl Mix {
     }
 
     /// Lists a directory with its nodes.
-    fn list(&mut self, client: &mut FuseClient) -> TestResult {
-        let queue = client.queue();
+    fn list(&mut self, queue: &mut FuseQueue) -> TestResult {
         let dir = self.dir();
         let Ok(opened) = queue.opendir(dir) else {
             self.dirs
@@ -306,38 +307,34 @@ impl Mix {
         Ok(())
     }
 
-    fn release(&mut self, client: &mut FuseClient, keep: usize) -> TestResult {
+    fn release(&mut self, queue: &mut FuseQueue, keep: usize) -> TestResult {
         let gone: Vec<_> = self.handles.drain(keep.min(self.handles.len())..).collect();
         let releases = gone
             .iter()
             .map(|(node, handle)| Request::release(*node, *handle, 0));
         let mut failed = Vec::new();
-        client
-            .queue()
-            .call_many(releases, |_, reply| failed.extend(reply.err()))?;
+        queue.call_many(releases, |_, reply| failed.extend(reply.err()))?;
         assert!(failed.is_empty(), "{failed:?}");
         Ok(())
     }
 
-    fn forget(&mut self, client: &mut FuseClient, keep: usize) -> TestResult {
+    fn forget(&mut self, queue: &mut FuseQueue, keep: usize) -> TestResult {
         // Nodes that files are open of stay known, as they do with a kernel.
-        self.release(client, 0)?;
+        self.release(queue, 0)?;
         let gone: Vec<_> = self.nodes.drain(keep.min(self.nodes.len())..).collect();
         self.dirs.truncate(2);
         let pairs: Vec<_> = gone.iter().map(|node| (*node, 1)).collect();
-        client
-            .hiprio
-            .call_many([Request::batch_forget(&pairs)], |_, _| {})?;
+        queue.call_many([Request::batch_forget(&pairs)], |_, _| {})?;
         Ok(())
     }
 
     /// Gives everything back.
-    pub(super) fn let_go(&mut self, client: &mut FuseClient) -> TestResult {
-        self.forget(client, 0)?;
+    pub(super) fn let_go(&mut self, queue: &mut FuseQueue) -> TestResult {
+        self.forget(queue, 0)?;
         for node in self.locked {
             for owner in 0..4 {
                 // The locks go although there is no such handle.
-                let flushed = client.queue().flush(node, 77, owner);
+                let flushed = queue.flush(node, 77, owner);
                 let errno = flushed.err().and_then(|error| error.errno());
                 assert_eq!(errno, Some(libc::EBADF));
             }
