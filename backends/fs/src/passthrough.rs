@@ -218,3 +218,6 @@ impl PassThrough {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
