@@ -131,10 +131,7 @@ fn refusal_and_nonsense_are_told_apart() {
 fn late_answer_is_not_taken_for_another() {
     let (channel, mut theirs) = channel(SHMEM);
     let late = channel.shmem_unmap(&mapping());
-    assert!(matches!(
-        late,
-        Err(ShmemError::Unanswered(Errno::TIMEDOUT))
-    ));
+    assert!(matches!(late, Err(ShmemError::Unanswered(Errno::TIMEDOUT))));
     let held_up = channel.shmem_unmap(&mapping());
     assert!(matches!(held_up, Err(ShmemError::Busy)));
     reply(&mut theirs, &answer(10, 7));
