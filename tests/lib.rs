@@ -11,6 +11,7 @@
 //! * [`fs_mount`]: what such a one shares, mounted on this machine.
 //! * [`testpmd`]: DPDK's test program as a front-end and as a rival.
 //! * [`covering`]: which cases of a large matrix cover all pairs of its values.
+//! * [`host_fs`]: file systems that a test mounts for itself.
 //! * [`fs_tools`]: where other people's file system programs are.
 //! * [`vm`]: boots a real Linux guest in QEMU with a back-end attached.
 //! * [`mod@skip`]: how a test says, countably, that its machine lacks something.
@@ -21,6 +22,7 @@ pub mod frontend;
 pub mod fs_back_end;
 pub mod fs_mount;
 pub mod fs_tools;
+pub mod host_fs;
 pub mod hostile;
 pub mod in_process;
 pub mod net_back_end;

@@ -39,6 +39,8 @@ pub mod seccomp;
 pub mod server;
 pub mod sys;
 pub mod tables;
+#[cfg(test)]
+mod testing;
 pub mod wire;
 pub mod worker;
 pub mod xattrmap;

@@ -139,7 +139,7 @@ pub struct ShareArgs {
     #[arg(long)]
     pub readonly: bool,
 
-    /// Tell the guest which directories are mount points [default]
+    /// Tell the guest which directories are mount points, as is the default
     #[arg(long)]
     pub announce_submounts: bool,
 
@@ -248,7 +248,7 @@ pub struct FeatureArgs {
     #[arg(default_value = "never", default_missing_value = "always")]
     pub security_label: Negotiation,
 
-    /// Do not drop set-user-ID bits for the guest [default]
+    /// Do not drop set-user-ID bits for the guest, as is the default
     #[arg(long)]
     pub no_killpriv_v2: bool,
 

@@ -100,7 +100,11 @@ impl PassThrough {
         max_files: usize,
     ) -> Result<Self> {
         let files = max_files.saturating_sub(RESERVED.min(max_files / 2));
-        let max_hot = config.max_hot_nodes.unwrap_or(files / 2).min(1 << 16);
+        let max_hot = match config.inode_file_handles {
+            // None can do without.
+            InodeHandles::Never => 0,
+            _ => config.max_hot_nodes.unwrap_or(files / 2).min(1 << 16),
+        };
         let spare = files - max_hot;
         // What is open without our knowing must not go when its name does.
         let inode_file_handles = if config.no_open {

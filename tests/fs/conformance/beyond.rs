@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What works on a local file system and did not on shared ones: virtiofsd 1.14 fails each of these.
+//! What works on a local file system and did not on shared ones: virtiofsd 1.14 fails each of these
+//! but the overlay.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};

@@ -73,13 +73,14 @@ fn pjdfstest_over_the_bridge_passes_what_the_host_passes() -> TestResult {
     for [cache, handles, queues] in covering::cases([CACHES.len(), HANDLES.len(), counts.len()]) {
         let (cache, handles, queues) = (CACHES[cache], HANDLES[handles], counts[queues]);
         let share = scratch()?;
-        let args = ["--cache", cache, "--inode-file-handles", handles];
+        let handles = format!("--inode-file-handles={handles}");
+        let args = ["--cache", cache, &handles];
         let mount = mount_with_queues(share.path(), &args, queues, 120)?;
         for (name, outcome) in outcomes(mount.path())? {
             let host = expected.get(&name);
             if host != Some(&outcome) {
                 wrong.push(format!(
-                    "cache {cache}, handles {handles}, {queues} queues: {name}: {outcome}, \
+                    "cache {cache}, {handles}, {queues} queues: {name}: {outcome}, \
                      on the host {host:?}"
                 ));
             }

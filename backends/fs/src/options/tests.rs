@@ -37,6 +37,17 @@ fn command_line_is_consistent() {
 }
 
 #[test]
+fn man_page_that_is_shipped_is_the_one_of_this_command_line() {
+    let shipped = include_str!("../../../../dist/ringside-fs.1");
+    let made = ringside_common::cli::man_page(Options::command()).unwrap();
+    assert_eq!(
+        shipped,
+        String::from_utf8(made).unwrap(),
+        "see dist/README.md"
+    );
+}
+
+#[test]
 fn discovery_file_and_capabilities_tell_the_same_features() {
     let shipped = include_str!("../../../../dist/50-ringside-fs.json");
     let shipped: serde_json::Value = serde_json::from_str(shipped).unwrap();
@@ -103,12 +114,6 @@ fn needed_options_alone_give_the_defaults_of_virtiofsd() {
 
 #[test]
 fn command_line_of_libvirt_is_taken() {
-    // What libvirt and QEMU's documentation start virtiofsd with.
-    let line = "--fd=0 -o source=/srv";
-    assert_eq!(
-        refused(&line.split(' ').collect::<Vec<_>>()),
-        ErrorKind::UnknownArgument
-    );
     let line = "--socket-path=/run/fs.sock --shared-dir /srv --cache always --sandbox namespace \
                 --xattr --posix-acl=auto --thread-pool-size 16 --rlimit-nofile 4096 \
                 --inode-file-handles=mandatory --announce-submounts --log-level debug --readonly \
@@ -116,7 +121,7 @@ fn command_line_of_libvirt_is_taken() {
     let words: Vec<&str> = line.split_whitespace().collect();
     let options = parse(&words).unwrap();
     assert!(matches!(
-        options.clone().into_config(),
+        options.into_config(),
         Err(OptionsError::TranslatedAcl)
     ));
     let words: Vec<&str> = words
@@ -136,6 +141,16 @@ fn command_line_of_libvirt_is_taken() {
     assert_eq!(config.process.gid_map, [map]);
     assert_eq!(config.fs.inode_file_handles, InodeHandles::Mandatory);
     assert!(config.fs.xattr && config.fs.readonly);
+}
+
+#[test]
+fn deprecated_options_of_virtiofsd_are_unknown() {
+    for args in [
+        ["--fd=0", "-osource=/srv"],
+        ["--socket=/s", "--shared-dir=/srv"],
+    ] {
+        assert_eq!(refused(&args), ErrorKind::UnknownArgument, "{args:?}");
+    }
 }
 
 #[test]
@@ -307,7 +322,7 @@ fn options_that_contradict_are_refused() {
         config(&migration),
         Err(OptionsError::MigrationChecks)
     ));
-    assert!(config(&["--migration-mode=find-paths", "--migration-verify-handles"]).is_ok());
+    config(&["--migration-mode=find-paths", "--migration-verify-handles"]).unwrap();
     let strict = ["--sandbox=strict", "--seccomp=log"];
     assert!(matches!(
         config(&strict),

@@ -104,13 +104,14 @@ impl PassThrough {
         let fd = self.nodes.fd(&node)?;
         let fd = fd.as_fd();
         let valid = set.valid;
+        // Before the mode: a change of owner takes set-user-ID bits off.
+        if valid.intersects(SetAttrValid::UID | SetAttrValid::GID) {
+            self.change_owner(cx, &node, fd, set)?;
+        }
         if valid.contains(SetAttrValid::MODE) {
             cx.thread.use_fsetid(true)?;
             let mode = Mode::from_bits_truncate(set.mode & 0o7777);
             by_number::chmod(cx.thread, fd, mode)?;
-        }
-        if valid.intersects(SetAttrValid::UID | SetAttrValid::GID) {
-            self.change_owner(cx, &node, fd, set)?;
         }
         if valid.contains(SetAttrValid::SIZE) {
             self.change_size(cx, &node, fd, set)?;

@@ -3,7 +3,8 @@
 //!
 //! A number is the place of the entry and, in its upper half, how often that place was used
 //! before: the number of an entry that is gone leads nowhere. Places lie in segments that double
-//! in size and stay where they are. Free places are kept in parts, one for each of a few threads.
+//! in size and stay where they are. Free places are kept in parts, one for each of a few threads;
+//! a thread that has none takes some of another's, for those who forget are not those who look up.
 
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
@@ -168,15 +169,34 @@ impl<T> Slab<T> {
         }
         let at = MINE.with(|mine| *mine);
         // `at` is below the number of parts.
-        let part = self.free.get(at).unwrap_or(&self.free[0]);
-        part.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(self.free.get(at).unwrap_or(&self.free[0]))
     }
 
     fn take_place(&self) -> Option<u32> {
-        let mut part = self.part();
-        if let Some(place) = part.places.pop() {
-            return Some(place);
+        let own = self.part().places.pop();
+        own.or_else(|| self.take_from_others())
+            .or_else(|| self.take_from_end())
+    }
+
+    /// Takes half of what another part has, if so much is free that it pays to look.
+    fn take_from_others(&self) -> Option<u32> {
+        const FEW: usize = 2 * PARTS * TAKEN as usize;
+        let places = usize::try_from(self.end.load(Ordering::Relaxed)).unwrap_or(0);
+        if places.saturating_sub(self.len()) <= FEW {
+            return None;
         }
+        // No two parts are locked at a time.
+        let mut taken = self.free.iter().find_map(|part| {
+            let places = &mut locked(part).places;
+            (!places.is_empty()).then(|| places.split_off(places.len() / 2))
+        })?;
+        let place = taken.pop();
+        self.part().places.append(&mut taken);
+        place
+    }
+
+    fn take_from_end(&self) -> Option<u32> {
+        let mut part = self.part();
         let take = |end: u32| end.checked_add(TAKEN).filter(|end| *end < 1 << 31);
         let start = self
             .end
@@ -199,6 +219,10 @@ impl<T> Default for Slot<T> {
             entry: ArcSwapOption::empty(),
         }
     }
+}
+
+fn locked(part: &Mutex<Free>) -> MutexGuard<'_, Free> {
+    part.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Segment and index within it.
@@ -272,6 +296,22 @@ mod tests {
         assert!(slab.get(old).is_none());
         assert_eq!(slab.get(new).unwrap().id(), new);
         assert_eq!(slab.len(), 1);
+    }
+
+    #[test]
+    fn places_freed_by_another_thread_are_used_again() {
+        let slab = Slab::default();
+        for _ in 0..100 {
+            let ids: Vec<_> = (0..10_000)
+                .map(|_| slab.insert(Thing).unwrap().id())
+                .collect();
+            std::thread::scope(|scope| {
+                scope.spawn(|| ids.iter().for_each(|id| drop(slab.remove(*id).unwrap())));
+            });
+        }
+        assert!(slab.is_empty());
+        let places = slab.end.load(Ordering::Relaxed);
+        assert!(places <= 12_000, "{places}");
     }
 
     #[test]
