@@ -49,7 +49,7 @@ fn config() -> FuseConfig {
 
 /// Byte `at` of the large file.
 fn pattern(at: u64) -> u8 {
-    u8::try_from(at % 251).unwrap()
+    u8::try_from(at % 251).unwrap_or(0)
 }
 
 fn share() -> Result<tempfile::TempDir, Box<dyn Error>> {
