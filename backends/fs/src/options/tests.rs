@@ -345,7 +345,8 @@ fn window_is_a_power_of_two_with_room_for_a_mapping() {
     assert_eq!(fs(&["--dax-window", "2M"]).dax_window_bytes, 2 << 20);
     assert_eq!(fs(&["--dax-window", "0"]).dax_window_bytes, 0);
     for bad in ["1M", "3M", "8X", "", "-2M"] {
-        let refused = refused(&[&NEEDED[..], &["--dax-window", bad]].concat());
+        let option = format!("--dax-window={bad}");
+        let refused = refused(&[&NEEDED[..], &[&option]].concat());
         assert_eq!(refused, ErrorKind::ValueValidation, "{bad}");
     }
 }
