@@ -221,10 +221,8 @@ impl PassThrough {
         let fd = self.nodes.fd(&node)?;
         let caller = self.caller(cx, &Creation::default())?;
         let access = Access::from_bits_truncate(mask);
-        let flags = AtFlags::EACCESS | AtFlags::EMPTY_PATH;
-        cx.thread.as_caller(caller, |_| {
-            rustix::fs::accessat(fd.as_fd(), c"", access, flags)
-        })?
+        cx.thread
+            .as_caller(caller, |_| sys::file::access(fd.as_fd(), access))?
     }
 
     /// `STATFS`

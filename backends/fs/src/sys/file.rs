@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Two calls on open files that are hidden elsewhere.
-#![expect(unsafe_code, reason = "two system calls, one per block")]
+//! Calls on descriptors that are hidden elsewhere, or made up of several.
+#![expect(unsafe_code, reason = "three system calls, one per block")]
 
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+
+use rustix::fs::{Access, AtFlags};
 
 use super::handle::last_error;
 use crate::error::{Errno, Result};
@@ -37,4 +39,24 @@ pub fn close(fd: OwnedFd) -> Result<()> {
     } else {
         Ok(())
     }
+}
+
+/// Whether the effective user of this thread may do something with what a descriptor of any kind
+/// holds.
+///
+/// # Errors
+/// Of `faccessat2(2)`: EACCES if he may not.
+pub fn access(node: BorrowedFd<'_>, access: Access) -> Result<()> {
+    let flags = AtFlags::EACCESS | AtFlags::EMPTY_PATH;
+    // SAFETY: the path is an empty string that ends with NUL; nothing is written.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_faccessat2,
+            node.as_raw_fd(),
+            c"".as_ptr(),
+            access.bits(),
+            flags.bits(),
+        )
+    };
+    if done < 0 { Err(last_error()) } else { Ok(()) }
 }
