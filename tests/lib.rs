@@ -8,8 +8,10 @@
 //! * [`process`]: runs a back-end binary as a child and samples it through `/proc`.
 //! * [`net_back_end`]: a running `ringside-net` and its sockets.
 //! * [`fs_back_end`]: a running `ringside-fs`, or its rival.
+//! * [`fs_mount`]: what such a one shares, mounted on this machine.
 //! * [`testpmd`]: DPDK's test program as a front-end and as a rival.
 //! * [`covering`]: which cases of a large matrix cover all pairs of its values.
+//! * [`host_fs`]: file systems that a test mounts for itself.
 //! * [`fs_tools`]: where other people's file system programs are.
 //! * [`vm`]: boots a real Linux guest in QEMU with a back-end attached.
 //! * [`mod@skip`]: how a test says, countably, that its machine lacks something.
@@ -18,7 +20,9 @@ pub mod block_engine;
 pub mod covering;
 pub mod frontend;
 pub mod fs_back_end;
+pub mod fs_mount;
 pub mod fs_tools;
+pub mod host_fs;
 pub mod hostile;
 pub mod in_process;
 pub mod net_back_end;

@@ -25,9 +25,14 @@ impl<E> Outcome for Result<(), E> {
 
 /// Writes the countable line. Tests use [`skip!`](crate::skip!), which finds the test's name.
 pub fn report(test: &str, reason: &str) {
+    say(&format!("RINGSIDE-SKIP {test}: {reason}"));
+}
+
+/// Writes a line to the real standard error.
+pub(crate) fn say(text: &str) {
     // The leading line feed puts the mark at the start of a line even after libtest's unfinished
     // "test name ... "; one write keeps lines of parallel tests whole.
-    let line = format!("\nRINGSIDE-SKIP {test}: {reason}\n");
+    let line = format!("\n{text}\n");
     // A closed standard error leaves nobody to tell.
     let _ = std::io::stderr().write_all(line.as_bytes());
 }

@@ -193,6 +193,8 @@ pub struct CommonArgs<Q: QueueCount = NumQueues> {
 /// How much to log.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum LogLevel {
+    /// Nothing.
+    Off,
     /// What makes the back-end useless.
     Error,
     /// What an operator should look at.
@@ -208,6 +210,7 @@ pub enum LogLevel {
 impl From<LogLevel> for LevelFilter {
     fn from(level: LogLevel) -> Self {
         match level {
+            LogLevel::Off => Self::Off,
             LogLevel::Error => Self::Error,
             LogLevel::Warn => Self::Warn,
             LogLevel::Info => Self::Info,

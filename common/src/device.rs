@@ -48,6 +48,12 @@ pub trait Device: VhostUserBackend<Bitmap = (), Vring = VringMutex> + 'static {
         None
     }
 
+    /// Whether the data thread of vring `index` serves no other: nothing keeps it waiting then. Such
+    /// threads come on top of [`WorkerOptions::max_threads`](crate::worker::WorkerOptions).
+    fn serves_alone(&self, _index: u16) -> bool {
+        false
+    }
+
     /// The files that requests do I/O on; a [`FileId`](crate::io::FileId) is an index into them.
     fn files(&self) -> Vec<Arc<OwnedFd>>;
 

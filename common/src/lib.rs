@@ -16,6 +16,7 @@
 //! | [`backchannel`] | messages to the front-end |
 //! | [`error`] | errors by culprit |
 //! | [`stats`], [`management`] | counters, control socket, metrics |
+//! | [`sandbox`] | layers between a guest and the host |
 //! | [`cli`], [`socket`], [`logging`] | options, sockets and logs of every back-end |
 //!
 //! How they work together is in `docs/architecture.md`.
@@ -27,6 +28,7 @@ pub mod backchannel;
 pub mod chain;
 pub mod cli;
 pub mod daemon;
+mod descriptors;
 pub mod device;
 pub mod error;
 pub mod io;
@@ -34,6 +36,7 @@ pub mod logging;
 pub mod management;
 pub mod memory;
 pub mod ring;
+pub mod sandbox;
 mod session;
 pub mod socket;
 pub mod stats;

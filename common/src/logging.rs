@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Logging: to standard error, with a level that can change at run time, and limited where a
+//! Logging: to standard error or the system log, with a level that can change at run time, and limited where a
 //! guest or a front-end could flood it.
 
+use std::io::{self, Write as _};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use log::LevelFilter;
+use env_logger::{Builder, Target};
+use log::{Level, LevelFilter, warn};
 use rustix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 
@@ -23,9 +27,72 @@ pub struct LoggingError(#[from] log::SetLoggerError);
 ///
 /// [`LoggingError`] when a logger is already set.
 pub fn init_logging(level: LevelFilter) -> Result<(), LoggingError> {
-    let directives = std::env::var_os("RUST_LOG").is_some_and(|value| !value.is_empty());
-    let mut builder = env_logger::Builder::new();
+    let mut builder = Builder::new();
     builder.format_timestamp_millis();
+    start(builder, level)
+}
+
+/// The same to the system log, as `program`; when there is none, to standard error.
+///
+/// # Errors
+///
+/// [`LoggingError`] when a logger is already set.
+pub fn init_syslog(program: &'static str, level: LevelFilter) -> Result<(), LoggingError> {
+    let socket = match connect(Path::new("/dev/log")) {
+        Ok(socket) => socket,
+        Err(error) => {
+            init_logging(level)?;
+            warn!("no system log, so this goes to standard error: {error}");
+            return Ok(());
+        }
+    };
+    let mut builder = Builder::new();
+    let pid = std::process::id();
+    builder.format(move |buffer, record| {
+        let priority = LOG_DAEMON + severity(record.level());
+        write!(buffer, "<{priority}>{program}[{pid}]: {}", record.args())
+    });
+    builder.target(Target::Pipe(Box::new(Datagrams(socket))));
+    start(builder, level)
+}
+
+/// `LOG_DAEMON` of syslog(3), in the place where it goes.
+const LOG_DAEMON: u8 = 3 << 3;
+
+/// The severities of syslog(3).
+fn severity(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    }
+}
+
+/// A socket that never waits: a log that nobody reads must not hold up a guest.
+fn connect(path: &Path) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.connect(path)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// Each line in a datagram; what does not fit into the socket's queue is lost.
+struct Datagrams(UnixDatagram);
+
+impl io::Write for Datagrams {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let _ = self.0.send(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn start(mut builder: Builder, level: LevelFilter) -> Result<(), LoggingError> {
+    let directives = std::env::var_os("RUST_LOG").is_some_and(|value| !value.is_empty());
     if directives {
         builder.parse_default_env().try_init()?;
     } else {
@@ -107,6 +174,23 @@ fn monotonic_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn syslog_lines_are_one_datagram_each_and_a_full_queue_does_not_block() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let log = UnixDatagram::bind(&path).unwrap();
+        let mut datagrams = Datagrams(connect(&path).unwrap());
+        for line in ["<30>one", "<28>two"] {
+            datagrams.write_all(line.as_bytes()).unwrap();
+            let mut buffer = [0; 64];
+            let size = log.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..size], line.as_bytes());
+        }
+        for _ in 0..10_000 {
+            datagrams.write_all(&[b'x'; 100]).unwrap();
+        }
+    }
 
     #[test]
     fn limiter_allows_the_first_line_even_right_after_boot() {

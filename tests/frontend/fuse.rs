@@ -15,6 +15,7 @@ mod client;
 mod decode;
 mod error;
 mod framing;
+mod many;
 mod queue;
 mod request;
 mod slot;

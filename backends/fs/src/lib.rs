@@ -1,7 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The vhost-user file system device of Ringside.
+//! A vhost-user file system device back-end: virtio-fs (virtio 1.3 §5.11) on shared directories of
+//! the host.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`options`], [`config`] | the command line; how the device is to behave |
+//! | [`process`], [`seccomp`], [`pid_file`] | what the process is locked into, and how it is known |
+//! | [`device`] | features, configuration space, sessions: the control side |
+//! | [`worker`] | requests from chains, replies into them, bytes between files and guest memory: the data side |
+//! | [`server`] | from a request to the operation, and to its reply |
+//! | [`passthrough`] | the operations, on the host's file systems |
+//! | [`tables`] | nodes and handles by number, and which nodes have a descriptor |
+//! | [`wire`] | requests and replies as bytes |
+//! | [`credentials`] | whom a thread acts as |
+//! | [`manage`] | methods of the control socket |
+//! | [`locks`] | locks of the guest that others are to see |
+//! | [`attr`], [`idmap`], [`xattrmap`], [`ioctl`] | attributes, numbers of users, names of extended attributes, flags of inodes: what is translated |
+//! | [`sys`] | the system calls that have no safe wrapper |
+//!
+//! Why it is so is in `docs/architecture.md`.
 
+pub mod attr;
 pub mod config;
+pub mod credentials;
+pub mod device;
+pub mod error;
 pub mod idmap;
+pub mod ioctl;
+pub mod locks;
+pub mod manage;
+pub mod options;
+pub mod passthrough;
+pub mod pid_file;
+pub mod process;
+pub mod seccomp;
+pub mod server;
+pub mod sys;
+pub mod tables;
+#[cfg(test)]
+mod testing;
 pub mod wire;
+pub mod worker;
 pub mod xattrmap;

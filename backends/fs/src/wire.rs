@@ -4,8 +4,16 @@
 //! Pure: bytes in, value or typed error out. Nothing here knows of virtqueues, of `/dev/fuse` or of
 //! files. Numbers and layouts are those of Linux' `include/uapi/linux/fuse.h`.
 
+mod bytes;
+pub mod client;
+pub mod dirents;
+mod extension;
 pub mod flags;
 pub mod header;
+pub mod limits;
 pub mod name;
 pub mod operation;
+pub mod parse;
 pub mod reply;
+#[cfg(test)]
+mod tests;

@@ -31,6 +31,7 @@ use crate::sys::uring::{Completion, MAX_IN_FLIGHT, Uring};
 use batching::Batching;
 pub(crate) use epoll::EpollLoop;
 use pool::Pool;
+pub use pool::Promise;
 
 /// How I/O is done.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -104,6 +105,8 @@ pub enum Readiness {
 const WATCH_TOKEN: u64 = 1 << 63;
 /// Marks the tokens of writes that the kernel's own threads are likely to do.
 const HANDED_WRITE_TOKEN: u64 = 1 << 62;
+/// Marks the tokens of promises, which are no I/O and have no bound.
+const PROMISE_TOKEN: u64 = 1 << 61;
 /// The completion of a cancellation; nothing to do.
 const CANCEL_TOKEN: u64 = u64::MAX;
 
@@ -274,6 +277,12 @@ impl IoQueue {
     pub(crate) fn run(&mut self, job: Job, token: u64) -> io::Result<()> {
         let started = self.pool.run(job, token);
         self.count(started)
+    }
+
+    /// A promise that `token` will be done by someone, sometime; until then it takes nothing that
+    /// other I/O needs.
+    pub(crate) fn promise(&self, token: u64) -> Promise {
+        self.pool.promise(token | PROMISE_TOKEN)
     }
 
     #[inline]
@@ -481,7 +490,10 @@ impl IoQueue {
     fn collect_pool(&mut self, events: &mut Vec<Event>) {
         let in_flight = &mut self.in_flight;
         self.pool.collect(|token, result| {
-            *in_flight = in_flight.saturating_sub(1);
+            if token & PROMISE_TOKEN == 0 {
+                *in_flight = in_flight.saturating_sub(1);
+            }
+            let token = token & !PROMISE_TOKEN;
             events.push(Event::Done { token, result });
         });
     }

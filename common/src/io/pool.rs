@@ -90,6 +90,14 @@ impl Pool {
         Ok(())
     }
 
+    /// A promise that `token` will be done, without a thread that works on it.
+    pub(super) fn promise(&self, token: u64) -> Promise {
+        Promise {
+            shared: Arc::clone(&self.shared),
+            token,
+        }
+    }
+
     pub(super) fn has_done(&self) -> bool {
         self.shared.has_done.load(Ordering::Acquire)
     }
@@ -114,6 +122,20 @@ impl Pool {
     }
 }
 
+/// The duty to say, from any thread, how something ended.
+#[derive(Debug)]
+pub struct Promise {
+    shared: Arc<Shared>,
+    token: u64,
+}
+
+impl Promise {
+    /// Says it: bytes, or a negative errno. Nothing happens if the data thread has ended.
+    pub fn keep(self, result: i32) {
+        self.shared.finish(self.token, result);
+    }
+}
+
 impl Drop for Pool {
     fn drop(&mut self) {
         lock(&self.shared.jobs).closing = true;
@@ -128,14 +150,17 @@ impl Drop for Pool {
 impl Shared {
     fn work(&self) {
         while let Some((job, token)) = self.next() {
-            let result = job();
-            let mut done = lock(&self.done);
-            done.push((token, result));
-            self.has_done.store(true, Ordering::Release);
-            drop(done);
-            // Full means that a wake-up is due already.
-            let _ = rustix::io::write(self.signal.as_fd(), &1_u64.to_ne_bytes());
+            self.finish(token, job());
         }
+    }
+
+    fn finish(&self, token: u64, result: i32) {
+        let mut done = lock(&self.done);
+        done.push((token, result));
+        self.has_done.store(true, Ordering::Release);
+        drop(done);
+        // Full means that a wake-up is due already.
+        let _ = rustix::io::write(self.signal.as_fd(), &1_u64.to_ne_bytes());
     }
 
     fn next(&self) -> Option<(Job, u64)> {

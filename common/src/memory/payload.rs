@@ -26,6 +26,11 @@ impl Payload {
         }
     }
 
+    /// What it consists of.
+    pub(super) fn iovecs(&self) -> &[iovec] {
+        &self.iovecs
+    }
+
     /// Copies from `offset` of the payload; returns how many bytes there were.
     pub fn read_at(&self, offset: usize, to: &mut [u8]) -> usize {
         copy_out(&self.iovecs, offset, to)

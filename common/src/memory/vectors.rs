@@ -8,9 +8,10 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use libc::iovec;
+use libc::{c_int, iovec};
+use rustix::io::ReadWriteFlags;
 
-use super::Buffers;
+use super::{Buffers, Payload};
 use crate::sys;
 
 /// The kernel takes no more segments at once (`IOV_MAX`).
@@ -119,6 +120,33 @@ impl<'a> Gather<'a> {
         sys::writev(fd, self.0.iovecs)
     }
 
+    /// Adds up to `limit_bytes` of the device-readable bytes, behind the first `skip_bytes`.
+    #[inline]
+    pub fn push_part(&mut self, buffers: &'a Buffers, skip_bytes: usize, limit_bytes: usize) {
+        self.0
+            .push_stream(buffers.readable(), skip_bytes, limit_bytes);
+    }
+
+    /// The same of a payload on its way to another thread.
+    pub fn push_payload(&mut self, payload: &'a Payload, skip_bytes: usize, limit_bytes: usize) {
+        self.0
+            .push_stream(payload.iovecs(), skip_bytes, limit_bytes);
+    }
+
+    /// `pwritev2(2)` at `offset_bytes` of a file.
+    ///
+    /// # Errors
+    /// Of the call; EINVAL for an offset that files do not have.
+    #[inline]
+    pub fn write_at(
+        &self,
+        fd: BorrowedFd<'_>,
+        offset_bytes: u64,
+        flags: ReadWriteFlags,
+    ) -> io::Result<usize> {
+        sys::pwritev2(fd, self.0.iovecs, offset(offset_bytes)?, call_flags(flags))
+    }
+
     /// `sendmsg(2)` that neither waits nor raises SIGPIPE.
     ///
     /// # Errors
@@ -146,6 +174,27 @@ impl<'a> Scatter<'a> {
     pub fn push_writable(&mut self, buffers: &'a Buffers, skip_bytes: usize, limit_bytes: usize) {
         self.0
             .push_stream(buffers.writable(), skip_bytes, limit_bytes);
+    }
+
+    /// The same of a payload on its way to another thread.
+    pub fn push_payload(&mut self, payload: &'a Payload, skip_bytes: usize, limit_bytes: usize) {
+        self.0
+            .push_stream(payload.iovecs(), skip_bytes, limit_bytes);
+    }
+
+    /// `preadv2(2)` at `offset_bytes` of a file.
+    ///
+    /// # Errors
+    /// Of the call; EAGAIN as [`io::ErrorKind::WouldBlock`]; EINVAL for an offset that files do not
+    /// have.
+    #[inline]
+    pub fn read_at(
+        &self,
+        fd: BorrowedFd<'_>,
+        offset_bytes: u64,
+        flags: ReadWriteFlags,
+    ) -> io::Result<usize> {
+        sys::preadv2(fd, self.0.iovecs, offset(offset_bytes)?, call_flags(flags))
     }
 
     /// How many bytes there is room for.
@@ -178,4 +227,13 @@ impl<'a> Scatter<'a> {
     pub fn fill(&mut self, bytes: &[u8]) -> usize {
         super::copy::copy_in(self.0.iovecs, 0, bytes)
     }
+}
+
+fn offset(offset_bytes: u64) -> io::Result<i64> {
+    i64::try_from(offset_bytes).map_err(|_e| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+fn call_flags(flags: ReadWriteFlags) -> c_int {
+    // They are few and low.
+    c_int::try_from(flags.bits()).unwrap_or(0)
 }

@@ -2,13 +2,14 @@
 //! What the control thread knows of a vring.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use vhost_user_backend::{VringMutex, VringT as _};
 use virtio_queue::QueueT as _;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
+use crate::descriptors::name_of;
 use crate::error::{FrontEndError, HostError};
 use crate::ring::{GuestRing, RingAddresses};
 
@@ -120,9 +121,7 @@ pub(super) fn eventfd(
     file: Option<File>,
 ) -> Result<Option<OwnedFd>, FrontEndError> {
     let Some(file) = file else { return Ok(None) };
-    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let is_eventfd =
-        std::fs::read_link(link).is_ok_and(|target| target.as_os_str() == "anon_inode:[eventfd]");
+    let is_eventfd = name_of(&file).is_ok_and(|name| name.as_c_str() == c"anon_inode:[eventfd]");
     let refused = FrontEndError::NotAnEventFd { index, what };
     let Ok(flags) = fcntl_getfl(&file) else {
         return Err(refused);

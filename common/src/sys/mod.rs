@@ -90,6 +90,32 @@ pub(crate) fn readv(fd: BorrowedFd<'_>, to: &[iovec]) -> io::Result<usize> {
     counted(unsafe { libc::readv(fd.as_raw_fd(), to.as_ptr(), count) })
 }
 
+/// `preadv2(2)`.
+#[inline]
+pub(crate) fn preadv2(
+    fd: BorrowedFd<'_>,
+    to: &[iovec],
+    offset: i64,
+    flags: c_int,
+) -> io::Result<usize> {
+    let count = c_int::try_from(to.len()).unwrap_or(c_int::MAX);
+    // SAFETY: see `memory::Scatter`, which borrows what it names.
+    counted(unsafe { libc::preadv2(fd.as_raw_fd(), to.as_ptr(), count, offset, flags) })
+}
+
+/// `pwritev2(2)`.
+#[inline]
+pub(crate) fn pwritev2(
+    fd: BorrowedFd<'_>,
+    from: &[iovec],
+    offset: i64,
+    flags: c_int,
+) -> io::Result<usize> {
+    let count = c_int::try_from(from.len()).unwrap_or(c_int::MAX);
+    // SAFETY: see `memory::Gather`, which borrows what it names.
+    counted(unsafe { libc::pwritev2(fd.as_raw_fd(), from.as_ptr(), count, offset, flags) })
+}
+
 fn message(iovecs: &[iovec]) -> libc::msghdr {
     // SAFETY: all zeroes is a message of nothing, to nobody.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };

@@ -2,7 +2,8 @@
 //! Signals, turned into an eventfd the control thread waits on.
 //!
 //! SIGTERM and SIGINT ask for a clean exit; a second one, when the first takes too long, ends the
-//! process at once. SIGHUP asks devices to look at their backing again. SIGBUS in guest memory is
+//! process at once. One that the parent process of the sandbox passes on is counted by itself: a
+//! service manager may have sent the same to both. SIGHUP asks devices to look at their backing again. SIGBUS in guest memory is
 //! repaired (see [`sigbus`](crate::memory::sigbus)) and reported the same way.
 
 use std::io;
@@ -15,6 +16,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use vmm_sys_util::signal::register_signal_handler;
 
 static TERMINATIONS: AtomicU32 = AtomicU32::new(0);
+static FORWARDED_TERMINATIONS: AtomicU32 = AtomicU32::new(0);
 static RELOADS: AtomicU32 = AtomicU32::new(0);
 static TEARS: AtomicU32 = AtomicU32::new(0);
 /// The number of the eventfd, for the handlers; -1 before they are installed.
@@ -51,7 +53,9 @@ impl Signals {
 
     /// Whether the process is to end.
     pub(crate) fn terminating(self) -> bool {
-        TERMINATIONS.load(Ordering::Acquire) > 0
+        [&TERMINATIONS, &FORWARDED_TERMINATIONS]
+            .iter()
+            .any(|count| count.load(Ordering::Acquire) > 0)
     }
 
     /// Asks the process to end, as SIGTERM does.
@@ -85,8 +89,14 @@ fn wake() {
     let _ = unsafe { libc::write(fd, (&raw const one).cast(), size_of::<u64>()) };
 }
 
-extern "C" fn on_terminate(_number: c_int, _info: *mut siginfo_t, _context: *mut c_void) {
-    if TERMINATIONS.fetch_add(1, Ordering::AcqRel) > 0 {
+extern "C" fn on_terminate(_number: c_int, info: *mut siginfo_t, _context: *mut c_void) {
+    // SAFETY: the kernel passes a valid siginfo to an SA_SIGINFO handler.
+    let info = unsafe { &*info };
+    let count = match info.si_code {
+        libc::SI_QUEUE => &FORWARDED_TERMINATIONS,
+        _ => &TERMINATIONS,
+    };
+    if count.fetch_add(1, Ordering::AcqRel) > 0 {
         // SAFETY: `_exit` is async-signal-safe and does not return.
         unsafe { libc::_exit(1) };
     }

@@ -409,6 +409,8 @@ impl<'m, W: DeviceWorker> DataThread<'m, W> {
         match slot.and_then(|slot| Some((slot, self.vrings.get_mut(slot)?))) {
             Some((slot, place)) => {
                 place.vring.stopping = true;
+                let (worker, mut turn) = self.parts();
+                worker.stopping(&mut turn, slot);
                 // Answered by `settle`, at once if there is nothing in flight.
                 let of = Who::Slot(slot);
                 self.waiting.push(Waiting { of, reply_to });

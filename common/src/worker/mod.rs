@@ -39,7 +39,7 @@ pub use vring::Vring;
 /// How data threads are made.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct WorkerOptions {
-    /// The most there are.
+    /// The most there are, but for those of vrings that are served alone.
     pub max_threads: usize,
     /// Processors they are bound to in turn; empty for any.
     pub cpus: Vec<usize>,
@@ -63,6 +63,8 @@ struct Thread<D: Device> {
     post: Arc<Post<D>>,
     handle: JoinHandle<()>,
     vrings: usize,
+    /// It serves one vring, and no others.
+    alone: bool,
     /// The groups of those that belong together.
     groups: BTreeMap<u32, usize>,
 }
@@ -93,13 +95,16 @@ impl<D: Device> Pool<D> {
         &self,
         device: &Arc<D>,
         group: Option<u32>,
+        alone: bool,
     ) -> Result<(usize, Arc<Post<D>>), HostError> {
         let mut threads = self.lock();
+        // Those that it may share.
         let running = || {
             threads
                 .iter()
                 .enumerate()
                 .filter_map(|(at, thread)| Some((at, thread.as_ref()?)))
+                .filter(|(_, thread)| thread.vrings == 0 || !(thread.alone || alone))
         };
         let of_group =
             group.and_then(|group| running().find(|(_, t)| t.groups.contains_key(&group)));
@@ -107,7 +112,7 @@ impl<D: Device> Pool<D> {
         let full = running().count() >= self.options.max_threads.max(1);
         let found = match (of_group, least) {
             (Some((at, _)), _) => Some(at),
-            (None, Some((at, thread))) if thread.vrings == 0 || full => Some(at),
+            (None, Some((at, thread))) if thread.vrings == 0 || (full && !alone) => Some(at),
             _ => None,
         };
         let at = match found {
@@ -129,6 +134,7 @@ impl<D: Device> Pool<D> {
         };
         let thread = threads.get_mut(at).and_then(Option::as_mut).ok_or(gone)?;
         thread.vrings += 1;
+        thread.alone = alone;
         if let Some(group) = group {
             *thread.groups.entry(group).or_default() += 1;
         }
@@ -231,7 +237,8 @@ impl<D: Device> Workers<D> {
         let index = start.id.index;
         let group = self.device.group(index);
         start.paused = self.paused;
-        let (thread, post) = self.pool.place(&self.device, group)?;
+        let alone = self.device.serves_alone(index);
+        let (thread, post) = self.pool.place(&self.device, group, alone)?;
         let reply = post.ask(Command::Start(Box::new(start)));
         if matches!(reply, Ok(Reply::Done)) {
             let owner = Owner {
@@ -364,6 +371,7 @@ fn spawn<D: Device>(
         post,
         handle,
         vrings: 0,
+        alone: false,
         groups: BTreeMap::new(),
     })
 }

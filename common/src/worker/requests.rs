@@ -10,7 +10,7 @@ use super::vring::Vring;
 use super::{DeviceWorker, Turn};
 use crate::chain::ChainFault;
 use crate::error::RingError;
-use crate::io::{FileId, IoQueue, Job};
+use crate::io::{FileId, IoQueue, Job, Promise};
 use crate::memory::Buffers;
 
 /// Chains taken from one vring before the next one has its turn: enough for a batch to pay, few
@@ -44,6 +44,10 @@ pub trait RequestWorker {
         tag: u16,
         result: i32,
     );
+
+    /// The vring is about to stop once its requests are answered: those that might wait for ever
+    /// are to be answered now.
+    fn stopping(&mut self, _queue: &mut Self::Queue) {}
 }
 
 /// Serves the requests of a [`RequestWorker`].
@@ -155,6 +159,12 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
         io.has_room(1) && vring.is_live()
     }
 
+    fn stopping(&mut self, turn: &mut Turn<'_, Self::Queue>, slot: usize) {
+        if let Some(place) = turn.vrings.get_mut(slot) {
+            self.0.stopping(&mut place.queue.state);
+        }
+    }
+
     fn in_flight(&self, queue: &Self::Queue) -> u32 {
         queue.heads.in_flight
     }
@@ -254,6 +264,17 @@ impl RequestCx<'_> {
     /// As [`read`](Self::read).
     pub fn run(&mut self, head: u16, tag: u16, job: Job) -> std::io::Result<()> {
         self.start(head, tag, |io, _buffers, token| io.run(job, token))
+    }
+
+    /// `io_done` will be called for `head` when the promise is kept, on whatever thread. A promise
+    /// that is dropped instead keeps the request for ever.
+    pub fn promise(&mut self, head: u16, tag: u16) -> Option<Promise> {
+        let mut promise = None;
+        let started = self.start(head, tag, |io, _buffers, token| {
+            promise = Some(io.promise(token));
+            Ok(())
+        });
+        started.ok().and(promise)
     }
 
     /// Gives `head` back to the driver: `used_bytes` were written to its buffers.

@@ -31,6 +31,9 @@ pub trait DeviceWorker {
     /// is not in flight is to be made available again.
     fn release(&mut self, _turn: &mut Turn<'_, Self::Queue>, _slot: usize) {}
 
+    /// The vring is to stop once nothing is in flight: what might be for ever is to be ended.
+    fn stopping(&mut self, _turn: &mut Turn<'_, Self::Queue>, _slot: usize) {}
+
     /// The vring was enabled or disabled.
     fn enabled(&mut self, _turn: &mut Turn<'_, Self::Queue>, _slot: usize) {}
 

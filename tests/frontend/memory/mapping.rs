@@ -10,7 +10,8 @@
     reason = "shared memory has to be mapped and accessed through raw pointers"
 )]
 
-use std::os::fd::BorrowedFd;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
@@ -169,6 +170,39 @@ impl GuestSlice {
         let into = unsafe { self.start.add(offset) };
         // SAFETY: `check` covers the whole range.
         unsafe { ptr::write_bytes(into.as_ptr(), value, bytes) };
+    }
+
+    /// `read(2)`s up to `bytes` bytes into the window at `offset`.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn read_from(
+        &self,
+        offset: usize,
+        bytes: usize,
+        file: BorrowedFd<'_>,
+    ) -> io::Result<usize> {
+        self.check(offset, bytes);
+        // SAFETY: `check` found `offset` inside the window.
+        let into = unsafe { self.start.add(offset) };
+        // SAFETY: `check` covers the whole range, which the kernel fills.
+        let read = unsafe { libc::read(file.as_raw_fd(), into.as_ptr().cast(), bytes) };
+        usize::try_from(read).map_err(|_negative| io::Error::last_os_error())
+    }
+
+    /// `write(2)`s `bytes` bytes of the window from `offset`.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn write_to(&self, offset: usize, bytes: usize, file: BorrowedFd<'_>) -> io::Result<usize> {
+        self.check(offset, bytes);
+        // SAFETY: `check` found `offset` inside the window.
+        let from = unsafe { self.start.add(offset) };
+        // SAFETY: `check` covers the whole range, which the kernel only reads.
+        let written = unsafe { libc::write(file.as_raw_fd(), from.as_ptr().cast(), bytes) };
+        usize::try_from(written).map_err(|_negative| io::Error::last_os_error())
     }
 
     #[inline]

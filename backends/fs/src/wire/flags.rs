@@ -72,6 +72,19 @@ pub mod opcode {
     pub const COPY_FILE_RANGE_64: u32 = 53;
 }
 
+/// `FUSE_GETATTR_FH`: the handle of a `GETATTR` or `STATX` counts.
+pub const GETATTR_FH: u32 = 1 << 0;
+/// `FUSE_LK_FLOCK`: a lock is `flock(2)`'s.
+pub const LK_FLOCK: u32 = 1 << 0;
+/// `FUSE_FSYNC_FDATASYNC`: data only.
+pub const FSYNC_FDATASYNC: u32 = 1 << 0;
+/// `FUSE_SETXATTR_ACL_KILL_SGID`: an access list is set that takes the set-group-ID bit away.
+pub const SETXATTR_ACL_KILL_SGID: u32 = 1 << 0;
+/// `FUSE_MAX_NR_SECCTX`: types of extensions up to here are the number of security labels in it.
+pub const MAX_NR_SECCTX: u32 = 31;
+/// `FUSE_EXT_GROUPS`: the type of the extension with supplementary groups.
+pub const EXT_GROUPS: u32 = 32;
+
 bitflags! {
     /// `FUSE_*` of `INIT`, both words.
     #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

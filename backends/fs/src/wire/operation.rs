@@ -206,6 +206,14 @@ pub struct Time {
     pub nanos: u32,
 }
 
+impl Time {
+    /// A time.
+    #[must_use]
+    pub const fn new(seconds: u64, nanos: u32) -> Self {
+        Self { seconds, nanos }
+    }
+}
+
 /// `struct fuse_read_in`, of files and directories.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[expect(missing_docs, reason = "the fields are those of fuse.h")]
@@ -294,8 +302,28 @@ pub struct CopyFileRange {
 
 /// The entries of `FUSE_BATCH_FORGET`: nodes and how many lookups of each are forgotten.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Forgets<'a>(pub(super) &'a [u8]);
+pub struct Forgets<'a>(pub(super) &'a [[[u8; 8]; 2]]);
+
+impl Forgets<'_> {
+    /// The node and the number of its lookups, of each entry.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (u64, u64)> + use<'_> {
+        numbers(self.0)
+    }
+}
 
 /// The entries of `FUSE_REMOVEMAPPING`: offsets into the window and lengths, in bytes.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Mappings<'a>(pub(super) &'a [u8]);
+pub struct Mappings<'a>(pub(super) &'a [[[u8; 8]; 2]]);
+
+impl Mappings<'_> {
+    /// Offset and length of each entry, in bytes.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (u64, u64)> + use<'_> {
+        numbers(self.0)
+    }
+}
+
+fn numbers(pairs: &[[[u8; 8]; 2]]) -> impl ExactSizeIterator<Item = (u64, u64)> + use<'_> {
+    pairs
+        .iter()
+        .map(|&[first, second]| (u64::from_le_bytes(first), u64::from_le_bytes(second)))
+}

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The control side of the device: features, configuration space, the end of a session.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use ringside_common::backchannel::BackChannel;
+use ringside_common::device::Device;
+use ringside_common::io::Engine;
+use ringside_common::stats::DeviceStats;
+use ringside_common::worker::Requests;
+use vhost::vhost_user::message::VhostUserProtocolFeatures;
+use vhost_user_backend::{VhostUserBackend, VringMutex};
+use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::bindings::virtio_ring::{
+    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
+};
+use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+
+use crate::config::FsConfig;
+use crate::error::Errno;
+use crate::passthrough::{PassThrough, Root};
+use crate::server::KINDS;
+use crate::wire::header::InHeader;
+use crate::wire::operation::Operation;
+use crate::worker::FsWorker;
+
+/// Bytes of the tag in the configuration space (virtio 1.3 §5.11.4).
+pub const TAG_BYTES: usize = 36;
+/// The most request queues.
+pub const MAX_REQUEST_QUEUES: u16 = 63;
+
+/// What the device is made of, beside the files.
+#[derive(Clone, Debug)]
+pub struct FsOptions {
+    /// The name by which the guest mounts it, if it is not for the front-end to say; up to 36
+    /// bytes.
+    pub tag: Option<String>,
+    /// Request queues offered; there is one more, for urgent requests.
+    pub num_request_queues: u16,
+    /// Largest queue accepted.
+    pub queue_size: u16,
+    /// Descriptors that the process may have.
+    pub max_files: usize,
+}
+
+/// A virtio-fs device.
+#[derive(Debug)]
+pub struct FsDevice {
+    shared: Arc<Shared>,
+}
+
+/// What the control thread and the data threads share.
+#[derive(Debug)]
+pub struct Shared {
+    pub(crate) fs: PassThrough,
+    options: FsOptions,
+    proc_self_fd: OwnedFd,
+    stats: Arc<DeviceStats>,
+    back_channel: BackChannel,
+}
+
+impl Shared {
+    /// `/proc/self/fd`.
+    pub(crate) fn proc_self_fd(&self) -> BorrowedFd<'_> {
+        self.proc_self_fd.as_fd()
+    }
+
+    /// Does what has no reply.
+    pub(crate) fn serve_silent(&self, header: &InHeader, op: &Operation<'_>) {
+        match op {
+            Operation::Forget { nlookup } => self.fs.nodes.forget(header.node, *nlookup),
+            Operation::BatchForget { forgets } => self.fs.batch_forget(forgets),
+            // It may have been answered already.
+            Operation::Interrupt { unique } => {
+                self.fs.locks.interrupt(*unique);
+            }
+            _ => {}
+        }
+    }
+
+    /// virtio 1.3 §5.11.4.
+    fn config_space(&self) -> Vec<u8> {
+        let mut space = vec![0; TAG_BYTES];
+        let tag = self.options.tag.as_deref().unwrap_or_default();
+        for (to, from) in space.iter_mut().zip(tag.bytes()) {
+            *to = from;
+        }
+        space.extend(u32::from(self.options.num_request_queues).to_le_bytes());
+        space
+    }
+}
+
+impl FsDevice {
+    /// A device that shares `roots`; `proc_self_fd` is the directory `/proc/self/fd`.
+    ///
+    /// # Errors
+    /// What the host said.
+    pub fn new(
+        config: FsConfig,
+        options: FsOptions,
+        roots: Vec<Root>,
+        proc_self_fd: OwnedFd,
+    ) -> io::Result<Self> {
+        let own = proc_self_fd.try_clone()?;
+        let fs = PassThrough::new(config, roots, own, options.max_files).map_err(|e| match e {
+            Errno::OPNOTSUPP => io::Error::other(
+                "--inode-file-handles=mandatory: the file system has no file handles, or we may \
+                 not open them",
+            ),
+            other => other.into(),
+        })?;
+        let shared = Shared {
+            fs,
+            options,
+            proc_self_fd,
+            stats: Arc::new(DeviceStats::new("fs", KINDS)),
+            back_channel: BackChannel::default(),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// The shared directories.
+    #[must_use]
+    pub fn file_system(&self) -> &PassThrough {
+        &self.shared.fs
+    }
+}
+
+impl VhostUserBackend for FsDevice {
+    type Bitmap = ();
+    type Vring = VringMutex;
+
+    fn num_queues(&self) -> usize {
+        usize::from(self.shared.options.num_request_queues) + 1
+    }
+
+    fn max_queue_size(&self) -> usize {
+        usize::from(self.shared.options.queue_size)
+    }
+
+    fn features(&self) -> u64 {
+        1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX
+    }
+
+    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        let mut features = VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::BACKEND_REQ
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::RESET_DEVICE;
+        // Without a tag the front-end knows it better.
+        if self.shared.options.tag.is_some() {
+            features |= VhostUserProtocolFeatures::CONFIG;
+        }
+        features
+    }
+
+    fn reset_device(&self) {
+        self.shared.fs.reset();
+    }
+
+    /// The ring knows; there is nothing for the device to do.
+    fn set_event_idx(&self, _enabled: bool) {}
+
+    fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        let space = self.shared.config_space();
+        let range = usize::try_from(offset).ok().and_then(|start| {
+            let end = start.checked_add(usize::try_from(size).ok()?)?;
+            space.get(start..end)
+        });
+        range.unwrap_or_default().to_vec()
+    }
+
+    /// Data threads have their own snapshot of memory.
+    fn update_memory(&self, _memory: GuestMemoryAtomic<GuestMemoryMmap<()>>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn handle_event(
+        &self,
+        _device_event: u16,
+        _events: vmm_sys_util::epoll::EventSet,
+        _vrings: &[VringMutex],
+        _thread: usize,
+    ) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Device for FsDevice {
+    type Worker = Requests<FsWorker>;
+
+    fn worker(&self) -> Requests<FsWorker> {
+        Requests(FsWorker::new(Arc::clone(&self.shared)))
+    }
+
+    fn seed(&self, _index: u16) {}
+
+    /// virtio 1.3 §5.11.6.1: what goes on in request queues must not hold up the one for urgent
+    /// requests.
+    fn serves_alone(&self, index: u16) -> bool {
+        index == 0
+    }
+
+    fn files(&self) -> Vec<Arc<OwnedFd>> {
+        Vec::new()
+    }
+
+    fn engine(&self) -> Engine {
+        Engine::Uring
+    }
+
+    fn stats(&self) -> &Arc<DeviceStats> {
+        &self.shared.stats
+    }
+
+    fn back_channel(&self) -> &BackChannel {
+        &self.shared.back_channel
+    }
+
+    /// The next guest knows nothing, and has nothing open.
+    fn session_ended(&self) {
+        self.shared.fs.reset();
+    }
+}

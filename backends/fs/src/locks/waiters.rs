@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Requests that wait for a lock.
+//!
+//! One thread tries them again: at once when a lock is given up on this device, else after 1 to
+//! 50 ms, the longer the more often it was in vain, for whoever holds the lock need not be on this
+//! device. It sleeps while nobody waits, and is started by the first who does.
+//!
+//! A request is tried under its own mutex, and whoever wants it ended takes that too. So it ends
+//! once, and a request that ended with `EINTR` has not got its lock after all.
+
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::error::{Errno, Result};
+
+/// What is called with the result.
+pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
+/// Tries to get the lock; `EAGAIN` if it is not free.
+pub(super) type Retry = Box<dyn FnMut() -> Result<()> + Send>;
+
+const FIRST_DELAY: Duration = Duration::from_millis(1);
+const MAX_DELAY: Duration = Duration::from_millis(50);
+
+/// Which request waits.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Ticket {
+    /// On which queue it came.
+    pub queue: usize,
+    /// Its number (`unique`).
+    pub unique: u64,
+}
+
+/// Requests that wait, and the thread that tries them.
+#[derive(Debug, Default)]
+pub(super) struct Waiters {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: Vec<Arc<Waiter>>,
+    /// They are to be tried at once.
+    nudged: bool,
+    ends: bool,
+}
+
+struct Waiter {
+    ticket: Ticket,
+    /// None once it is done.
+    pending: Mutex<Option<(Retry, Done)>>,
+}
+
+impl fmt::Debug for Waiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.ticket.fmt(f)
+    }
+}
+
+/// Nothing that can panic runs under these mutexes, except `Retry`, and that ends the process.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Waiter {
+    /// Tries once. True if it is done.
+    fn attempt(&self) -> bool {
+        let mut pending = locked(&self.pending);
+        let Some((retry, _)) = &mut *pending else {
+            return true;
+        };
+        let result = retry();
+        if result == Err(Errno::AGAIN) {
+            return false;
+        }
+        let taken = pending.take();
+        drop(pending);
+        if let Some((retry, done)) = taken {
+            drop(retry);
+            done(result);
+        }
+        true
+    }
+
+    /// Ends it with an error. False if it was done.
+    fn cancel(&self, error: Errno) -> bool {
+        let taken = locked(&self.pending).take();
+        let Some((retry, done)) = taken else {
+            return false;
+        };
+        drop(retry);
+        done(Err(error));
+        true
+    }
+}
+
+impl Waiters {
+    /// Waits for something that was tried in vain.
+    pub(super) fn add(&self, ticket: Ticket, retry: Retry, done: Done) {
+        if let Err(error) = self.start() {
+            log::warn!("no thread to wait for locks: {error}");
+            return done(Err(Errno::NOLCK));
+        }
+        let waiter = Waiter {
+            ticket,
+            pending: Mutex::new(Some((retry, done))),
+        };
+        locked(&self.shared.state).waiting.push(Arc::new(waiter));
+        // It may have been freed since.
+        self.nudge();
+    }
+
+    fn start(&self) -> std::io::Result<()> {
+        let mut thread = locked(&self.thread);
+        if thread.is_none() {
+            let shared = Arc::clone(&self.shared);
+            let name = "fs-locks".to_owned();
+            *thread = Some(
+                thread::Builder::new()
+                    .name(name)
+                    .spawn(move || shared.run())?,
+            );
+        }
+        Ok(())
+    }
+
+    /// A lock was given up.
+    pub(super) fn nudge(&self) {
+        let mut state = locked(&self.shared.state);
+        if !state.waiting.is_empty() {
+            state.nudged = true;
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// Ends the waiting of those chosen with an error, and says how many there were.
+    pub(super) fn cancel(&self, chosen: impl Fn(Ticket) -> bool, error: Errno) -> usize {
+        let taken: Vec<Arc<Waiter>> = locked(&self.shared.state)
+            .waiting
+            .extract_if(.., |waiter| chosen(waiter.ticket))
+            .collect();
+        taken.iter().filter(|waiter| waiter.cancel(error)).count()
+    }
+}
+
+impl Shared {
+    fn run(&self) {
+        let mut delay = FIRST_DELAY;
+        while let Some((waiting, nudged)) = self.next(delay) {
+            delay = if nudged {
+                FIRST_DELAY
+            } else {
+                MAX_DELAY.min(delay * 2)
+            };
+            for waiter in &waiting {
+                if waiter.attempt() {
+                    let mut state = locked(&self.state);
+                    state.waiting.retain(|other| !Arc::ptr_eq(other, waiter));
+                }
+            }
+        }
+    }
+
+    /// Who is to be tried now, those who came first before the others, and whether because of a
+    /// nudge; none at the end.
+    fn next(&self, delay: Duration) -> Option<(Vec<Arc<Waiter>>, bool)> {
+        let idle = |state: &mut State| state.waiting.is_empty() && !state.ends;
+        let state = locked(&self.state);
+        let state = self.wake.wait_while(state, idle);
+        let state = state.unwrap_or_else(PoisonError::into_inner);
+        let quiet = |state: &mut State| !state.nudged && !state.ends;
+        let waited = self.wake.wait_timeout_while(state, delay, quiet);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if state.ends {
+            return None;
+        }
+        let nudged = std::mem::take(&mut state.nudged);
+        Some((state.waiting.clone(), nudged))
+    }
+}
+
+impl Drop for Waiters {
+    fn drop(&mut self) {
+        locked(&self.shared.state).ends = true;
+        self.shared.wake.notify_one();
+        let handle = locked(&self.thread).take();
+        // What is called when a request is done may drop the last reference to the device.
+        if let Some(handle) = handle.filter(|handle| handle.thread().id() != thread::current().id())
+            && handle.join().is_err()
+        {
+            log::error!("the thread that waits for locks has panicked");
+        }
+        self.cancel(|_| true, Errno::NOLCK);
+    }
+}

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `ringside-fs`: a vhost-user file system device back-end.
+//!
+//! Exit codes: 0 after SIGTERM or when an inherited connection has ended, 1 when it could not
+//! start or go on, 2 for a bad command line. With a sandbox the process that was started waits for
+//! the one that serves, and ends as that one does.
+
+use std::error::Error;
+use std::io::{self, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{CommandFactory as _, Parser as _};
+use ringside_common::cli::{Endpoint, exit_code};
+use ringside_common::daemon::{Control, Source, serve};
+use ringside_common::device::Device as _;
+use ringside_common::logging::{init_logging, init_syslog};
+use ringside_common::management::{Devices, Management, ManagementSockets, Services};
+use ringside_common::sandbox::{Inside, Mode, Side};
+use ringside_common::worker::WorkerOptions;
+use ringside_fs::config::{FsConfig, Share};
+use ringside_fs::device::{FsDevice, FsOptions};
+use ringside_fs::manage::FsManagement;
+use ringside_fs::options::{Action, CAPABILITIES, Config, Options};
+use ringside_fs::passthrough::Root;
+use ringside_fs::pid_file::PidFile;
+use ringside_fs::process;
+
+const PROGRAM: &str = "ringside-fs";
+
+/// Between two attempts to connect to a front-end that is not there.
+const CONNECT_RETRY: Duration = Duration::from_millis(200);
+
+fn main() -> ExitCode {
+    match run(Options::parse()) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => exit_code(PROGRAM, Err(error)),
+    }
+}
+
+fn run(options: Options) -> Result<u8, Box<dyn Error>> {
+    if let Some(Action::Ctl(ctl)) = options.command {
+        writeln!(io::stdout(), "{}", ctl.run()?)?;
+        return Ok(0);
+    }
+    if options.common.print(CAPABILITIES, Options::command())? {
+        return Ok(0);
+    }
+    process::close_foreign(&options)?;
+    if options.compatibility.syslog {
+        init_syslog(PROGRAM, options.log_level())?;
+    } else {
+        init_logging(options.log_level())?;
+    }
+    start(options.into_config()?)
+}
+
+/// Binds what is to be bound outside, and goes inside; returns with the exit status.
+fn start(config: Config) -> Result<u8, Box<dyn Error>> {
+    let Config {
+        mut common,
+        fs,
+        shares,
+        tag,
+        num_request_queues,
+        process,
+        ..
+    } = config;
+    let endpoint = reach(common.endpoint, process.sandbox)?;
+    let control = Arc::new(Control::new()?);
+    let _pid_file = match &endpoint {
+        Endpoint::Listen { path, .. } => Some(PidFile::beside(path)?),
+        _ => None,
+    };
+    let sockets =
+        ManagementSockets::bind(common.control_socket.as_deref(), common.metrics.as_ref())?;
+    let source = Source::of(endpoint)?;
+    let max_files = process::limit(&process)?;
+    let inside = match process::enter(&process, &shares)? {
+        // What was bound is removed here.
+        Side::Outside { status } => return Ok(status),
+        Side::Inside(inside) => inside,
+    };
+    process::seal(&process)?;
+    let options = FsOptions {
+        tag,
+        num_request_queues,
+        queue_size: common.queue_size,
+        max_files,
+    };
+    let device = open_device(fs, options, shares, inside)?;
+    let workers = WorkerOptions {
+        max_threads: common.threads.get(),
+        cpus: std::mem::take(&mut common.cpus),
+        max_poll_ns: u64::try_from(common.poll.as_nanos())?,
+    };
+    let management = manage(sockets, &device, &control)?;
+    serve(&device, source, &workers, &control)?;
+    drop(management);
+    Ok(0)
+}
+
+/// A front-end that listens is met before the sandbox is entered, where its socket can be reached.
+fn reach(endpoint: Endpoint, sandbox: Mode) -> Result<Endpoint, Box<dyn Error>> {
+    match endpoint {
+        Endpoint::Connect(path) if sandbox != Mode::None => {
+            log::info!(
+                "{}: one connection; with --sandbox none it would be made again when it ends",
+                path.display()
+            );
+            Ok(Endpoint::ConnectedFd(connect(&path)?))
+        }
+        endpoint => Ok(endpoint),
+    }
+}
+
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(path) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                ) =>
+            {
+                std::thread::sleep(CONNECT_RETRY);
+            }
+            connected => return connected,
+        }
+    }
+}
+
+fn open_device(
+    config: FsConfig,
+    options: FsOptions,
+    shares: Vec<Share>,
+    inside: Inside,
+) -> io::Result<Arc<FsDevice>> {
+    let roots = shares
+        .into_iter()
+        .zip(inside.share_roots)
+        .map(|(share, fd)| Root {
+            name: share.name,
+            fd,
+        })
+        .collect();
+    FsDevice::new(config, options, roots, inside.proc_self_fd).map(Arc::new)
+}
+
+fn manage(
+    sockets: ManagementSockets,
+    device: &Arc<FsDevice>,
+    control: &Arc<Control>,
+) -> Result<Option<Management>, Box<dyn Error>> {
+    if sockets.is_empty() {
+        return Ok(None);
+    }
+    let methods = FsManagement::new(Arc::clone(device), Arc::clone(control));
+    let services = Services {
+        program: PROGRAM,
+        version: env!("CARGO_PKG_VERSION"),
+        devices: Devices::Single(Arc::clone(device.stats()).into()),
+        manage: vec![Arc::new(methods)],
+    };
+    Ok(Some(sockets.spawn(services, || {})?))
+}

@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The command line of `ringside-fs`.
+//!
+//! Every option of virtiofsd 1.14 that is not deprecated is here with its meaning, so that
+//! management software may start one for the other; what is ours comes beside it. [`Options`] is
+//! what the user wrote, [`Options::into_config`] checks it as a whole and turns it into a
+//! [`Config`].
+
+mod config;
+mod values;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ringside_common::cli::{CommonArgs, CtlArgs, QueueCount};
+use ringside_common::sandbox::seccomp::Action as SeccompAction;
+use ringside_common::sandbox::{CapabilityChanges, IdRange, Mode};
+
+pub use self::config::{Config, OptionsError, ProcessConfig};
+pub use self::values::ValueError;
+use crate::config::{CachePolicy, InodeHandles, Negotiation, Share};
+use crate::idmap::IdTranslation;
+use crate::xattrmap::XattrMap;
+
+/// vhost-user.rst "Backend program conventions", and the features that libvirt looks for.
+pub const CAPABILITIES: &str = r#"{
+  "type": "fs",
+  "features": [
+    "posix-acl-negotiation-mode",
+    "security-label-negotiation-mode",
+    "separate-options"
+  ]
+}
+"#;
+
+/// Most request queues: with the one for high priority that is a vring each of 64.
+const MAX_REQUEST_QUEUES: u16 = 63;
+
+/// Serves directories of this host as a virtio-fs device to any VMM that speaks vhost-user
+///
+/// Takes the options of virtiofsd 1.14.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "ringside-fs", version, max_term_width = 100)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(args_override_self = true)]
+pub struct Options {
+    /// What all back-ends have.
+    #[command(flatten)]
+    pub common: CommonArgs<RequestQueues>,
+
+    /// What is shared.
+    #[command(flatten)]
+    pub share: ShareArgs,
+
+    /// What the guest may keep.
+    #[command(flatten)]
+    pub cache: CacheArgs,
+
+    /// What the guest is offered.
+    #[command(flatten)]
+    pub features: FeatureArgs,
+
+    /// Users and groups.
+    #[command(flatten)]
+    pub ids: IdArgs,
+
+    /// What separates the back-end from the host.
+    #[command(flatten)]
+    pub sandbox: SandboxArgs,
+
+    /// Options that are there for those who have always given them.
+    #[command(flatten)]
+    pub compatibility: CompatibilityArgs,
+
+    /// Something else than serving.
+    #[command(subcommand)]
+    pub command: Option<Action>,
+}
+
+/// What to do instead of serving.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Action {
+    /// Call a method of a running back-end on its control socket
+    Ctl(CtlArgs),
+}
+
+/// How many queues a file system device has.
+#[derive(Args, Clone, Debug)]
+#[group(id = "request-queues")]
+#[command(about = None, long_about = None)]
+pub struct RequestQueues {
+    /// Most request queues offered to a guest, 1 to 63 [default: number of CPUs]
+    ///
+    /// The queue for high priority comes on top. How many are used is the VMM's choice
+    /// (num-request-queues of QEMU's vhost-user-fs-pci).
+    #[arg(long, value_name = "N", help_heading = "Queues")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_REQUEST_QUEUES)))]
+    pub num_request_queues: Option<u16>,
+}
+
+impl RequestQueues {
+    /// The request queues alone.
+    #[must_use]
+    pub fn count(&self) -> u16 {
+        self.num_request_queues.unwrap_or_else(|| {
+            let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+            u16::try_from(cpus).map_or(MAX_REQUEST_QUEUES, |cpus| cpus.min(MAX_REQUEST_QUEUES))
+        })
+    }
+}
+
+impl QueueCount for RequestQueues {
+    /// The request queues and the one for high priority (virtio 1.3 §5.11.2).
+    fn vrings(&self) -> u16 {
+        self.count() + 1
+    }
+}
+
+/// What is shared, and how.
+#[derive(Args, Clone, Debug)]
+#[group(id = "share-options")]
+#[command(about = None, long_about = None, next_help_heading = "Share")]
+pub struct ShareArgs {
+    /// Share this directory, or file, as the root of the file system
+    #[arg(long, value_name = "PATH", conflicts_with = "shares")]
+    #[arg(required_unless_present_any = ["shares", "print_capabilities", "print_man"])]
+    pub shared_dir: Option<PathBuf>,
+
+    /// Share this directory, or file, under a name in an otherwise empty root; may be repeated
+    #[arg(long = "share", value_name = "NAME=PATH", value_parser = values::share)]
+    pub shares: Vec<Share>,
+
+    /// The tag that the guest mounts by, of at most 36 bytes [default: the VMM's choice]
+    #[arg(long, value_name = "TAG", value_parser = values::tag)]
+    pub tag: Option<String>,
+
+    /// Let the guest change nothing
+    #[arg(long)]
+    pub readonly: bool,
+
+    /// Tell the guest which directories are mount points, as is the default
+    #[arg(long)]
+    pub announce_submounts: bool,
+
+    /// Do not tell the guest which directories are mount points
+    #[arg(long, overrides_with = "announce_submounts")]
+    pub no_announce_submounts: bool,
+
+    /// Whether nodes are kept as file handles instead of open descriptors
+    #[arg(long, value_name = "WHEN", value_parser = values::inode_handles, default_value = "prefer")]
+    #[arg(long_help = "\
+        Whether nodes are kept as file handles instead of open descriptors: never; prefer, where \
+        the file system has them and we may open them; or mandatory, everywhere, or the start \
+        fails.")]
+    pub inode_file_handles: InodeHandles,
+}
+
+/// What the guest may keep, and for how long.
+#[derive(Args, Clone, Debug)]
+#[group(id = "cache-options")]
+#[command(about = None, long_about = None, next_help_heading = "Cache")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches of the command line"
+)]
+pub struct CacheArgs {
+    /// What the guest may keep: auto, always, never or metadata
+    ///
+    /// auto: names and attributes for a second, data while a file is open; always: everything, for
+    /// a day; metadata: names and attributes, for a day; never: nothing.
+    #[arg(long, value_name = "POLICY", default_value = "auto", value_parser = values::cache)]
+    pub cache: CachePolicy,
+
+    /// Seconds that the guest may believe a name to lead where it did [default: from --cache]
+    #[arg(long, value_name = "S", value_parser = values::seconds)]
+    pub entry_timeout: Option<Duration>,
+
+    /// Seconds that the guest may believe attributes [default: from --cache]
+    #[arg(long, value_name = "S", value_parser = values::seconds)]
+    pub attr_timeout: Option<Duration>,
+
+    /// Seconds that the guest may believe a name not to be there
+    #[arg(long, value_name = "S", value_parser = values::seconds, default_value = "0")]
+    pub negative_timeout: Duration,
+
+    /// Let the guest write back what it has cached when it likes
+    #[arg(long)]
+    pub writeback: bool,
+
+    /// Let the guest map files although --cache is never or metadata
+    ///
+    /// Only for a share that nobody else changes.
+    #[arg(long)]
+    pub allow_mmap: bool,
+
+    /// Pass `O_DIRECT` of the guest on to the host
+    #[arg(long)]
+    pub allow_direct_io: bool,
+
+    /// Pass `O_NOATIME` of the guest on to the host
+    ///
+    /// Without this it is dropped, for it fails on files of others.
+    #[arg(long)]
+    pub preserve_noatime: bool,
+
+    /// Do not offer to read attributes along with a directory
+    #[arg(long)]
+    pub no_readdirplus: bool,
+}
+
+/// What the guest is offered.
+#[derive(Args, Clone, Debug)]
+#[group(id = "features")]
+#[command(about = None, long_about = None, next_help_heading = "Features")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches of the command line"
+)]
+pub struct FeatureArgs {
+    /// Serve extended attributes
+    #[arg(long)]
+    pub xattr: bool,
+
+    /// Change names of extended attributes between guest and host (implies --xattr)
+    ///
+    /// Rules like `:map::user.virtiofs.:`, as in the documentation of virtiofsd.
+    #[arg(long, value_name = "RULES")]
+    pub xattrmap: Option<XattrMap>,
+
+    /// Serve POSIX access control lists (implies --xattr); alone it means always
+    #[arg(long, value_name = "never|auto|always", value_parser = values::negotiation)]
+    #[arg(require_equals = true, num_args = 0..=1)]
+    #[arg(default_value = "never", default_missing_value = "always")]
+    pub posix_acl: Negotiation,
+
+    /// Have the guest label what it creates (implies --xattr); alone it means always
+    #[arg(long, value_name = "never|auto|always", value_parser = values::negotiation)]
+    #[arg(require_equals = true, num_args = 0..=1)]
+    #[arg(default_value = "never", default_missing_value = "always")]
+    pub security_label: Negotiation,
+
+    /// Do not drop set-user-ID bits for the guest, as is the default
+    #[arg(long)]
+    pub no_killpriv_v2: bool,
+
+    /// Drop set-user-ID bits for the guest, which saves it a request per write
+    #[arg(long, overrides_with = "no_killpriv_v2")]
+    pub killpriv_v2: bool,
+
+    /// Take fcntl(2) locks of the guest on the host
+    #[arg(long)]
+    pub posix_lock: bool,
+
+    /// Take flock(2) locks of the guest on the host
+    #[arg(long)]
+    pub flock: bool,
+
+    /// Let the guest open files without asking
+    #[arg(long)]
+    pub no_open: bool,
+
+    /// Let the guest export the file system over NFS
+    #[arg(long)]
+    pub export: bool,
+}
+
+/// Users and groups.
+#[derive(Args, Clone, Debug)]
+#[group(id = "ids")]
+#[command(about = None, long_about = None, next_help_heading = "Users and groups")]
+pub struct IdArgs {
+    /// Translate user numbers between guest and host; may be repeated
+    ///
+    /// guest:GUEST:HOST:COUNT and host:HOST:GUEST:COUNT translate one way, map:GUEST:HOST:COUNT
+    /// both ways, squash-guest:GUEST:HOST:COUNT and squash-host:HOST:GUEST:COUNT translate many to
+    /// one, and forbid-guest:GUEST:COUNT forbids some. Not together with --posix-acl.
+    #[arg(long, value_name = "RULE")]
+    pub translate_uid: Vec<IdTranslation>,
+
+    /// The same for group numbers
+    #[arg(long, value_name = "RULE")]
+    pub translate_gid: Vec<IdTranslation>,
+
+    /// Map user numbers into the user namespace of the sandbox; may be repeated
+    ///
+    /// Without this a back-end that is not started by root has its own user and group only. Needs
+    /// newuidmap(1) unless started by root.
+    #[arg(long, value_name = ":INSIDE:HOST:COUNT:")]
+    pub uid_map: Vec<IdRange>,
+
+    /// The same for group numbers
+    #[arg(long, value_name = ":INSIDE:HOST:COUNT:")]
+    pub gid_map: Vec<IdRange>,
+}
+
+/// What separates the back-end from the host.
+#[derive(Args, Clone, Debug)]
+#[group(id = "sandbox-options")]
+#[command(about = None, long_about = None, next_help_heading = "Sandbox")]
+pub struct SandboxArgs {
+    /// How the back-end is separated from the host
+    #[arg(
+        long,
+        value_name = "MODE",
+        value_enum,
+        ignore_case = true,
+        default_value = "auto"
+    )]
+    pub sandbox: Mode,
+
+    /// What happens on a system call that is not expected
+    #[arg(long, value_name = "ACTION", value_enum, default_value = "kill")]
+    pub seccomp: SeccompAction,
+
+    /// Change the capabilities that are kept, like +sys_admin:-chown
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
+    pub modcaps: Option<CapabilityChanges>,
+
+    /// Most open files; 0 leaves the limit as it is [default: 1000000, or what can be had]
+    #[arg(long, value_name = "N")]
+    pub rlimit_nofile: Option<u64>,
+}
+
+/// Options that are there for those who have always given them.
+#[derive(Args, Clone, Debug)]
+#[group(id = "compatibility")]
+#[command(about = None, long_about = None, next_help_heading = "As virtiofsd")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches of the command line"
+)]
+pub struct CompatibilityArgs {
+    /// Most data threads, as --threads; 0 is the default
+    #[arg(long, value_name = "N", conflicts_with = "threads")]
+    #[arg(value_parser = clap::value_parser!(u16).range(0..=256))]
+    pub thread_pool_size: Option<u16>,
+
+    /// Log to the system log instead of the standard error
+    #[arg(long)]
+    pub syslog: bool,
+
+    /// Log as with --log-level debug
+    #[arg(short = 'd')]
+    pub debug: bool,
+
+    /// Accepted without effect: the back-end stays in the foreground
+    #[arg(short = 'f')]
+    pub foreground: bool,
+
+    /// Accepted without effect: there is no migration of this device yet
+    #[arg(long, value_name = "MODE", value_enum, default_value = "find-paths")]
+    pub migration_mode: MigrationMode,
+
+    /// Accepted without effect
+    #[arg(long, value_name = "ACTION", value_enum, default_value = "abort")]
+    pub migration_on_error: MigrationOnError,
+
+    /// Accepted without effect
+    #[arg(long)]
+    pub migration_verify_handles: bool,
+
+    /// Accepted without effect
+    #[arg(long)]
+    pub migration_confirm_paths: bool,
+}
+
+/// How nodes are told to the destination of a migration.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum MigrationMode {
+    /// By path.
+    FindPaths,
+    /// By file handle.
+    FileHandles,
+}
+
+/// What becomes of a migration in which a node is not found.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum MigrationOnError {
+    /// It fails.
+    Abort,
+    /// The guest gets errors for that node.
+    GuestError,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The command line as a whole: what its options mean together.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use log::{LevelFilter, warn};
+use ringside_common::cli::{CliError, CommonConfig};
+use ringside_common::sandbox::seccomp::Action as SeccompAction;
+use ringside_common::sandbox::{CapabilityChanges, CapabilitySet, IdRange, Mode};
+use thiserror::Error;
+
+use super::{CacheArgs, CompatibilityArgs, FeatureArgs, MigrationMode, Options, ShareArgs};
+use crate::config::{CachePolicy, FsConfig, InodeHandles, Negotiation, Share, Timeouts};
+use crate::idmap::{IdMapError, IdMaps};
+
+/// Why options do not go together.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum OptionsError {
+    /// Options of all back-ends.
+    #[error(transparent)]
+    Common(#[from] CliError),
+    /// Two shares of one name.
+    #[error("--share {name} is there twice")]
+    ShareTwice {
+        /// The name.
+        name: String,
+    },
+    /// Numbers within access control lists are not translated.
+    #[error("--translate-uid and --translate-gid do not go with --posix-acl")]
+    TranslatedAcl,
+    /// Translations that contradict one another.
+    #[error("--translate-uid or --translate-gid")]
+    Translation(#[from] IdMapError),
+    /// File handles without the right to open them.
+    #[error("--modcaps takes dac_read_search, which --inode-file-handles needs unless it is never")]
+    HandlesWithoutCapability,
+    /// Checks that only go with paths.
+    #[error(
+        "--migration-confirm-paths and --migration-verify-handles are for --migration-mode find-paths"
+    )]
+    MigrationChecks,
+    /// A layer left out that was asked for.
+    #[error("--sandbox strict needs --seccomp kill or trap")]
+    StrictWithoutSeccomp,
+}
+
+/// The checked form of the command line.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// What all back-ends have.
+    pub common: CommonConfig,
+    /// Request queues, 1 to 63: one less than the vrings.
+    pub num_request_queues: u16,
+    /// How files are served.
+    pub fs: FsConfig,
+    /// What is shared: one without a name, or any number with names of their own.
+    pub shares: Vec<Share>,
+    /// What the guest mounts by, 1 to 36 bytes, if that is ours to say.
+    pub tag: Option<String>,
+    /// What the process may do.
+    pub process: ProcessConfig,
+}
+
+/// What the process may do.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ProcessConfig {
+    /// How it is separated from the host.
+    pub sandbox: Mode,
+    /// User numbers of a user namespace.
+    pub uid_map: Vec<IdRange>,
+    /// Group numbers, likewise.
+    pub gid_map: Vec<IdRange>,
+    /// What happens on an unexpected system call.
+    pub seccomp: SeccompAction,
+    /// The capabilities that are kept.
+    pub capabilities: CapabilitySet,
+    /// Most open files, see `ringside_common::sandbox::limit_open_files`.
+    pub max_open_files: Option<u64>,
+}
+
+impl Options {
+    /// The log level: `-d`, or `--log-level`.
+    #[must_use]
+    pub fn log_level(&self) -> LevelFilter {
+        if self.compatibility.debug {
+            LevelFilter::Debug
+        } else {
+            self.common.log_level.into()
+        }
+    }
+
+    /// Checks what the parser cannot; takes over inherited sockets, see
+    /// [`CommonArgs::into_config`](ringside_common::cli::CommonArgs::into_config).
+    ///
+    /// # Errors
+    /// [`OptionsError`] says what does not go together.
+    pub fn into_config(self) -> Result<Config, OptionsError> {
+        self.check()?;
+        let ids = IdMaps::new(&self.ids.translate_uid, &self.ids.translate_gid)?;
+        let fs = fs_config(&self.share, &self.cache, self.features, ids);
+        let process = ProcessConfig {
+            sandbox: self.sandbox.sandbox,
+            uid_map: self.ids.uid_map,
+            gid_map: self.ids.gid_map,
+            seccomp: self.sandbox.seccomp,
+            capabilities: capabilities(
+                self.sandbox.modcaps.unwrap_or_default(),
+                fs.inode_file_handles,
+            )?,
+            max_open_files: self.sandbox.rlimit_nofile,
+        };
+        let num_request_queues = self.common.queues.count();
+        let tag = self.share.tag.clone();
+        let shares = shares(self.share)?;
+        let mut common = self.common.into_config()?;
+        if let Some(threads) = pool_threads(&self.compatibility) {
+            common.threads = threads;
+        }
+        Ok(Config {
+            common,
+            num_request_queues,
+            fs,
+            shares,
+            tag,
+            process,
+        })
+    }
+
+    fn check(&self) -> Result<(), OptionsError> {
+        let translates = !self.ids.translate_uid.is_empty() || !self.ids.translate_gid.is_empty();
+        if translates && self.features.posix_acl != Negotiation::Never {
+            return Err(OptionsError::TranslatedAcl);
+        }
+        let filters = matches!(
+            self.sandbox.seccomp,
+            SeccompAction::Kill | SeccompAction::Trap
+        );
+        if self.sandbox.sandbox == Mode::Strict && !filters {
+            return Err(OptionsError::StrictWithoutSeccomp);
+        }
+        self.compatibility.check()
+    }
+}
+
+impl CompatibilityArgs {
+    fn check(&self) -> Result<(), OptionsError> {
+        let checks = self.migration_confirm_paths || self.migration_verify_handles;
+        if self.migration_mode == MigrationMode::FileHandles && checks {
+            return Err(OptionsError::MigrationChecks);
+        }
+        if self.debug {
+            warn!("-d is deprecated, use --log-level debug");
+        }
+        if self.foreground {
+            warn!("-f is deprecated and has no effect");
+        }
+        Ok(())
+    }
+}
+
+fn pool_threads(compatibility: &CompatibilityArgs) -> Option<NonZeroUsize> {
+    compatibility
+        .thread_pool_size
+        .and_then(|size| NonZeroUsize::new(size.into()))
+}
+
+fn shares(args: ShareArgs) -> Result<Vec<Share>, OptionsError> {
+    let mut names = BTreeSet::new();
+    for name in args.shares.iter().filter_map(|share| share.name.as_ref()) {
+        if !names.insert(name) {
+            return Err(OptionsError::ShareTwice { name: name.clone() });
+        }
+    }
+    Ok(match args.shared_dir {
+        Some(path) => vec![Share { name: None, path }],
+        None => args.shares,
+    })
+}
+
+/// What serving files as any user takes (virtiofsd keeps all but the last, which is for chattr(1)).
+const KEPT: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::MKNOD)
+    .union(CapabilitySet::SETFCAP)
+    .union(CapabilitySet::LINUX_IMMUTABLE);
+
+fn capabilities(
+    changes: CapabilityChanges,
+    handles: InodeHandles,
+) -> Result<CapabilitySet, OptionsError> {
+    if handles == InodeHandles::Never {
+        return Ok(changes.apply(KEPT));
+    }
+    // open_by_handle_at(2).
+    let opens_handles = CapabilitySet::DAC_READ_SEARCH;
+    if changes.removes(opens_handles) {
+        return Err(OptionsError::HandlesWithoutCapability);
+    }
+    Ok(changes.apply(KEPT | opens_handles))
+}
+
+fn fs_config(share: &ShareArgs, cache: &CacheArgs, features: FeatureArgs, ids: IdMaps) -> FsConfig {
+    let offered = [features.posix_acl, features.security_label];
+    FsConfig {
+        cache: cache.cache,
+        timeouts: timeouts(cache),
+        writeback: cache.writeback,
+        allow_direct_io: cache.allow_direct_io,
+        allow_mmap: cache.allow_mmap,
+        // Attributes that may not be kept are read for nothing.
+        readdirplus: !cache.no_readdirplus && cache.cache != CachePolicy::Never,
+        xattr: features.xattr
+            || features.xattrmap.is_some()
+            || offered.iter().any(|offer| *offer != Negotiation::Never),
+        xattrmap: features.xattrmap,
+        posix_acl: features.posix_acl,
+        security_label: features.security_label,
+        killpriv_v2: features.killpriv_v2,
+        announce_submounts: !share.no_announce_submounts,
+        inode_file_handles: share.inode_file_handles,
+        readonly: share.readonly,
+        preserve_noatime: cache.preserve_noatime,
+        ids,
+        posix_locks: features.posix_lock,
+        flocks: features.flock,
+        no_open: features.no_open,
+        export: features.export,
+        max_hot_nodes: None,
+    }
+}
+
+/// A day stands for "for ever": the guest forgets earlier on its own.
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn timeouts(args: &CacheArgs) -> Timeouts {
+    let kept = match args.cache {
+        CachePolicy::Auto => Duration::from_secs(1),
+        CachePolicy::Always | CachePolicy::Metadata => DAY,
+        CachePolicy::Never => Duration::ZERO,
+    };
+    Timeouts {
+        entry: args.entry_timeout.unwrap_or(kept),
+        attr: args.attr_timeout.unwrap_or(kept),
+        negative: args.negative_timeout,
+    }
+}

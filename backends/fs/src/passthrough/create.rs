@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Making files, directories, links and special files, as the process of the guest that asks.
+//!
+//! A security label belongs to what is created. A file gets it before it has its name: it is made
+//! without one and linked in. What cannot be made so is taken away again if it cannot be labelled.
+
+use std::borrow::Cow;
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags, makedev};
+
+use super::{Cx, PassThrough};
+use crate::attr::device_parts;
+use crate::credentials::ThreadContext;
+use crate::error::{Errno, Result};
+use crate::sys::{self, HOLD, OPEN, by_number};
+use crate::tables::{Found, Node};
+use crate::wire::flags::{InitFlags, OpenInFlags};
+use crate::wire::name::Name;
+use crate::wire::operation::Creation;
+use crate::wire::reply::{Created, Entry, Opened};
+
+/// What is to be made.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind<'a> {
+    /// A directory.
+    Directory {
+        /// Its permissions.
+        mode: u32,
+    },
+    /// A regular file without content, a FIFO, a socket or a device.
+    Node {
+        /// Kind and permissions.
+        mode: u32,
+        /// Which device.
+        rdev: u32,
+    },
+    /// A symbolic link.
+    Symlink {
+        /// Where it leads.
+        target: &'a CStr,
+    },
+}
+
+impl Kind<'_> {
+    fn make(self, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+        match self {
+            Self::Directory { mode } => rustix::fs::mkdirat(dir, name, permissions(mode)),
+            Self::Node { mode, rdev } => {
+                let (major, minor) = device_parts(rdev);
+                let kind = FileType::from_raw_mode(mode);
+                rustix::fs::mknodat(dir, name, kind, permissions(mode), makedev(major, minor))
+            }
+            Self::Symlink { target } => rustix::fs::symlinkat(target, dir, name),
+        }
+    }
+
+    fn is_dir(self) -> bool {
+        matches!(self, Self::Directory { .. })
+    }
+}
+
+fn permissions(mode: u32) -> Mode {
+    Mode::from_bits_truncate(mode & 0o7777)
+}
+
+/// What a file is opened with that is made.
+#[derive(Clone, Copy, Debug)]
+pub struct NewFile {
+    /// `open(2)`'s, of the guest.
+    pub flags: u32,
+    /// Its permissions.
+    pub mode: u32,
+    /// What the guest masks of them, where we are to do it.
+    pub umask: u32,
+    /// What else the guest wants.
+    pub open_flags: OpenInFlags,
+}
+
+impl PassThrough {
+    /// `MKDIR`, `MKNOD` and `SYMLINK`
+    ///
+    /// # Errors
+    /// Of the host.
+    pub fn make(
+        &self,
+        cx: &mut Cx<'_>,
+        name: Name<'_>,
+        kind: Kind<'_>,
+        umask: u32,
+        with: &Creation<'_>,
+    ) -> Result<Entry> {
+        let parent = self.node(cx)?;
+        let dir = self.nodes.fd(&parent)?;
+        let dir = dir.as_fd();
+        self.as_creator(cx, umask, with, || kind.make(dir, name.as_c_str()))?;
+        let open = || sys::open_beneath(dir, name.as_c_str(), HOLD, Mode::empty());
+        let fd = self.nodes.opening(open)?;
+        if let Err(error) = self.label(cx.thread, fd.as_fd(), with) {
+            take_away(dir, name, kind.is_dir());
+            return Err(error);
+        }
+        let found = self.nodes.adopt(fd, parent.mount())?;
+        Ok(self.entry(&parent, &found))
+    }
+
+    /// `CREATE`
+    ///
+    /// # Errors
+    /// Of the host.
+    pub fn create(
+        &self,
+        cx: &mut Cx<'_>,
+        name: Name<'_>,
+        file: NewFile,
+        with: &Creation<'_>,
+    ) -> Result<Created> {
+        let parent = self.node(cx)?;
+        let room = self.handles.reserve()?;
+        let dir = self.nodes.fd(&parent)?;
+        let made = if with.security.is_some() {
+            self.create_labelled(cx, dir.as_fd(), name, file, with)
+        } else {
+            let flags = self.host_flags(file.flags) | OFlags::CREATE | OFlags::EXCL | OPEN;
+            let open = || {
+                let mode = permissions(file.mode);
+                sys::open_beneath(dir.as_fd(), name.as_c_str(), flags, mode)
+            };
+            self.as_creator(cx, file.umask, with, || self.nodes.opening(open))
+        };
+        let (found, fd) = match made {
+            Ok(fd) => (self.nodes.adopt_open(fd.as_fd(), parent.mount())?, fd),
+            // Somebody on the host was faster; the guest may still want it.
+            Err(Errno::EXIST) if file.flags & libc::O_EXCL.cast_unsigned() == 0 => {
+                let found = self.nodes.lookup(&parent, name)?;
+                let opened = self.open_node(cx, &found.node, file.flags, file.open_flags);
+                let fd = opened.inspect_err(|_| self.nodes.unremember(&found.node))?;
+                (found, fd)
+            }
+            Err(error) => return Err(error),
+        };
+        let handle = room.fill(&found.node, fd, self.host_flags(file.flags));
+        let handle = handle.inspect_err(|_| self.nodes.unremember(&found.node))?;
+        Ok(self.created(&parent, &found, handle.number(), file.flags))
+    }
+
+    /// `TMPFILE`: a file without a name, in the file system of a directory.
+    ///
+    /// # Errors
+    /// Of the host.
+    pub fn create_nameless(
+        &self,
+        cx: &mut Cx<'_>,
+        file: NewFile,
+        with: &Creation<'_>,
+    ) -> Result<Created> {
+        let parent = self.node(cx)?;
+        let room = self.handles.reserve()?;
+        let dir = self.nodes.fd(&parent)?;
+        // The guest links it in later if it likes, unless it says that it will not.
+        let excl = OFlags::from_bits_retain(file.flags) & OFlags::EXCL;
+        let fd = self.open_nameless(cx, dir.as_fd(), file, excl, with)?;
+        self.label(cx.thread, fd.as_fd(), with)?;
+        let found = self.nodes.adopt_open(fd.as_fd(), parent.mount())?;
+        let handle = room.fill(&found.node, fd, self.host_flags(file.flags));
+        let handle = handle.inspect_err(|_| self.nodes.unremember(&found.node))?;
+        Ok(self.created(&parent, &found, handle.number(), file.flags))
+    }
+
+    fn created(&self, parent: &Node, found: &Found, handle: u64, flags: u32) -> Created {
+        Created {
+            entry: self.entry(parent, found),
+            opened: Opened {
+                handle,
+                flags: self.open_out_flags(&found.node, flags),
+            },
+        }
+    }
+
+    fn open_nameless(
+        &self,
+        cx: &mut Cx<'_>,
+        dir: BorrowedFd<'_>,
+        file: NewFile,
+        excl: OFlags,
+        with: &Creation<'_>,
+    ) -> Result<OwnedFd> {
+        let mut flags = self.host_flags(file.flags);
+        if flags & OFlags::RWMODE == OFlags::RDONLY {
+            // The kernel makes none that cannot be written.
+            flags |= OFlags::RDWR;
+        }
+        let flags = (flags | OFlags::TMPFILE | excl | OPEN) - OFlags::NOFOLLOW - OFlags::TRUNC;
+        let mode = permissions(file.mode);
+        let open = || sys::open_beneath(dir, c".", flags, mode);
+        self.as_creator(cx, file.umask, with, || self.nodes.opening(open))
+    }
+
+    /// A file that has its label before it has its name.
+    fn create_labelled(
+        &self,
+        cx: &mut Cx<'_>,
+        dir: BorrowedFd<'_>,
+        name: Name<'_>,
+        file: NewFile,
+        with: &Creation<'_>,
+    ) -> Result<OwnedFd> {
+        match self.open_nameless(cx, dir, file, OFlags::empty(), with) {
+            Ok(fd) => {
+                self.label(cx.thread, fd.as_fd(), with)?;
+                by_number::link(cx.thread, fd.as_fd(), dir, name.as_c_str())?;
+                Ok(fd)
+            }
+            Err(Errno::OPNOTSUPP | Errno::ISDIR) => {
+                let flags = self.host_flags(file.flags) | OFlags::CREATE | OFlags::EXCL | OPEN;
+                let mode = permissions(file.mode);
+                let open = || sys::open_beneath(dir, name.as_c_str(), flags, mode);
+                let fd = self.as_creator(cx, file.umask, with, || self.nodes.opening(open))?;
+                if let Err(error) = self.label(cx.thread, fd.as_fd(), with) {
+                    take_away(dir, name, false);
+                    return Err(error);
+                }
+                Ok(fd)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Does something as the caller and with what he masks of permissions.
+    fn as_creator<T>(
+        &self,
+        cx: &mut Cx<'_>,
+        umask: u32,
+        with: &Creation<'_>,
+        act: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let caller = self.caller(cx, with)?;
+        // Else the guest has masked the mode itself.
+        let masks = self.negotiated().contains(InitFlags::DONT_MASK) && umask != 0;
+        cx.thread.as_caller(caller, |thread| {
+            if masks {
+                thread.with_umask(umask, act)
+            } else {
+                act()
+            }
+        })?
+    }
+
+    fn label(&self, thread: &ThreadContext, fd: BorrowedFd<'_>, with: &Creation<'_>) -> Result<()> {
+        let Some((name, value)) = with.security else {
+            return Ok(());
+        };
+        let name = match &self.config.xattrmap {
+            Some(map) => map.to_host(name)?,
+            None => Cow::Borrowed(name),
+        };
+        by_number::setxattr(thread, fd, &name, value, XattrFlags::empty())
+    }
+}
+
+/// Removes what was just made and cannot be as it should.
+fn take_away(dir: BorrowedFd<'_>, name: Name<'_>, is_dir: bool) {
+    let flags = if is_dir {
+        AtFlags::REMOVEDIR
+    } else {
+        AtFlags::empty()
+    };
+    if let Err(error) = rustix::fs::unlinkat(dir, name.as_c_str(), flags) {
+        log::warn!("a file that could not be labelled is left: {error}");
+    }
+}

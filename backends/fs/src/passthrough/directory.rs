@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Reading directories.
+//!
+//! Offsets are the host's cookies and mean nothing to us. The kernel's own place in an open
+//! directory is remembered, so that reading on needs no seek; so many entries are asked for as
+//! are sure to fit into the reply.
+
+use std::ffi::CStr;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{MutexGuard, PoisonError};
+
+use rustix::fs::{OFlags, RawDir, RawDirEntry};
+
+use super::{Cx, Handle, PassThrough};
+use crate::error::Result;
+use crate::tables::{Node, Place, SlabRef};
+use crate::wire::dirents::{DirEntries, DirEntry};
+use crate::wire::name::Name;
+use crate::wire::operation::ReadIn;
+use crate::wire::reply::Entry;
+
+/// The most that one reply has: Linux asks for no more than this.
+const MAX_REPLY_BYTES: u32 = 1 << 20;
+/// An entry of the host with the longest name.
+const LONGEST_BYTES: usize = 280;
+
+/// Space for entries of the host, kept from call to call.
+#[derive(Debug, Default)]
+pub struct DirScratch(Vec<MaybeUninit<u8>>);
+
+/// An open directory and the kernel's place in it.
+enum Reader<'a> {
+    Open(&'a Handle, MutexGuard<'a, u64>),
+    /// Opened for this call.
+    Fresh(OwnedFd),
+}
+
+impl AsFd for Reader<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Open(handle, _) => handle.as_fd(),
+            Self::Fresh(fd) => fd.as_fd(),
+        }
+    }
+}
+
+impl Reader<'_> {
+    /// Goes to `offset`.
+    fn seek(&mut self, offset: u64) -> Result<()> {
+        let place = match self {
+            Self::Open(_, place) => **place,
+            Self::Fresh(_) => 0,
+        };
+        if place != offset {
+            crate::sys::file::seek_to_cookie(self.as_fd(), offset)?;
+            self.reached(offset);
+        }
+        Ok(())
+    }
+
+    /// The kernel's place is `offset` now.
+    fn reached(&mut self, offset: u64) {
+        if let Self::Open(_, place) = self {
+            **place = offset;
+        }
+    }
+}
+
+impl PassThrough {
+    /// `READDIR` and `READDIRPLUS`: entries go to `out`.
+    ///
+    /// # Errors
+    /// Of the host.
+    pub fn read_dir(
+        &self,
+        cx: &Cx<'_>,
+        read: &ReadIn,
+        plus: bool,
+        scratch: &mut DirScratch,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let node = self.node(cx)?;
+        let limit_bytes = usize::try_from(read.size_bytes.min(MAX_REPLY_BYTES)).unwrap_or(0);
+        if matches!(node.place(), Place::Virtual) {
+            self.read_shares(
+                &node,
+                read.offset_bytes,
+                plus,
+                &mut DirEntries::new(out, limit_bytes),
+            );
+            return Ok(());
+        }
+        let handle: Option<SlabRef<Handle>> = match self.handles.get(read.handle, node.number()) {
+            Ok(handle) => Some(handle),
+            Err(_) if read.handle == 0 && self.opens_itself(&node, true) => None,
+            Err(error) => return Err(error),
+        };
+        let mut reader = match &handle {
+            Some(handle) => {
+                let place = handle.position()?.lock();
+                Reader::Open(handle, place.unwrap_or_else(PoisonError::into_inner))
+            }
+            None => Reader::Fresh(self.nodes.open(&node, OFlags::RDONLY | OFlags::DIRECTORY)?),
+        };
+        reader.seek(read.offset_bytes)?;
+        // So many that all of them fit, were their names as short as they can be.
+        let host_bytes = if plus {
+            limit_bytes / 20 * 3
+        } else {
+            limit_bytes / 4 * 3
+        };
+        let buffer = &mut scratch.0;
+        buffer.resize(host_bytes.max(LONGEST_BYTES), MaybeUninit::uninit());
+        let mut listing = Listing {
+            fs: self,
+            node: &node,
+            dir: reader.as_fd(),
+            plus,
+            entries: DirEntries::new(out, limit_bytes),
+        };
+        let mut reached = read.offset_bytes;
+        let filled = listing.fill(buffer, &mut reached)?;
+        // With a part of them, the kernel has gone farther than we did.
+        reader.reached(match filled {
+            Filled::All => reached,
+            Filled::Part => u64::MAX,
+        });
+        Ok(())
+    }
+
+    /// The shares, of which there are few.
+    fn read_shares(&self, root: &Node, offset: u64, plus: bool, entries: &mut DirEntries<'_>) {
+        let dots = [&b"."[..], &b".."[..]];
+        let names = dots.into_iter().map(|name| (name, None));
+        let shares = self.shares.iter();
+        let shares = shares.map(|share| (share.name.as_bytes(), Some(&share.node)));
+        let skip = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (at, (name, node)) in names.chain(shares).enumerate().skip(skip) {
+            let entry = DirEntry {
+                ino: node.map_or(1, |node| node.key().inode),
+                next_offset: (at as u64).saturating_add(1),
+                kind: libc::DT_DIR.into(),
+                name,
+            };
+            let known = node
+                .filter(|_| plus)
+                .and_then(|node| self.share_entry(root, node));
+            let added = if plus {
+                entries.add_plus(&known.unwrap_or_default(), &entry)
+            } else {
+                entries.add(&entry)
+            };
+            if !added {
+                return;
+            }
+        }
+    }
+
+    fn share_entry(&self, root: &Node, share: &std::sync::Arc<Node>) -> Option<Entry> {
+        let stat = crate::sys::statx_of(self.nodes.fd(share).ok()?.as_fd()).ok()?;
+        let found = crate::tables::Found {
+            node: std::sync::Arc::clone(share),
+            stat,
+        };
+        Some(self.entry(root, &found))
+    }
+}
+
+/// A listing of one directory that is being made.
+struct Listing<'a> {
+    fs: &'a PassThrough,
+    node: &'a Node,
+    dir: BorrowedFd<'a>,
+    plus: bool,
+    entries: DirEntries<'a>,
+}
+
+impl Listing<'_> {
+    fn fill(&mut self, buffer: &mut [MaybeUninit<u8>], reached: &mut u64) -> Result<Filled> {
+        let mut host = RawDir::new(self.dir, buffer);
+        loop {
+            let Some(entry) = host.next() else {
+                return Ok(Filled::All);
+            };
+            let entry = entry?;
+            if !self.add(&entry) {
+                return Ok(Filled::Part);
+            }
+            *reached = entry.next_entry_cookie();
+            // One call of the kernel for one of the guest.
+            if host.is_buffer_empty() {
+                return Ok(Filled::All);
+            }
+        }
+    }
+
+    /// Adds one entry, with its node if that is asked for; false when there is no room.
+    fn add(&mut self, host: &RawDirEntry<'_>) -> bool {
+        let name: &CStr = host.file_name();
+        let entry = DirEntry {
+            ino: host.ino(),
+            next_offset: host.next_entry_cookie(),
+            kind: kind_number(host),
+            name: name.to_bytes(),
+        };
+        if !self.plus {
+            return self.entries.add(&entry);
+        }
+        if !self.entries.fits(entry.name.len(), true) {
+            return false;
+        }
+        // One that cannot be looked up is listed all the same, as are "." and "..".
+        let nodes = &self.fs.nodes;
+        let found = Name::new(name).ok().and_then(|name| {
+            let found = nodes.lookup_entry(self.node, self.dir, name, host.ino());
+            found.ok()
+        });
+        let known = found.as_ref().map(|found| self.fs.entry(self.node, found));
+        self.entries.add_plus(&known.unwrap_or_default(), &entry)
+    }
+}
+
+enum Filled {
+    /// All that the kernel gave.
+    All,
+    /// Less.
+    Part,
+}
+
+/// `DT_*` of an entry.
+fn kind_number(entry: &RawDirEntry<'_>) -> u32 {
+    entry.file_type().as_raw_mode() >> 12 & 15
+}

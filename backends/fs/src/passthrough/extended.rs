@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Extended attributes, access control lists among them, and flags of inodes.
+
+use std::borrow::Cow;
+use std::ffi::CStr;
+use std::os::fd::AsFd;
+
+use rustix::fs::{Mode, OFlags, XattrFlags};
+
+use super::{Cx, PassThrough};
+use crate::error::{Errno, Result};
+use crate::ioctl::Ioctl;
+use crate::sys::{self, by_number};
+use crate::tables::Node;
+use crate::wire::flags::InitFlags;
+use crate::wire::operation::IoctlIn;
+use crate::wire::reply::{IoctlOut, XattrSize};
+
+/// The longest value and the longest list (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
+const MAX_BYTES: usize = 64 << 10;
+
+const ACCESS_ACL: &CStr = c"system.posix_acl_access";
+
+impl PassThrough {
+    /// The name that an attribute has on the host.
+    fn host_name<'n>(&self, name: &'n CStr) -> Result<Cow<'n, CStr>> {
+        if !self.config.xattr {
+            return Err(Errno::NOSYS);
+        }
+        // Those of the host would be enforced there and not in the guest.
+        let is_acl = name.to_bytes().starts_with(b"system.posix_acl_");
+        if is_acl && !self.negotiated().contains(InitFlags::POSIX_ACL) {
+            return Err(Errno::OPNOTSUPP);
+        }
+        match &self.config.xattrmap {
+            Some(map) => map.to_host(name),
+            None => Ok(Cow::Borrowed(name)),
+        }
+    }
+
+    /// `GETXATTR`: the value goes to `out`, or with size 0 how long it is.
+    ///
+    /// # Errors
+    /// Of the host; ERANGE when it is longer than the guest has room for.
+    pub fn get_xattr(
+        &self,
+        cx: &Cx<'_>,
+        name: &CStr,
+        size_bytes: u32,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let name = self.host_name(name)?;
+        let node = self.node(cx)?;
+        let fd = self.nodes.fd(&node)?;
+        if size_bytes == 0 {
+            let size = by_number::getxattr(cx.thread, fd.as_fd(), &name, &mut [])?;
+            return put_size(size, out);
+        }
+        let head = out.len();
+        out.resize(head + clamp(size_bytes), 0);
+        let value = out.get_mut(head..).unwrap_or_default();
+        let size = by_number::getxattr(cx.thread, fd.as_fd(), &name, value)?;
+        out.truncate(head + size);
+        Ok(())
+    }
+
+    /// `LISTXATTR`: as [`get_xattr`](Self::get_xattr).
+    ///
+    /// # Errors
+    /// As [`get_xattr`](Self::get_xattr).
+    pub fn list_xattr(&self, cx: &Cx<'_>, size_bytes: u32, out: &mut Vec<u8>) -> Result<()> {
+        if !self.config.xattr {
+            return Err(Errno::NOSYS);
+        }
+        let node = self.node(cx)?;
+        let fd = self.nodes.fd(&node)?;
+        let mut list = vec![0; MAX_BYTES];
+        let size = by_number::listxattr(cx.thread, fd.as_fd(), &mut list)?;
+        list.truncate(size);
+        if let Some(map) = &self.config.xattrmap {
+            map.list_to_guest(&mut list);
+        }
+        if size_bytes == 0 {
+            return put_size(list.len(), out);
+        }
+        if list.len() > clamp(size_bytes) {
+            return Err(Errno::RANGE);
+        }
+        out.extend_from_slice(&list);
+        Ok(())
+    }
+
+    /// `SETXATTR`; with `kills_sgid` an access control list takes the set-group-ID bit off.
+    ///
+    /// # Errors
+    /// Of the host.
+    pub fn set_xattr(
+        &self,
+        cx: &mut Cx<'_>,
+        name: &CStr,
+        value: &[u8],
+        flags: u32,
+        kills_sgid: bool,
+    ) -> Result<()> {
+        let name = self.host_name(name)?;
+        let node = self.node(cx)?;
+        let fd = self.nodes.fd(&node)?;
+        let flags = XattrFlags::from_bits(flags).ok_or(Errno::INVAL)?;
+        if kills_sgid && *name == *ACCESS_ACL && self.negotiated().contains(InitFlags::POSIX_ACL) {
+            self.clear_sgid(cx, &node)?;
+        }
+        cx.thread.use_fsetid(true)?;
+        by_number::setxattr(cx.thread, fd.as_fd(), &name, value, flags)
+    }
+
+    /// `REMOVEXATTR`
+    ///
+    /// # Errors
+    /// Of the host.
+    pub fn remove_xattr(&self, cx: &Cx<'_>, name: &CStr) -> Result<()> {
+        let name = self.host_name(name)?;
+        let node = self.node(cx)?;
+        by_number::removexattr(cx.thread, self.nodes.fd(&node)?.as_fd(), &name)
+    }
+
+    fn clear_sgid(&self, cx: &Cx<'_>, node: &Node) -> Result<()> {
+        let fd = self.nodes.fd(node)?;
+        let mode = u32::from(sys::statx_of(fd.as_fd())?.stx_mode) & 0o7777;
+        if mode & 0o2000 == 0 {
+            return Ok(());
+        }
+        by_number::chmod(
+            cx.thread,
+            fd.as_fd(),
+            Mode::from_bits_truncate(mode & !0o2000),
+        )
+    }
+
+    /// `IOCTL`: flags of inodes, as `chattr(1)` and `lsattr(1)` use them.
+    ///
+    /// # Errors
+    /// Of the host; ENOTTY for anything else.
+    pub fn ioctl(&self, cx: &Cx<'_>, request: &IoctlIn<'_>, out: &mut Vec<u8>) -> Result<()> {
+        let ioctl = Ioctl::decode(request)?;
+        if ioctl.writes() && self.config.readonly {
+            return Err(Errno::ROFS);
+        }
+        let node = self.node(cx)?;
+        // Never that of the handle: it may be open to write, which an immutable file cannot be.
+        let file = self.nodes.open(&node, OFlags::RDONLY)?;
+        let reply = ioctl.run(file.as_fd())?;
+        out.extend_from_slice(&IoctlOut::default().to_bytes());
+        out.extend_from_slice(reply.bytes());
+        Ok(())
+    }
+}
+
+fn clamp(size_bytes: u32) -> usize {
+    usize::try_from(size_bytes).map_or(MAX_BYTES, |size| size.min(MAX_BYTES))
+}
+
+fn put_size(size: usize, out: &mut Vec<u8>) -> Result<()> {
+    let size_bytes = u32::try_from(size).map_err(|_e| Errno::OVERFLOW)?;
+    out.extend_from_slice(&XattrSize { size_bytes }.to_bytes());
+    Ok(())
+}

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Files and directories that the guest has open.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::fs::OFlags;
+
+use crate::error::{Errno, Result};
+use crate::tables::{Identified, Mount, Node, Slab, SlabRef};
+
+/// An open file or directory.
+#[derive(Debug)]
+pub struct Handle {
+    id: u64,
+    node: u64,
+    fd: OwnedFd,
+    mount: Arc<Mount>,
+    /// What it was opened with.
+    flags: OFlags,
+    /// Of a directory: the cookie where the kernel will go on reading.
+    position: Option<Mutex<u64>>,
+}
+
+impl Identified for Handle {
+    #[inline]
+    fn id(&self) -> u64 {
+        self.id
+    }
+}
+
+impl AsFd for Handle {
+    #[inline]
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Handle {
+    /// Its number.
+    pub fn number(&self) -> u64 {
+        self.id
+    }
+
+    /// Where the file is.
+    #[inline]
+    pub(super) fn mount(&self) -> &Mount {
+        &self.mount
+    }
+
+    /// What it was opened with.
+    #[inline]
+    pub(super) fn flags(&self) -> OFlags {
+        self.flags
+    }
+
+    /// Of a directory: where it is read.
+    pub(super) fn position(&self) -> Result<&Mutex<u64>> {
+        self.position.as_ref().ok_or(Errno::NOTDIR)
+    }
+}
+
+/// All handles of the guest.
+#[derive(Debug)]
+pub struct Handles {
+    slab: Slab<Handle>,
+    used: AtomicUsize,
+    max: usize,
+}
+
+impl Handles {
+    /// None, and at most `max`: the rest of the descriptors is ours.
+    pub fn new(max: usize) -> Self {
+        Self {
+            slab: Slab::default(),
+            used: AtomicUsize::new(0),
+            max,
+        }
+    }
+
+    /// The file or directory that was opened as `handle` of `node`.
+    ///
+    /// # Errors
+    /// EBADF when there is none, or it is of another node.
+    #[inline]
+    pub fn get(&self, handle: u64, node: u64) -> Result<SlabRef<Handle>> {
+        self.slab
+            .get(handle)
+            .filter(|h| h.node == node)
+            .ok_or(Errno::BADF)
+    }
+
+    /// The same of a regular file.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get); EISDIR.
+    #[inline]
+    pub fn file(&self, handle: u64, node: u64) -> Result<SlabRef<Handle>> {
+        let handle = self.get(handle, node)?;
+        if handle.position.is_some() {
+            return Err(Errno::ISDIR);
+        }
+        Ok(handle)
+    }
+
+    /// Handles there are.
+    pub fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.slab.is_empty()
+    }
+
+    /// Makes room for one more; to be asked before a file is opened.
+    ///
+    /// # Errors
+    /// ENFILE when there is none.
+    pub(super) fn reserve(&self) -> Result<Reserved<'_>> {
+        let more = |used: usize| (used < self.max).then_some(used + 1);
+        self.used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .map(|_used| Reserved(self))
+            .map_err(|_full| Errno::NFILE)
+    }
+
+    /// Takes a handle out. It is closed when nobody uses it any more.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub(super) fn remove(&self, handle: u64, node: u64) -> Result<Arc<Handle>> {
+        self.get(handle, node)?;
+        let removed = self.slab.remove(handle).ok_or(Errno::BADF)?;
+        self.used.fetch_sub(1, Ordering::Relaxed);
+        Ok(removed)
+    }
+
+    pub(super) fn clear(&self) {
+        for id in self.slab.ids() {
+            if self.slab.remove(id).is_some() {
+                self.used.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// Room for a handle.
+#[derive(Debug)]
+pub(super) struct Reserved<'a>(&'a Handles);
+
+impl Reserved<'_> {
+    /// Fills it.
+    ///
+    /// # Errors
+    /// ENFILE when numbers have run out.
+    pub(super) fn fill(self, node: &Node, fd: OwnedFd, flags: OFlags) -> Result<Arc<Handle>> {
+        let handle = self.0.slab.insert(|id| Handle {
+            id,
+            node: node.number(),
+            fd,
+            mount: Arc::clone(node.mount()),
+            flags,
+            position: node.is_dir().then(Mutex::default),
+        });
+        let handle = handle.ok_or(Errno::NFILE)?;
+        // It is counted until it is removed.
+        let _counted = std::mem::ManuallyDrop::new(self);
+        Ok(handle)
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.0.used.fetch_sub(1, Ordering::Relaxed);
+    }
+}

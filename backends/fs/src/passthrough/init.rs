@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the guest and we agree to.
+
+use std::sync::atomic::Ordering;
+
+use super::PassThrough;
+use crate::config::{CachePolicy, Negotiation};
+use crate::error::{Errno, Result};
+use crate::wire::flags::{InitFlags, MAJOR, MINOR, OLDEST_MINOR};
+use crate::wire::operation::InitIn;
+use crate::wire::reply::InitOut;
+
+/// The most that a `WRITE` has: 256 pages, which Linux does not exceed unless it is told to.
+pub const MAX_WRITE_BYTES: u32 = 1 << 20;
+const MAX_PAGES: u16 = 256;
+
+/// What needs nothing of the host.
+const ALWAYS: InitFlags = InitFlags::ASYNC_READ
+    .union(InitFlags::BIG_WRITES)
+    .union(InitFlags::HAS_IOCTL_DIR)
+    .union(InitFlags::AUTO_INVAL_DATA)
+    .union(InitFlags::ASYNC_DIO)
+    .union(InitFlags::PARALLEL_DIROPS)
+    .union(InitFlags::MAX_PAGES)
+    .union(InitFlags::INIT_EXT)
+    .union(InitFlags::CREATE_SUPP_GROUP)
+    .union(InitFlags::ALLOW_IDMAP);
+
+const ACL: InitFlags = InitFlags::POSIX_ACL
+    .union(InitFlags::DONT_MASK)
+    .union(InitFlags::SETXATTR_EXT);
+
+impl PassThrough {
+    /// `INIT`: a new session; nothing of another one is left.
+    ///
+    /// # Errors
+    /// EPROTO for a guest that is too old, or cannot do what it must.
+    pub fn init(&self, init: &InitIn) -> Result<InitOut> {
+        self.reset();
+        if init.major > MAJOR {
+            // It is to ask again, as one of ours.
+            return Ok(InitOut {
+                major: MAJOR,
+                minor: MINOR,
+                ..InitOut::default()
+            });
+        }
+        if init.major < MAJOR || init.minor < OLDEST_MINOR {
+            let (major, minor) = (init.major, init.minor);
+            log::error!("the guest speaks FUSE {major}.{minor}, which is too old");
+            return Err(Errno::PROTO);
+        }
+        let flags = self.wanted(init.flags)? & init.flags;
+        self.negotiated.store(flags.bits(), Ordering::Release);
+        log::debug!("FUSE {}.{}, agreed to {flags:?}", init.major, init.minor);
+        Ok(InitOut {
+            major: MAJOR,
+            minor: MINOR,
+            max_readahead_bytes: init.max_readahead_bytes,
+            flags,
+            max_background: u16::MAX,
+            congestion_threshold: u16::MAX / 4 * 3,
+            max_write_bytes: MAX_WRITE_BYTES,
+            time_gran_ns: 1,
+            max_pages: MAX_PAGES,
+            ..InitOut::default()
+        })
+    }
+
+    fn wanted(&self, offered: InitFlags) -> Result<InitFlags> {
+        let config = &self.config;
+        let mut wanted = ALWAYS;
+        let mut want = |flags: InitFlags, on: bool| {
+            if on {
+                wanted |= flags;
+            }
+        };
+        want(
+            InitFlags::DO_READDIRPLUS | InitFlags::READDIRPLUS_AUTO,
+            config.readdirplus,
+        );
+        want(
+            InitFlags::CACHE_SYMLINKS,
+            config.cache != CachePolicy::Never,
+        );
+        want(InitFlags::WRITEBACK_CACHE, config.writeback);
+        want(InitFlags::SUBMOUNTS, config.announce_submounts);
+        want(InitFlags::HANDLE_KILLPRIV_V2, config.killpriv_v2);
+        want(InitFlags::DIRECT_IO_ALLOW_MMAP, config.allow_mmap);
+        want(InitFlags::EXPORT_SUPPORT, config.export);
+        want(InitFlags::POSIX_LOCKS, config.posix_locks);
+        want(InitFlags::FLOCK_LOCKS, config.flocks);
+        want(
+            InitFlags::NO_OPEN_SUPPORT | InitFlags::NO_OPENDIR_SUPPORT,
+            config.no_open,
+        );
+        // A guest that does not say when it opens a file is to say when it cuts it off.
+        want(InitFlags::ATOMIC_O_TRUNC, !config.no_open);
+        let acl = negotiate("POSIX ACLs", config.posix_acl, ACL, offered)?;
+        want(ACL, acl);
+        let label = InitFlags::SECURITY_CTX;
+        let labels = negotiate("security labels", config.security_label, label, offered)?;
+        want(label, labels);
+        Ok(wanted)
+    }
+}
+
+/// Whether `needed` is used: it is wanted, and the guest has all of it.
+fn negotiate(
+    what: &str,
+    wanted: Negotiation,
+    needed: InitFlags,
+    offered: InitFlags,
+) -> Result<bool> {
+    if wanted == Negotiation::Never || offered.contains(needed) {
+        return Ok(wanted != Negotiation::Never);
+    }
+    if wanted == Negotiation::Always {
+        log::error!("the guest has no {what}, and must");
+        return Err(Errno::PROTO);
+    }
+    log::warn!("the guest has no {what}: going on without");
+    Ok(false)
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! System calls that rustix has no safe wrapper for, and the flags that all calls on the share use.
+//!
+//! A node is held by an `O_PATH` descriptor, which many calls refuse. [`by_number`] names such a
+//! descriptor by its number, relative to `/proc/self/fd`; [`handle`] names a node that no
+//! descriptor holds.
+
+pub mod by_number;
+pub mod file;
+pub mod handle;
+pub mod inode_flags;
+pub mod lock;
+mod thread;
+
+use std::ffi::CStr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
+
+use crate::error::Result;
+
+pub use thread::unshare_fs;
+
+/// How names of the guest are resolved: nowhere but below, and through no link.
+pub const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_MAGICLINKS)
+    .union(ResolveFlags::NO_SYMLINKS);
+
+/// How a node is held: `O_PATH`, a symbolic link as itself.
+pub const HOLD: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// With what every open for data is done: nothing that waits for somebody is waited for.
+pub const OPEN: OFlags = OFlags::NOFOLLOW
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY);
+
+/// `STATX_MNT_ID_UNIQUE`, Linux 6.8.
+const STATX_MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+
+/// What is asked of a node. Kernels that know no unique mount numbers give the ones that are used
+/// again.
+pub const STATX_NODE: StatxFlags = StatxFlags::BASIC_STATS
+    .union(StatxFlags::BTIME)
+    .union(StatxFlags::MNT_ID)
+    .union(STATX_MNT_ID_UNIQUE);
+
+/// Opens what `name` is in `directory`. `flags` is [`HOLD`] or contains [`OPEN`].
+///
+/// # Errors
+/// Of `openat2(2)`.
+pub fn open_beneath(
+    directory: BorrowedFd<'_>,
+    name: &CStr,
+    flags: OFlags,
+    mode: Mode,
+) -> Result<OwnedFd> {
+    rustix::fs::openat2(directory, name, flags, mode, RESOLVE)
+}
+
+/// Attributes of the node that a descriptor of any kind holds, with the number of its mount.
+///
+/// # Errors
+/// Of `statx(2)`.
+pub fn statx_of(node: BorrowedFd<'_>) -> Result<Statx> {
+    statx_at(node, c"")
+}
+
+/// Attributes of what `name` is in `directory`; a symbolic link is not followed, an automount not
+/// mounted.
+///
+/// # Errors
+/// Of `statx(2)`.
+pub fn statx_at(directory: BorrowedFd<'_>, name: &CStr) -> Result<Statx> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    rustix::fs::statx(directory, name, flags, STATX_NODE)
+}
+
+#[cfg(test)]
+mod tests;

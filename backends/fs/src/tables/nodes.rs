@@ -1,0 +1,476 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! All nodes, and how names lead to them.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hashbrown::HashTable;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Statx};
+use rustix::path::DecInt;
+
+use super::hints::Hints;
+use super::hot::Hot;
+use super::mounts::{Mount, Mounts};
+use super::node::{Key, NewNode, Node, NodeFd, Place};
+use super::slab::{Slab, SlabRef};
+use crate::config::InodeHandles;
+use crate::error::{Errno, Result};
+use crate::sys::handle::name_to_handle;
+use crate::sys::{self, HOLD, OPEN};
+use crate::wire::name::Name;
+
+/// Parts of the map.
+const PARTS: usize = 64;
+
+/// All nodes that the guest knows.
+#[derive(Debug)]
+pub struct Nodes {
+    slab: Slab<Node>,
+    parts: Box<[Mutex<HashTable<Arc<Node>>>]>,
+    hasher: foldhash::fast::RandomState,
+    hot: Hot,
+    mounts: Mounts,
+    hints: Hints,
+    options: NodeOptions,
+    /// Nodes that keep a descriptor.
+    descriptors: AtomicUsize,
+}
+
+/// How nodes are kept.
+#[derive(Debug)]
+pub struct NodeOptions {
+    /// Whether as file handles.
+    pub inode_file_handles: InodeHandles,
+    /// How many descriptors are kept for nodes that could do without.
+    pub max_hot: usize,
+    /// How many nodes may need a descriptor.
+    pub max_descriptors: usize,
+    /// `/proc/self/fd`.
+    pub proc_self_fd: OwnedFd,
+}
+
+/// What a name led to.
+#[derive(Debug)]
+pub struct Found {
+    /// The node, with one more lookup.
+    pub node: Arc<Node>,
+    /// Its attributes.
+    pub stat: Statx,
+}
+
+impl Nodes {
+    /// Nobody.
+    #[must_use]
+    pub fn new(options: NodeOptions) -> Self {
+        Self {
+            slab: Slab::default(),
+            parts: (0..PARTS).map(|_| Mutex::default()).collect(),
+            hasher: foldhash::fast::RandomState::default(),
+            hot: Hot::new(options.max_hot),
+            mounts: Mounts::default(),
+            hints: Hints::default(),
+            options,
+            descriptors: AtomicUsize::new(0),
+        }
+    }
+
+    /// Adds the root of a share, which `fd` is (`O_PATH`); it stays.
+    ///
+    /// # Errors
+    /// Of the host; EOPNOTSUPP where file handles are wanted and there are none.
+    pub fn add_root(&self, fd: OwnedFd) -> Result<Arc<Node>> {
+        let stat = sys::statx_of(fd.as_fd())?;
+        let mount = self.mount_of(&stat, fd.as_fd(), None);
+        if self.options.inode_file_handles == InodeHandles::Mandatory && !mount.has_handles() {
+            return Err(Errno::OPNOTSUPP);
+        }
+        let node = NewNode {
+            key: Key::of(&stat),
+            kind: kind_of(&stat),
+            place: Place::Descriptor,
+            mount,
+            fd: Some(fd),
+            pinned: true,
+        };
+        let mut part = self.part(node.key);
+        let node = self.make(node)?;
+        part.insert_unique(self.hash(node.key()), Arc::clone(&node), |n| {
+            self.hash(n.key())
+        });
+        Ok(node)
+    }
+
+    /// Adds the directory of several shares.
+    ///
+    /// # Errors
+    /// Never the first time.
+    pub fn add_virtual_root(&self) -> Result<Arc<Node>> {
+        self.make(NewNode {
+            key: Key {
+                mount: 0,
+                device: 0,
+                inode: 1,
+            },
+            kind: FileType::Directory,
+            place: Place::Virtual,
+            mount: Mount::of_nothing(),
+            fd: None,
+            pinned: true,
+        })
+    }
+
+    /// The node with this number.
+    ///
+    /// # Errors
+    /// ENOENT when the guest was not told of it, or has forgotten it.
+    #[inline]
+    pub fn get(&self, id: u64) -> Result<SlabRef<Node>> {
+        self.slab.get(id).ok_or(Errno::NOENT)
+    }
+
+    /// Nodes there are.
+    pub fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.slab.is_empty()
+    }
+
+    /// The `O_PATH` descriptor of a node.
+    ///
+    /// # Errors
+    /// ESTALE when the file is gone; ENFILE; EPERM for the directory of several shares.
+    #[inline]
+    pub fn fd(&self, node: &Node) -> Result<NodeFd> {
+        match node.hot_fd() {
+            Some(fd) => Ok(fd),
+            None => self.warm(node),
+        }
+    }
+
+    #[cold]
+    fn warm(&self, node: &Node) -> Result<NodeFd> {
+        let Place::Handle(handle) = node.place() else {
+            return Err(Errno::PERM);
+        };
+        let fd = self.opening(|| node.mount().open(handle, HOLD))?;
+        let fd = node.warm(fd);
+        self.hot.add(node.number(), &self.slab);
+        Ok(fd)
+    }
+
+    /// Opens a regular file or a directory anew, with the rights of this thread.
+    ///
+    /// # Errors
+    /// Of the host; ELOOP or ENXIO for what is never opened.
+    pub fn open(&self, node: &Node, flags: OFlags) -> Result<OwnedFd> {
+        match node.kind() {
+            FileType::RegularFile | FileType::Directory => {}
+            FileType::Symlink => return Err(Errno::LOOP),
+            _ => return Err(Errno::NXIO),
+        }
+        let flags = flags | OPEN;
+        if let Place::Handle(handle) = node.place() {
+            return self.opening(|| node.mount().open(handle, flags));
+        }
+        let fd = self.fd(node)?;
+        self.opening(|| self.reopen(fd.as_fd(), flags))
+    }
+
+    /// Opens what a descriptor is of.
+    fn reopen(&self, fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd> {
+        let number = DecInt::from_fd(fd);
+        // The number is a link that is to be followed.
+        let flags = flags - OFlags::NOFOLLOW;
+        let proc_self_fd = &self.options.proc_self_fd;
+        rustix::fs::openat(proc_self_fd, number.as_c_str(), flags, Mode::empty())
+    }
+
+    /// Finds what `name` in the directory `parent` is, and counts a lookup of it.
+    ///
+    /// # Errors
+    /// Of the host.
+    pub fn lookup(&self, parent: &Node, name: Name<'_>) -> Result<Found> {
+        let dir = self.fd(parent)?;
+        let guess = self.hints.get(parent.number(), name);
+        let guess = guess.and_then(|id| self.slab.get(id));
+        if let Some(guess) = guess
+            && guess.is_hot()
+        {
+            let stat = sys::statx_at(dir.as_fd(), name.as_c_str())?;
+            if guess.key() == Key::of(&stat) && guess.is_hot() && guess.remember() {
+                let node = Arc::clone(&guess);
+                return Ok(Found { node, stat });
+            }
+        }
+        let found = self.lookup_afresh(parent, dir.as_fd(), name)?;
+        self.hints.set(parent.number(), name, found.node.number());
+        Ok(found)
+    }
+
+    /// As [`lookup`](Self::lookup), where `inode` is what the directory says: a node that is known
+    /// needs no guess.
+    ///
+    /// # Errors
+    /// Of the host.
+    pub fn lookup_entry(
+        &self,
+        parent: &Node,
+        dir: BorrowedFd<'_>,
+        name: Name<'_>,
+        inode: u64,
+    ) -> Result<Found> {
+        let key = Key {
+            inode,
+            ..parent.key()
+        };
+        if self.find(key).is_some() {
+            let stat = sys::statx_at(dir, name.as_c_str())?;
+            if let Some(node) = self.find_and_remember(Key::of(&stat)) {
+                return Ok(Found { node, stat });
+            }
+        }
+        self.lookup_afresh(parent, dir, name)
+    }
+
+    fn lookup_afresh(&self, parent: &Node, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<Found> {
+        let open = || sys::open_beneath(dir, name.as_c_str(), HOLD, Mode::empty());
+        let fd = self.opening(open)?;
+        self.adopt(fd, parent.mount())
+    }
+
+    /// The node of what `fd` (`O_PATH`) is of, with one more lookup; `near` is a mount that it is
+    /// likely to be on.
+    ///
+    /// # Errors
+    /// Of the host.
+    pub fn adopt(&self, fd: OwnedFd, near: &Arc<Mount>) -> Result<Found> {
+        let stat = sys::statx_of(fd.as_fd())?;
+        if let Some(node) = self.find_and_remember(Key::of(&stat)) {
+            return Ok(Found { node, stat });
+        }
+        let mount = self.mount_of(&stat, fd.as_fd(), Some(near));
+        let place = self.place_of(fd.as_fd(), &mount)?;
+        let node = self.intern(&stat, place, mount, Some(fd))?;
+        Ok(Found { node, stat })
+    }
+
+    /// The node of an open file that was just made; `fd` stays the caller's.
+    ///
+    /// # Errors
+    /// Of the host.
+    pub fn adopt_open(&self, fd: BorrowedFd<'_>, near: &Arc<Mount>) -> Result<Found> {
+        let stat = sys::statx_of(fd)?;
+        if let Some(node) = self.find_and_remember(Key::of(&stat)) {
+            return Ok(Found { node, stat });
+        }
+        let mount = self.mount_of(&stat, fd, Some(near));
+        let place = self.place_of(fd, &mount)?;
+        let own = match place {
+            Place::Handle(_) => None,
+            _ => Some(self.opening(|| self.reopen(fd, HOLD))?),
+        };
+        let node = self.intern(&stat, place, mount, own)?;
+        Ok(Found { node, stat })
+    }
+
+    /// Counts one more lookup of a node; false if it is about to go.
+    pub fn remember(&self, node: &Node) -> bool {
+        node.remember()
+    }
+
+    /// Whether the root of a share has this key.
+    pub fn is_root(&self, key: Key) -> bool {
+        self.find(key).is_some_and(|node| node.is_root())
+    }
+
+    /// The guest has forgotten `lookups` lookups of a node.
+    pub fn forget(&self, id: u64, lookups: u64) {
+        let Some(node) = self.slab.get(id) else {
+            return;
+        };
+        if node.forget(lookups) {
+            self.drop_node(&node);
+        }
+    }
+
+    /// A lookup was counted that the guest is not told of.
+    pub fn unremember(&self, node: &Arc<Node>) {
+        if node.forget(1) {
+            self.drop_node(node);
+        }
+    }
+
+    /// Forgets all nodes but the roots.
+    pub fn clear(&self) {
+        for id in self.slab.ids() {
+            self.forget(id, u64::MAX);
+        }
+        self.hot.clear();
+    }
+
+    fn drop_node(&self, node: &Arc<Node>) {
+        let mut part = self.part(node.key());
+        let hash = self.hash(node.key());
+        let entry = part.find_entry(hash, |n| Arc::ptr_eq(n, node));
+        let in_map = entry.ok().map(|entry| entry.remove().0);
+        drop(part);
+        drop(in_map);
+        if self.slab.remove(node.number()).is_some() && matches!(node.place(), Place::Descriptor) {
+            self.descriptors.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn intern(
+        &self,
+        stat: &Statx,
+        place: Place,
+        mount: Arc<Mount>,
+        fd: Option<OwnedFd>,
+    ) -> Result<Arc<Node>> {
+        let key = Key::of(stat);
+        let hash = self.hash(key);
+        let mut part = self.part(key);
+        if let Ok(entry) = part.find_entry(hash, |n| n.key() == key) {
+            let known = Arc::clone(entry.get());
+            // Its handle is the same, or another file has got its number since.
+            if is_same(&known, &place) && known.remember() {
+                drop(part);
+                if let Some(fd) = fd
+                    && !known.is_hot()
+                {
+                    drop(known.warm(fd));
+                    self.hot.add(known.number(), &self.slab);
+                }
+                return Ok(known);
+            }
+            let _gone = entry.remove();
+        }
+        let hot = fd.is_some() && matches!(place, Place::Handle(_));
+        let node = self.make(NewNode {
+            key,
+            kind: kind_of(stat),
+            place,
+            mount,
+            fd,
+            pinned: false,
+        })?;
+        part.insert_unique(hash, Arc::clone(&node), |n| self.hash(n.key()));
+        drop(part);
+        if hot {
+            self.hot.add(node.number(), &self.slab);
+        }
+        Ok(node)
+    }
+
+    fn make(&self, new: NewNode) -> Result<Arc<Node>> {
+        let keeps = matches!(new.place, Place::Descriptor);
+        if keeps {
+            let max = self.options.max_descriptors;
+            self.descriptors
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
+                    (n < max).then_some(n + 1)
+                })
+                .map_err(|_full| Errno::NFILE)?;
+        }
+        let node = self.slab.insert(|id| Node::new(id, new));
+        if node.is_none() && keeps {
+            self.descriptors.fetch_sub(1, Ordering::Relaxed);
+        }
+        node.ok_or(Errno::NFILE)
+    }
+
+    /// The node with this key, if its inode is sure to exist.
+    fn find(&self, key: Key) -> Option<Arc<Node>> {
+        let part = self.part(key);
+        let node = part.find(self.hash(key), |n| n.key() == key)?;
+        node.is_hot().then(|| Arc::clone(node))
+    }
+
+    fn find_and_remember(&self, key: Key) -> Option<Arc<Node>> {
+        self.find(key).filter(|node| node.remember())
+    }
+
+    fn place_of(&self, fd: BorrowedFd<'_>, mount: &Mount) -> Result<Place> {
+        if self.options.inode_file_handles == InodeHandles::Never || !mount.has_handles() {
+            if self.options.inode_file_handles == InodeHandles::Mandatory {
+                return Err(Errno::OPNOTSUPP);
+            }
+            return Ok(Place::Descriptor);
+        }
+        match name_to_handle(fd, c"", AtFlags::empty()) {
+            Ok((handle, _)) => Ok(Place::Handle(handle)),
+            Err(Errno::OPNOTSUPP | Errno::OVERFLOW)
+                if self.options.inode_file_handles == InodeHandles::Prefer =>
+            {
+                Ok(Place::Descriptor)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn mount_of(&self, stat: &Statx, fd: BorrowedFd<'_>, near: Option<&Arc<Mount>>) -> Arc<Mount> {
+        if let Some(near) = near
+            && near.number() == stat.stx_mnt_id
+        {
+            return Arc::clone(near);
+        }
+        let wanted = self.options.inode_file_handles != InodeHandles::Never;
+        let openable = matches!(kind_of(stat), FileType::Directory | FileType::RegularFile);
+        self.mounts.get(stat.stx_mnt_id, fd, || {
+            if !wanted || !openable {
+                return None;
+            }
+            self.reopen(fd, OFlags::RDONLY | OPEN).ok()
+        })
+    }
+
+    /// Opens something; where there are no descriptors left, nodes give some up.
+    ///
+    /// # Errors
+    /// ENFILE when there still are none.
+    pub fn opening<T>(&self, open: impl Fn() -> Result<T>) -> Result<T> {
+        match open() {
+            Err(Errno::MFILE | Errno::NFILE) => {
+                self.hot.shrink(&self.slab);
+                match open() {
+                    Err(Errno::MFILE) => Err(Errno::NFILE),
+                    result => result,
+                }
+            }
+            result => result,
+        }
+    }
+
+    #[inline]
+    fn hash(&self, key: Key) -> u64 {
+        use std::hash::BuildHasher as _;
+        self.hasher.hash_one(key)
+    }
+
+    #[inline]
+    fn part(&self, key: Key) -> MutexGuard<'_, HashTable<Arc<Node>>> {
+        // The table itself uses the lowest and the highest bits.
+        let at = usize::try_from(self.hash(key) >> 32).unwrap_or(0) % PARTS;
+        // `at` is below the number of parts.
+        let part = self.parts.get(at).unwrap_or(&self.parts[0]);
+        part.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the node that has a key is what was just found with it.
+fn is_same(known: &Node, place: &Place) -> bool {
+    match (known.place(), place) {
+        (Place::Handle(a), Place::Handle(b)) => a == b,
+        // It has kept its descriptor, so its number is its own.
+        _ => known.is_hot(),
+    }
+}
+
+/// What kind of thing it is.
+fn kind_of(stat: &Statx) -> FileType {
+    FileType::from_raw_mode(u32::from(stat.stx_mode))
+}

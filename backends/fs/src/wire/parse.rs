@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The parser of requests: what the driver wrote, as an [`Operation`].
+//!
+//! Nothing is allocated, and nothing that the driver claims is believed beyond the bytes that are
+//! there. A request has exactly the bytes that its operation has in `fuse.h`: one byte more or less
+//! is an error, because it would mean that the two sides disagree about the layout. There are
+//! these exceptions: what has no arguments may bring some all the same (the driver of Windows adds
+//! bytes to `READLINK`); `INIT` may be longer than known, for it tells what the two sides agree
+//! about; `NOTIFY_REPLY` is never awaited, so nobody looks at it; an extension may end in up to
+//! seven bytes of padding. Unknown flags are kept as they come, and fields that only pad ignored.
+//!
+//! The four most frequent requests are told first, by one comparison each; the others by theme.
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::as_conversions
+)]
+
+mod arguments;
+
+use thiserror::Error;
+
+pub(super) use arguments::xattr_name;
+use arguments::{
+    batch_forget, copy_file_range, create, fallocate, flush, fsync, get_attr, init, ioctl,
+    last_name, last_xattr_name, lock_in, lookup, lseek, mkdir, mknod, read_in, release,
+    remove_mapping, rename, set_attr, set_xattr, setup_mapping, statx, symlink, tmp_file, write_in,
+};
+
+use super::bytes::Reader;
+use super::flags::{InitFlags, OpenInFlags, RenameFlags, opcode};
+use super::header::InHeader;
+use super::name::NameError;
+use super::operation::Operation;
+
+/// The longest target of a symbolic link (`PATH_MAX`, less the NUL).
+pub const TARGET_MAX_BYTES: usize = 4095;
+/// The longest name of an extended attribute (`XATTR_NAME_MAX`).
+pub const XATTR_NAME_MAX_BYTES: usize = 255;
+/// The longest value of an extended attribute (`XATTR_SIZE_MAX`).
+pub const XATTR_VALUE_MAX_BYTES: usize = 65536;
+
+/// Why a request is not one.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
+pub enum ParseError {
+    /// An operation that is not known, or not served: `BMAP`, `POLL`.
+    #[error("operation {opcode} is not served")]
+    Unsupported {
+        /// What was asked for.
+        opcode: u32,
+    },
+    /// Too few bytes, or too many for fields of fixed size.
+    #[error("{len_bytes} bytes are not the length of these fields")]
+    Length {
+        /// Bytes that there are.
+        len_bytes: usize,
+    },
+    /// Bytes behind the end.
+    #[error("{len_bytes} bytes behind the end")]
+    Trailing {
+        /// How many.
+        len_bytes: usize,
+    },
+    /// A string without an end.
+    #[error("a string without NUL")]
+    NoNul,
+    /// A name that no directory entry can have.
+    #[error("{0}")]
+    Name(#[from] NameError),
+    /// A symbolic link to nothing.
+    #[error("an empty target")]
+    TargetEmpty,
+    /// A symbolic link to more than 4095 bytes.
+    #[error("a target of more than {TARGET_MAX_BYTES} bytes")]
+    TargetTooLong,
+    /// A name of an extended attribute that is empty or has more than 255 bytes.
+    #[error("a name of an attribute that has not 1 to {XATTR_NAME_MAX_BYTES} bytes")]
+    XattrName,
+    /// A value of an extended attribute with more than 65536 bytes.
+    #[error("a value of more than {XATTR_VALUE_MAX_BYTES} bytes")]
+    ValueTooLong,
+    /// Another number of entries than there are bytes for.
+    #[error("{count} entries claimed in {len_bytes} bytes")]
+    Count {
+        /// The number claimed.
+        count: u32,
+        /// Bytes that there are.
+        len_bytes: usize,
+    },
+    /// Extensions that are malformed, unknown, repeated or were not agreed.
+    #[error("malformed extensions")]
+    Extension,
+}
+
+impl ParseError {
+    /// The number of the error that the driver gets, positive.
+    #[must_use]
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::Unsupported { .. } => libc::ENOSYS,
+            Self::Name(NameError::TooLong) | Self::TargetTooLong => libc::ENAMETOOLONG,
+            Self::XattrName => libc::ERANGE,
+            Self::ValueTooLong => libc::E2BIG,
+            _ => libc::EINVAL,
+        }
+    }
+}
+
+impl<'a> Operation<'a> {
+    /// Parses `args`, all bytes behind `header`, but without the data of `WRITE`.
+    ///
+    /// `negotiated` is what `INIT` agreed about; some layouts depend on it. The length that the
+    /// header claims is not looked at.
+    ///
+    /// # Errors
+    /// What is wrong with the request.
+    #[inline]
+    pub fn parse(
+        header: &InHeader,
+        args: &'a [u8],
+        negotiated: InitFlags,
+    ) -> Result<Self, ParseError> {
+        match header.opcode {
+            opcode::LOOKUP => lookup(args),
+            opcode::GETATTR => Reader::exact::<16, _>(args, get_attr),
+            opcode::READ => Reader::exact::<40, _>(args, read_in).map(Self::Read),
+            opcode::WRITE => Reader::exact::<40, _>(args, write_in).map(Self::Write),
+            _ => Self::parse_file(header, args, negotiated),
+        }
+    }
+
+    /// The operations on open files and directories.
+    fn parse_file(
+        header: &InHeader,
+        args: &'a [u8],
+        negotiated: InitFlags,
+    ) -> Result<Self, ParseError> {
+        match header.opcode {
+            opcode::OPEN => Reader::exact::<8, _>(args, |fields| {
+                Ok(Self::Open {
+                    flags: fields.u32()?,
+                    open_flags: OpenInFlags::from_bits_retain(fields.u32()?),
+                })
+            }),
+            opcode::OPENDIR => Reader::exact::<8, _>(args, |fields| {
+                Ok(Self::OpenDir {
+                    flags: fields.u32()?,
+                })
+            }),
+            opcode::RELEASE => Reader::exact::<24, _>(args, release).map(Self::Release),
+            opcode::RELEASEDIR => Reader::exact::<24, _>(args, release).map(Self::ReleaseDir),
+            opcode::READDIR => Reader::exact::<40, _>(args, read_in).map(Self::ReadDir),
+            opcode::READDIRPLUS => Reader::exact::<40, _>(args, read_in).map(Self::ReadDirPlus),
+            opcode::FLUSH => Reader::exact::<24, _>(args, flush),
+            opcode::FSYNC => Reader::exact::<16, _>(args, fsync)
+                .map(|(handle, data_only)| Self::Fsync { handle, data_only }),
+            opcode::FSYNCDIR => Reader::exact::<16, _>(args, fsync)
+                .map(|(handle, data_only)| Self::FsyncDir { handle, data_only }),
+            opcode::LSEEK => Reader::exact::<24, _>(args, lseek),
+            opcode::FALLOCATE => Reader::exact::<32, _>(args, fallocate),
+            opcode::COPY_FILE_RANGE | opcode::COPY_FILE_RANGE_64 => {
+                let wide = header.opcode == opcode::COPY_FILE_RANGE_64;
+                Reader::exact::<56, _>(args, |fields| copy_file_range(fields, wide))
+            }
+            opcode::GETLK => Reader::exact::<48, _>(args, lock_in).map(Self::GetLock),
+            opcode::SETLK | opcode::SETLKW => {
+                let waits = header.opcode == opcode::SETLKW;
+                Reader::exact::<48, _>(args, lock_in).map(|lock| Self::SetLock { lock, waits })
+            }
+            opcode::IOCTL => ioctl(args),
+            opcode::SETUPMAPPING => Reader::exact::<40, _>(args, setup_mapping),
+            opcode::REMOVEMAPPING => remove_mapping(args),
+            _ => Self::parse_entry(header, args, negotiated),
+        }
+    }
+
+    /// The operations with names of directory entries.
+    fn parse_entry(
+        header: &InHeader,
+        args: &'a [u8],
+        negotiated: InitFlags,
+    ) -> Result<Self, ParseError> {
+        let mut args_left = Reader::new(args);
+        let fields = &mut args_left;
+        match header.opcode {
+            opcode::CREATE => create(header, fields, negotiated),
+            opcode::TMPFILE => tmp_file(header, fields, negotiated),
+            opcode::MKNOD => mknod(header, fields, negotiated),
+            opcode::MKDIR => mkdir(header, fields, negotiated),
+            opcode::SYMLINK => symlink(header, fields, negotiated),
+            opcode::UNLINK => last_name(fields).map(|name| Self::Unlink { name }),
+            opcode::RMDIR => last_name(fields).map(|name| Self::RmDir { name }),
+            opcode::RENAME => {
+                let new_parent = fields.u64()?;
+                rename(fields, new_parent, RenameFlags::empty())
+            }
+            opcode::RENAME2 => {
+                let new_parent = fields.u64()?;
+                let flags = RenameFlags::from_bits_retain(fields.u32()?);
+                fields.u32()?;
+                rename(fields, new_parent, flags)
+            }
+            opcode::LINK => Ok(Self::Link {
+                node: fields.u64()?,
+                name: last_name(fields)?,
+            }),
+            _ => Self::parse_attribute(header, args, negotiated),
+        }
+    }
+
+    /// The operations on what a file has besides its data.
+    fn parse_attribute(
+        header: &InHeader,
+        args: &'a [u8],
+        negotiated: InitFlags,
+    ) -> Result<Self, ParseError> {
+        let mut args_left = Reader::new(args);
+        let fields = &mut args_left;
+        match header.opcode {
+            opcode::FORGET => Reader::exact::<8, _>(args, |fields| {
+                Ok(Self::Forget {
+                    nlookup: fields.u64()?,
+                })
+            }),
+            opcode::BATCH_FORGET => batch_forget(args),
+            opcode::SETATTR => Reader::exact::<88, _>(args, set_attr),
+            opcode::STATX => Reader::exact::<24, _>(args, statx),
+            opcode::ACCESS => Reader::exact::<8, _>(args, |fields| {
+                Ok(Self::Access {
+                    mask: fields.u32()?,
+                })
+            }),
+            opcode::SETXATTR => set_xattr(fields, negotiated),
+            opcode::GETXATTR => {
+                let size_bytes = fields.u32()?;
+                fields.u32()?;
+                let name = last_xattr_name(fields)?;
+                Ok(Self::GetXattr { name, size_bytes })
+            }
+            opcode::LISTXATTR => Reader::exact::<8, _>(args, |fields| {
+                Ok(Self::ListXattr {
+                    size_bytes: fields.u32()?,
+                })
+            }),
+            opcode::REMOVEXATTR => last_xattr_name(fields).map(|name| Self::RemoveXattr { name }),
+            opcode::READLINK => Ok(Self::ReadLink),
+            _ => Self::parse_connection(header.opcode, args),
+        }
+    }
+
+    /// The operations on the file system as a whole.
+    fn parse_connection(opcode: u32, args: &'a [u8]) -> Result<Self, ParseError> {
+        match opcode {
+            opcode::STATFS => Ok(Self::StatFs),
+            opcode::SYNCFS => Reader::exact::<8, _>(args, |_| Ok(Self::SyncFs)),
+            opcode::INTERRUPT => Reader::exact::<8, _>(args, |fields| {
+                Ok(Self::Interrupt {
+                    unique: fields.u64()?,
+                })
+            }),
+            opcode::INIT => init(args),
+            opcode::DESTROY => Ok(Self::Destroy),
+            opcode::NOTIFY_REPLY => Ok(Self::NotifyReply),
+            _ => Err(ParseError::Unsupported { opcode }),
+        }
+    }
+}

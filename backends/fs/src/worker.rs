@@ -1,0 +1,450 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The data side: a chain with a request comes, its reply goes back in it.
+//!
+//! virtio 1.3 §5.11.6: the device-readable bytes are the header, the arguments and the data of a
+//! request, the device-writable ones those of its reply. All is served on the data thread unless
+//! it may wait long; then a blocking thread does the same and writes the reply itself. A lock that
+//! is waited for takes no thread. So a queue always goes on, and the one for urgent requests
+//! (`FORGET`) waits for nothing that another does.
+//!
+//! The bytes of a file go between it and the guest's memory without a stop. Reads are tried without
+//! waiting first, and handed over if the bytes are not in memory.
+
+mod blocking;
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use ringside_common::chain::ChainFault;
+use ringside_common::memory::{Buffers, IoScratch};
+use ringside_common::worker::{Counted, RequestCx, RequestWorker};
+use rustix::fs::OFlags;
+use rustix::io::ReadWriteFlags;
+
+use crate::credentials::ThreadContext;
+use crate::device::Shared;
+use crate::error::{Errno, Result};
+use crate::passthrough::{Cx, DirScratch};
+use crate::server::{self, kind_of};
+use crate::wire::flags::opcode;
+use crate::wire::header::{IN_HEADER_BYTES, InHeader, OUT_HEADER_BYTES, out_header};
+use crate::wire::limits::{WRITE_ARGS_BYTES, args_limit_bytes, has_reply};
+use crate::wire::operation::{LockIn, Operation, ReadIn, WriteIn};
+use crate::wire::reply::Written;
+
+/// A blocking thread has written the reply: its bytes, negative if it is an error.
+const TAG_REPLIED: u16 = 0;
+/// A lock was got, or not: 0 or a negative errno.
+const TAG_LOCK: u16 = 1;
+
+/// What is counted as "other".
+const OTHER: usize = server::KINDS.len() - 1;
+
+/// The data side of the device on one data thread.
+#[derive(Debug)]
+pub struct FsWorker {
+    shared: Arc<Shared>,
+    /// None where the kernel refused to set the thread up.
+    thread: Option<ThreadContext>,
+    scratch: Scratch,
+}
+
+/// What is used again from request to request.
+#[derive(Debug, Default)]
+struct Scratch {
+    args: Vec<u8>,
+    reply: Vec<u8>,
+    dirs: DirScratch,
+    io: IoScratch,
+}
+
+/// What is kept of a started vring.
+#[derive(Debug)]
+pub struct FsQueue {
+    index: u16,
+    /// Of each head whose request is not done.
+    pending: Box<[Pending]>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Pending {
+    unique: u64,
+    kind: usize,
+}
+
+/// How a request ended.
+enum Outcome {
+    /// The reply is in the scratch buffer.
+    Reply,
+    /// So many bytes are behind the place of the header.
+    Data(usize),
+    /// There is none.
+    NoReply,
+    /// It will come.
+    Later,
+}
+
+impl FsWorker {
+    /// The data side of the calling thread.
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let thread = ThreadContext::new(shared.proc_self_fd());
+        let thread = thread.inspect_err(|e| log::error!("a data thread serves nothing: {e}"));
+        Self {
+            shared,
+            thread: thread.ok(),
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// Serves the request of `head`, whose header was taken off.
+    fn serve(
+        &mut self,
+        queue: &mut FsQueue,
+        rcx: &mut RequestCx<'_>,
+        head: u16,
+        header: &InHeader,
+    ) -> Result<Outcome> {
+        let buffers = rcx.buffers(head).ok_or(Errno::IO)?;
+        let rest_bytes = buffers.readable_bytes();
+        if u64::from(header.len_bytes) != rest_bytes + IN_HEADER_BYTES as u64 {
+            return Err(Errno::INVAL);
+        }
+        let limit = args_limit_bytes(header.opcode);
+        let args_bytes = usize::try_from(rest_bytes).map_or(limit, |rest| rest.min(limit));
+        let Scratch {
+            args,
+            reply,
+            dirs,
+            io,
+        } = &mut self.scratch;
+        args.resize(args_bytes, 0);
+        buffers.read_at(0, args);
+        let op = Operation::parse(header, args, self.shared.fs.negotiated())
+            .map_err(|error| Errno::from_raw_os_error(error.errno()))?;
+        note(queue, head, header.unique, kind_of(&op));
+        if !has_reply(header.opcode) {
+            self.shared.serve_silent(header, &op);
+            return Ok(Outcome::NoReply);
+        }
+        let room = usize::try_from(buffers.writable_bytes()).unwrap_or(usize::MAX);
+        let room = room.checked_sub(OUT_HEADER_BYTES).ok_or(Errno::INVAL)?;
+        if room < op.reply_bytes() {
+            return Err(Errno::INVAL);
+        }
+        server::check_read_only(&self.shared.fs, &op)?;
+        let mut request = Request {
+            shared: &self.shared,
+            rcx,
+            head,
+            cx: Cx {
+                header,
+                thread: self.thread.as_mut().ok_or(Errno::IO)?,
+            },
+            args,
+            room,
+            queue: queue.index,
+        };
+        request.serve(&op, reply, dirs, io)
+    }
+
+    /// Writes the reply and gives the chain back.
+    fn answer(
+        &mut self,
+        rcx: &mut RequestCx<'_>,
+        head: u16,
+        header: &InHeader,
+        kind: usize,
+        outcome: &Result<Outcome>,
+    ) {
+        let Some(buffers) = rcx.buffers(head) else {
+            return;
+        };
+        let reply = &mut self.scratch.reply;
+        let ok = outcome.is_ok();
+        let (used_bytes, bytes) = match outcome {
+            Ok(Outcome::Later) => return,
+            Ok(Outcome::NoReply) => (0, 0),
+            Ok(Outcome::Data(bytes)) => {
+                let len = narrow(OUT_HEADER_BYTES + bytes);
+                buffers.write_front(out_header(len, 0, header.unique));
+                (len, *bytes as u64)
+            }
+            Ok(Outcome::Reply) => {
+                let len = narrow(reply.len());
+                if let Some(place) = reply.first_chunk_mut() {
+                    *place = out_header(len, 0, header.unique);
+                }
+                buffers.write_at(0, reply);
+                (len, 0)
+            }
+            Err(error) => (refuse(buffers, header, *error), 0),
+        };
+        rcx.complete(head, used_bytes, Counted { kind, bytes, ok });
+    }
+}
+
+/// A parsed request whose reply has room.
+struct Request<'a, 'c> {
+    shared: &'a Arc<Shared>,
+    rcx: &'a mut RequestCx<'c>,
+    head: u16,
+    cx: Cx<'a>,
+    args: &'a [u8],
+    room: usize,
+    queue: u16,
+}
+
+impl Request<'_, '_> {
+    fn serve(
+        &mut self,
+        op: &Operation<'_>,
+        reply: &mut Vec<u8>,
+        dirs: &mut DirScratch,
+        io: &mut IoScratch,
+    ) -> Result<Outcome> {
+        let fs = &self.shared.fs;
+        match op {
+            Operation::Read(read) => match self.read_now(io, read)? {
+                Some(bytes) => Ok(Outcome::Data(bytes)),
+                None => self.hand_over(),
+            },
+            Operation::Write(write) => match self.write_now(io, write)? {
+                Some(written) => {
+                    reply.extend_from_slice(&written.to_bytes());
+                    Ok(Outcome::Reply)
+                }
+                None => self.hand_over(),
+            },
+            Operation::SetLock { lock, waits: true } => self.wait_for_lock(lock),
+            op if server::is_long(fs, self.cx.header.node, op) => self.hand_over(),
+            op => {
+                let op = clamp(op, self.room);
+                server::serve(fs, &mut self.cx, &op, dirs, reply)?;
+                if reply.len() - OUT_HEADER_BYTES > self.room {
+                    return Err(Errno::RANGE);
+                }
+                Ok(Outcome::Reply)
+            }
+        }
+    }
+
+    fn hand_over(&mut self) -> Result<Outcome> {
+        blocking::hand_over(self.shared, self.rcx, self.head, self.cx.header, self.args)
+    }
+
+    /// Reads what is in memory; none when the rest has to be waited for.
+    fn read_now(&mut self, io: &mut IoScratch, read: &ReadIn) -> Result<Option<usize>> {
+        let node = self.cx.header.node;
+        let target = self.shared.fs.target(node, read.handle, OFlags::RDONLY)?;
+        if target.waits_to_read() {
+            return Ok(None);
+        }
+        let buffers = self.rcx.buffers(self.head).ok_or(Errno::IO)?;
+        let size = usize::try_from(read.size_bytes).map_or(self.room, |size| size.min(self.room));
+        let mut flags = if target.may_try() {
+            ReadWriteFlags::NOWAIT
+        } else {
+            ReadWriteFlags::empty()
+        };
+        let mut done = 0;
+        while done < size {
+            let mut scatter = io.scatter();
+            scatter.push_writable(buffers, OUT_HEADER_BYTES + done, size - done);
+            let offset = read.offset_bytes.saturating_add(done as u64);
+            match scatter.read_at(target.as_fd(), offset, flags) {
+                Ok(0) => break,
+                Ok(bytes) => done += bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if is_unsupported(&error) && !flags.is_empty() => {
+                    target.cannot_try();
+                    flags = ReadWriteFlags::empty();
+                }
+                Err(error) => return Err(errno(&error)),
+            }
+        }
+        Ok(Some(done))
+    }
+
+    /// Writes to the page cache; none where a write waits for a disk or another machine.
+    fn write_now(&mut self, io: &mut IoScratch, write: &WriteIn) -> Result<Option<Written>> {
+        let buffers = self.rcx.buffers(self.head).ok_or(Errno::IO)?;
+        let data_bytes = buffers
+            .readable_bytes()
+            .checked_sub(WRITE_ARGS_BYTES as u64);
+        if data_bytes != Some(u64::from(write.size_bytes)) {
+            return Err(Errno::INVAL);
+        }
+        let (target, flags) = self.shared.fs.write_target(&mut self.cx, write)?;
+        if target.waits_to_write() {
+            return Ok(None);
+        }
+        let size = usize::try_from(write.size_bytes).unwrap_or(usize::MAX);
+        let written = whole(size, |done| {
+            let mut gather = io.gather();
+            gather.push_part(buffers, WRITE_ARGS_BYTES + done, size - done);
+            let offset = write.offset_bytes.saturating_add(done as u64);
+            gather.write_at(target.as_fd(), offset, flags)
+        });
+        Ok(Some(Written {
+            size_bytes: narrow(written?),
+        }))
+    }
+
+    /// Takes a lock, or waits for it without a thread.
+    fn wait_for_lock(&mut self, lock: &LockIn) -> Result<Outcome> {
+        let fs = &self.shared.fs;
+        match fs.set_lock(&self.cx, lock) {
+            Ok(()) => return Ok(Outcome::Data(0)),
+            Err(Errno::AGAIN) => {}
+            Err(error) => return Err(error),
+        }
+        let promise = self.rcx.promise(self.head, TAG_LOCK).ok_or(Errno::NOLCK)?;
+        let done = Box::new(move |result: Result<()>| {
+            promise.keep(result.err().map_or(0, |error| -error.raw_os_error()));
+        });
+        if let Err((error, done)) = fs.wait_for_lock(&self.cx, lock, self.queue, done) {
+            done(Err(error));
+        }
+        Ok(Outcome::Later)
+    }
+}
+
+/// Goes on until all of `size` bytes are moved, or no more are. What was moved before an error is
+/// the result, not the error.
+fn whole(size: usize, mut step: impl FnMut(usize) -> io::Result<usize>) -> Result<usize> {
+    let mut done = 0;
+    while done < size {
+        match step(done) {
+            Ok(0) => break,
+            Ok(bytes) => done += bytes,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) if done > 0 => break,
+            Err(error) => return Err(errno(&error)),
+        }
+    }
+    Ok(done)
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EOPNOTSUPP)
+}
+
+/// Replies with an error, where there is room and someone to read it; returns the bytes.
+fn refuse(buffers: &mut Buffers, header: &InHeader, error: Errno) -> u32 {
+    if !has_reply(header.opcode) || buffers.writable_bytes() < OUT_HEADER_BYTES as u64 {
+        return 0;
+    }
+    let len = narrow(OUT_HEADER_BYTES);
+    buffers.write_front(out_header(len, -error.raw_os_error(), header.unique));
+    len
+}
+
+/// Bytes of a reply: no chain has 4 GiB.
+fn narrow(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+fn note(queue: &mut FsQueue, head: u16, unique: u64, kind: usize) {
+    if let Some(pending) = queue.pending.get_mut(usize::from(head)) {
+        *pending = Pending { unique, kind };
+    }
+}
+
+/// A reply cannot have more than the guest has room for.
+fn clamp<'a>(op: &Operation<'a>, room: usize) -> Operation<'a> {
+    let most = u32::try_from(room).unwrap_or(u32::MAX);
+    let clamp = |read: &ReadIn| ReadIn {
+        size_bytes: read.size_bytes.min(most),
+        ..*read
+    };
+    match op {
+        Operation::ReadDir(read) => Operation::ReadDir(clamp(read)),
+        Operation::ReadDirPlus(read) => Operation::ReadDirPlus(clamp(read)),
+        Operation::GetXattr { name, size_bytes } => Operation::GetXattr {
+            name,
+            size_bytes: (*size_bytes).min(most),
+        },
+        op => op.clone(),
+    }
+}
+
+fn errno(error: &io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
+
+impl RequestWorker for FsWorker {
+    type Queue = FsQueue;
+
+    fn start_queue(&mut self, index: u16, size: u16) -> FsQueue {
+        FsQueue {
+            index,
+            pending: vec![Pending::default(); usize::from(size)].into(),
+        }
+    }
+
+    fn request(
+        &mut self,
+        queue: &mut FsQueue,
+        rcx: &mut RequestCx<'_>,
+        head: u16,
+        chain: std::result::Result<(), ChainFault>,
+    ) {
+        note(queue, head, 0, OTHER);
+        self.scratch.reply.clear();
+        self.scratch.reply.resize(OUT_HEADER_BYTES, 0);
+        let header = rcx.buffers(head).and_then(Buffers::take_header);
+        let header = header.as_ref().map(InHeader::parse);
+        let Some(header) = header else {
+            // Nobody to reply to.
+            let header = InHeader {
+                opcode: opcode::FORGET,
+                ..InHeader::default()
+            };
+            return self.answer(rcx, head, &header, OTHER, &Err(Errno::INVAL));
+        };
+        let outcome = match chain {
+            Ok(()) => self.serve(queue, rcx, head, &header),
+            Err(_) => Err(Errno::IO),
+        };
+        let pending = queue.pending.get(usize::from(head));
+        let kind = pending.map_or(OTHER, |pending| pending.kind);
+        self.answer(rcx, head, &header, kind, &outcome);
+    }
+
+    fn io_done(
+        &mut self,
+        queue: &mut FsQueue,
+        rcx: &mut RequestCx<'_>,
+        head: u16,
+        tag: u16,
+        result: i32,
+    ) {
+        let pending = queue.pending.get(usize::from(head));
+        let Pending { unique, kind } = pending.copied().unwrap_or_default();
+        if tag == TAG_REPLIED {
+            let counted = Counted {
+                kind,
+                bytes: 0,
+                ok: result > 0,
+            };
+            return rcx.complete(head, result.unsigned_abs(), counted);
+        }
+        let header = InHeader {
+            unique,
+            opcode: opcode::SETLKW,
+            ..InHeader::default()
+        };
+        let outcome = if result == 0 {
+            Ok(Outcome::Data(0))
+        } else {
+            Err(Errno::from_raw_os_error(-result))
+        };
+        self.answer(rcx, head, &header, kind, &outcome);
+    }
+
+    fn stopping(&mut self, queue: &mut FsQueue) {
+        self.shared.fs.locks.cancel_queue(queue.index.into());
+    }
+}

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Requests on blocking threads.
+//!
+//! A job has the request and the guest's memory for itself: it parses the one again, writes its
+//! reply to the other, and returns how many bytes that were, negative if it is an error.
+
+use std::cell::RefCell;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use ringside_common::memory::{IoScratch, Payload};
+use ringside_common::worker::RequestCx;
+use rustix::fs::OFlags;
+use rustix::io::ReadWriteFlags;
+
+use super::{Outcome, TAG_REPLIED, clamp, errno, narrow, whole};
+use crate::credentials::ThreadContext;
+use crate::device::Shared;
+use crate::error::{Errno, Result};
+use crate::passthrough::{Cx, DirScratch};
+use crate::server;
+use crate::wire::header::{InHeader, OUT_HEADER_BYTES, out_header};
+use crate::wire::limits::WRITE_ARGS_BYTES;
+use crate::wire::operation::{Operation, ReadIn, WriteIn};
+use crate::wire::reply::Written;
+
+thread_local! {
+    /// Of a blocking thread, once it has served a request.
+    static THREAD: RefCell<Option<ThreadContext>> = const { RefCell::new(None) };
+}
+
+/// A request on its way to a blocking thread.
+#[derive(Debug)]
+struct Job {
+    shared: Arc<Shared>,
+    header: InHeader,
+    args: Vec<u8>,
+    /// All that the guest has sent but the header, if there is more than the arguments.
+    data: Option<Payload>,
+    reply: Payload,
+    room: usize,
+}
+
+/// Hands a request over. It was parsed before, and its reply has room.
+pub(super) fn hand_over(
+    shared: &Arc<Shared>,
+    rcx: &mut RequestCx<'_>,
+    head: u16,
+    header: &InHeader,
+    args: &[u8],
+) -> Result<Outcome> {
+    let buffers = rcx.buffers(head).ok_or(Errno::IO)?;
+    let room = usize::try_from(buffers.writable_bytes()).unwrap_or(usize::MAX);
+    let job = Job {
+        shared: Arc::clone(shared),
+        header: *header,
+        args: args.to_vec(),
+        data: (buffers.readable_bytes() > args.len() as u64)
+            .then(|| buffers.readable_payload())
+            .flatten(),
+        reply: buffers.writable_payload().ok_or(Errno::IO)?,
+        room: room.saturating_sub(OUT_HEADER_BYTES),
+    };
+    rcx.run(head, TAG_REPLIED, Box::new(move || job.run()))
+        .map_err(|error| errno(&error))?;
+    Ok(Outcome::Later)
+}
+
+impl Job {
+    fn run(&self) -> i32 {
+        let result = THREAD.with_borrow_mut(|thread| {
+            let thread = match thread {
+                Some(thread) => thread,
+                None => thread.insert(ThreadContext::new(self.shared.proc_self_fd())?),
+            };
+            self.serve(thread)
+        });
+        let (body_bytes, error) = match result {
+            Ok(bytes) => (bytes, 0),
+            Err(error) => (0, -error.raw_os_error()),
+        };
+        let used_bytes = narrow(OUT_HEADER_BYTES + body_bytes);
+        let head = out_header(used_bytes, error, self.header.unique);
+        self.reply.write_at(0, &head);
+        let used_bytes = i32::try_from(used_bytes).unwrap_or(i32::MAX);
+        if error == 0 { used_bytes } else { -used_bytes }
+    }
+
+    /// Serves the request; returns the bytes of the reply behind its header.
+    fn serve(&self, thread: &mut ThreadContext) -> Result<usize> {
+        let fs = &self.shared.fs;
+        let header = &self.header;
+        let op = Operation::parse(header, &self.args, fs.negotiated())
+            .map_err(|error| Errno::from_raw_os_error(error.errno()))?;
+        let mut cx = Cx { header, thread };
+        match op {
+            Operation::Read(read) => self.read(&read),
+            Operation::Write(write) => self.write(&mut cx, &write),
+            op => {
+                let op = clamp(&op, self.room);
+                let mut out = Vec::new();
+                server::serve(fs, &mut cx, &op, &mut DirScratch::default(), &mut out)?;
+                if out.len() > self.room {
+                    return Err(Errno::RANGE);
+                }
+                Ok(self.reply.write_at(OUT_HEADER_BYTES, &out))
+            }
+        }
+    }
+
+    fn read(&self, read: &ReadIn) -> Result<usize> {
+        let node = self.header.node;
+        let target = self.shared.fs.target(node, read.handle, OFlags::RDONLY)?;
+        let size = usize::try_from(read.size_bytes).map_or(self.room, |size| size.min(self.room));
+        let mut scratch = IoScratch::default();
+        whole(size, |done| {
+            let mut scatter = scratch.scatter();
+            scatter.push_payload(&self.reply, OUT_HEADER_BYTES + done, size - done);
+            let offset = read.offset_bytes.saturating_add(done as u64);
+            scatter.read_at(target.as_fd(), offset, ReadWriteFlags::empty())
+        })
+    }
+
+    fn write(&self, cx: &mut Cx<'_>, write: &WriteIn) -> Result<usize> {
+        let (target, flags) = self.shared.fs.write_target(cx, write)?;
+        let size = usize::try_from(write.size_bytes).unwrap_or(usize::MAX);
+        let mut scratch = IoScratch::default();
+        let written = match &self.data {
+            None => 0,
+            Some(data) => whole(size, |done| {
+                let mut gather = scratch.gather();
+                gather.push_payload(data, WRITE_ARGS_BYTES + done, size - done);
+                let offset = write.offset_bytes.saturating_add(done as u64);
+                gather.write_at(target.as_fd(), offset, flags)
+            })?,
+        };
+        let written = Written {
+            size_bytes: narrow(written),
+        };
+        Ok(self.reply.write_at(OUT_HEADER_BYTES, &written.to_bytes()))
+    }
+}

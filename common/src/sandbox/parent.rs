@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Two processes of one back-end: the one that serves, inside of the sandbox, and its parent, which
+//! was started by the user and stays outside.
+//!
+//! The parent waits, passes on the signals that it gets, and ends as the child did. It has kept
+//! what can only be undone outside: the socket file is removed when its `main` returns. It has no
+//! capability left. When it is killed the child ends as if by SIGTERM.
+
+use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpid, pidfd_open,
+    set_parent_process_death_signal, setsid, waitpid,
+};
+use rustix::thread::{CapabilitySet, UnshareFlags};
+
+use super::capabilities::keep_capabilities;
+use super::error::SandboxError;
+use super::idmap::Maps;
+use super::namespace::{NAMESPACES, become_root};
+use super::sys;
+
+/// What a shell reports of a process that a signal has ended: this and its number.
+const SIGNALLED: i32 = 128;
+
+/// Which namespaces the serving process gets.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Separation<'a> {
+    /// Those of its parent.
+    None,
+    /// New ones.
+    Namespaces,
+    /// New ones, and one of users, in which it has all capabilities.
+    Users(&'a Maps),
+}
+
+impl Separation<'_> {
+    fn flags(self) -> UnshareFlags {
+        match self {
+            Self::None => UnshareFlags::empty(),
+            Self::Namespaces => NAMESPACES,
+            Self::Users(_) => NAMESPACES | UnshareFlags::NEWUSER,
+        }
+    }
+}
+
+/// Continues in a child; the parent gets the child's exit status when it has ended.
+///
+/// # Errors
+/// In the parent, when there can be no such child.
+pub(super) fn split(separation: Separation<'_>) -> Result<Option<u8>, SandboxError> {
+    let parent = pidfd_open(getpid(), PidfdFlags::empty())
+        .map_err(SandboxError::system("watch the parent process"))?;
+    let (mapped, map) = io::pipe().map_err(SandboxError::system("make a pipe"))?;
+    let held = sys::HeldSignals::new().map_err(SandboxError::system("hold signals back"))?;
+    let child =
+        sys::fork(separation.flags()).map_err(SandboxError::system("start a process inside"))?;
+    let Some(child) = child else {
+        drop(map);
+        if let Err(error) = settle_in(separation, mapped, &parent) {
+            // Not for the caller, who might go on with less, as its copy in the parent may.
+            log::error!("{error}");
+            sys::exit_now(1);
+        }
+        return Ok(None);
+    };
+    drop(mapped);
+    if let Separation::Users(maps) = separation {
+        write_maps(maps, child, map)?;
+    }
+    let forwarding = sys::forward_signals(child);
+    drop(held);
+    forwarding.map_err(SandboxError::system("forward signals"))?;
+    Ok(Some(wait(child)))
+}
+
+/// The parent's part of a user namespace; who is inside may not write its maps.
+fn write_maps(maps: &Maps, child: Pid, mut map: PipeWriter) -> Result<(), SandboxError> {
+    let written = maps.write(child).and_then(|()| map.write_all(&[1]));
+    drop(map);
+    if written.is_err() {
+        // It has seen the end of the pipe, and leaves.
+        let _ = wait_for(child);
+    }
+    written.map_err(SandboxError::system("set the maps of users and groups"))
+}
+
+/// The child's part.
+fn settle_in(
+    separation: Separation<'_>,
+    mut mapped: PipeReader,
+    parent: &OwnedFd,
+) -> Result<(), SandboxError> {
+    if let Separation::Users(maps) = separation {
+        if mapped.read_exact(&mut [0]).is_err() {
+            // The parent knows why, and tells.
+            sys::exit_now(1);
+        }
+        if maps.have_root() {
+            become_root()?;
+        }
+    }
+    // What a terminal sends to its whole group is passed on by the parent, and so comes once.
+    setsid().map_err(SandboxError::system("start a session"))?;
+    set_parent_process_death_signal(Some(Signal::TERM))
+        .map_err(SandboxError::system("follow the parent"))?;
+    let mut ended = [PollFd::new(parent, PollFlags::IN)];
+    match poll(&mut ended, Some(&Timespec::default())) {
+        Ok(0) => Ok(()),
+        _ => Err(SandboxError::ParentGone),
+    }
+}
+
+fn wait(child: Pid) -> u8 {
+    if let Err(error) = keep_capabilities(CapabilitySet::empty()) {
+        log::warn!("the waiting parent keeps its capabilities: {error}");
+    }
+    let status = match wait_for(child) {
+        Ok(status) => status,
+        Err(error) => {
+            log::error!("waiting for the serving process: {error}");
+            return 1;
+        }
+    };
+    if let Some(signal) = status.terminating_signal() {
+        log::error!("the serving process was ended by signal {signal}");
+        return u8::try_from(SIGNALLED + signal).unwrap_or(1);
+    }
+    status
+        .exit_status()
+        .and_then(|status| u8::try_from(status).ok())
+        .unwrap_or(1)
+}
+
+fn wait_for(child: Pid) -> Result<WaitStatus, Errno> {
+    loop {
+        match waitpid(Some(child), WaitOptions::empty()) {
+            Ok(Some((_, status))) => return Ok(status),
+            Ok(None) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

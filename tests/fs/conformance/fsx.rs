@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! fsx: one file, changed at random in every way there is, and read back.
+
+use super::support::{TestResult, alone, command, is_full, mount, needs_or_skip, run, scratch};
+
+/// What is done to the file besides reading, writing and truncating.
+const MORE: &str = "
+close_open = 1.0
+invalidate = 1.0
+fsync = 0.2
+fdatasync = 0.2
+posix_fallocate = 2.0
+punch_hole = 2.0
+sendfile = 2.0
+posix_fadvise = 1.0
+copy_file_range = 2.0
+";
+const NOT_MAPPED: &str = "mapread = 0.0\nmapwrite = 0.0\n";
+const MAPPED: &str = "mapread = 20.0\nmapwrite = 20.0\n";
+
+/// Runs it with these weights on a mount of a back-end with these arguments.
+fn exercise(weights: &str, args: &[&str], seed: u32) -> TestResult {
+    let (operations, limit_s) = if is_full() {
+        (1_000_000, 1800)
+    } else {
+        (50_000, 180)
+    };
+    let (share, own) = (scratch()?, scratch()?);
+    let configuration = own.path().join("fsx.toml");
+    let text = format!("flen = 1048576\n[weights]\n{weights}{MORE}");
+    std::fs::write(&configuration, text)?;
+    let mount = mount(share.path(), args, limit_s)?;
+    run(command("fsx")?
+        .args(["-q", "-N", &operations.to_string()])
+        .args(["-S", &seed.to_string()])
+        .arg("-P")
+        .arg(own.path())
+        .arg("-f")
+        .arg(configuration)
+        .arg(mount.join("file")))?;
+    // What the suite has left is what the host has.
+    let through = std::fs::read(mount.join("file"))?;
+    drop(mount);
+    assert_eq!(std::fs::read(share.path().join("file"))?, through);
+    Ok(())
+}
+
+#[test]
+fn fsx_buffered_reads_what_it_wrote() -> TestResult {
+    needs_or_skip!("fsx");
+    let _alone = alone();
+    exercise(NOT_MAPPED, &["--cache", "auto"], 1)
+}
+
+#[test]
+fn fsx_written_back_late_reads_what_it_wrote() -> TestResult {
+    needs_or_skip!("fsx");
+    let _alone = alone();
+    exercise(MAPPED, &["--cache", "always", "--writeback"], 2)
+}
+
+#[test]
+fn fsx_uncached_reads_what_it_wrote() -> TestResult {
+    needs_or_skip!("fsx");
+    let _alone = alone();
+    exercise(NOT_MAPPED, &["--cache", "never"], 3)
+}
+
+#[test]
+fn fsx_mapped_reads_what_it_wrote() -> TestResult {
+    needs_or_skip!("fsx");
+    let _alone = alone();
+    exercise(MAPPED, &["--cache", "always"], 4)
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! stress-ng: everything at once, whatever it does to a file system.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::support::{TestResult, alone, command, is_full, mount, needs_or_skip, scratch, text};
+
+/// One of each; those that hold up the machine itself, or need a block device, are left out.
+const STRESSORS: &[&str] = &[
+    "access",
+    "chdir",
+    "chmod",
+    "chown",
+    "copy-file",
+    "dentry",
+    "dir",
+    "dirdeep",
+    "fallocate",
+    "fcntl",
+    "filename",
+    "flock",
+    "fpunch",
+    "fstat",
+    "getdent",
+    "hdd",
+    "io",
+    "iomix",
+    "link",
+    "locka",
+    "lockf",
+    "lockofd",
+    "metamix",
+    "mknod",
+    "open",
+    "readahead",
+    "rename",
+    "seek",
+    "symlink",
+    "sync-file",
+    "touch",
+    "unlink",
+    "utime",
+    "xattr",
+];
+
+/// The stressors that failed, and what they said.
+fn failures(dir: &Path, seconds: u32) -> TestResult<BTreeSet<String>> {
+    let mut command = command("stress-ng")?;
+    command.args(["--verify", "--temp-path"]).arg(dir);
+    command.args(["--timeout", &seconds.to_string()]);
+    // The share of the disk it may fill.
+    command.args([
+        "--hdd-bytes",
+        "64M",
+        "--iomix-bytes",
+        "64M",
+        "--fallocate-bytes",
+        "64M",
+    ]);
+    command.args([
+        "--copy-file-bytes",
+        "64M",
+        "--seek-size",
+        "64M",
+        "--readahead-bytes",
+        "64M",
+    ]);
+    for stressor in STRESSORS {
+        command.args([&format!("--{stressor}"), "1"]);
+    }
+    let output = command.output()?;
+    let text = text(&output);
+    let failed: BTreeSet<_> = text
+        .lines()
+        .filter_map(|line| line.split_once("fail:"))
+        .filter_map(|(_, rest)| rest.split_once(']'))
+        .filter_map(|(_, said)| said.trim().split_once(':'))
+        .map(|(stressor, _)| stressor.trim().to_owned())
+        .collect();
+    if output.status.success() || !failed.is_empty() {
+        Ok(failed)
+    } else {
+        Err(format!("{}:\n{text}", output.status).into())
+    }
+}
+
+#[test]
+fn stress_fails_nowhere_that_the_host_does_not() -> TestResult {
+    needs_or_skip!("stress-ng");
+    let _alone = alone();
+    let seconds = if is_full() { 300 } else { 20 };
+    let (host, share) = (scratch()?, scratch()?);
+    let known = failures(host.path(), 10)?;
+    let mount = mount(share.path(), &[], 600)?;
+    let found = failures(mount.path(), seconds)?;
+    let new: Vec<_> = found.difference(&known).collect();
+    assert!(new.is_empty(), "{new:?} failed, on the host only {known:?}");
+    // It still is a file system.
+    std::fs::write(mount.join("after"), b"there")?;
+    assert_eq!(std::fs::read(share.path().join("after"))?, b"there");
+    Ok(())
+}

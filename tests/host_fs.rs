@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! File systems that a test mounts for itself on this machine, and takes away again.
+
+use std::error::Error;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// A mounted file system; unmounted when dropped.
+#[derive(Debug)]
+pub struct HostFs {
+    dir: tempfile::TempDir,
+    frozen: bool,
+}
+
+impl HostFs {
+    /// A tmpfs with these options (`mount(8)`).
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be mounted, as by who is not root.
+    pub fn tmpfs(options: &str) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let (none, kind) = (Some("ringside"), Some("tmpfs"));
+        mount(none, dir.path(), kind, MsFlags::empty(), Some(options))?;
+        let mounted = Self { dir, frozen: false };
+        std::fs::create_dir(mounted.path())?;
+        Ok(mounted)
+    }
+
+    /// An ext4 file system in a file of its own.
+    ///
+    /// # Errors
+    ///
+    /// When there is no `mkfs.ext4` or no loop device, or one may not use them.
+    pub fn ext4(bytes: u64) -> Result<Self> {
+        let image = tempfile::NamedTempFile::new()?;
+        File::options()
+            .write(true)
+            .open(image.path())?
+            .set_len(bytes)?;
+        let dir = tempfile::tempdir()?;
+        run(Command::new("mkfs.ext4").arg("-q").arg(image.path()))?;
+        run(Command::new("mount")
+            .args(["-o", "loop"])
+            .arg(image.path())
+            .arg(dir.path()))?;
+        let mounted = Self { dir, frozen: false };
+        std::fs::create_dir(mounted.path())?;
+        Ok(mounted)
+    }
+
+    /// An empty directory on it.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.dir.path().join("share")
+    }
+
+    /// Makes whoever wants to change something wait (`FIFREEZE`).
+    ///
+    /// # Errors
+    ///
+    /// When `fsfreeze(8)` fails.
+    pub fn freeze(&mut self) -> Result<()> {
+        run(Command::new("fsfreeze").arg("-f").arg(self.dir.path()))?;
+        self.frozen = true;
+        Ok(())
+    }
+
+    /// Lets those go on.
+    ///
+    /// # Errors
+    ///
+    /// When `fsfreeze(8)` fails.
+    pub fn thaw(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.frozen) {
+            run(Command::new("fsfreeze").arg("-u").arg(self.dir.path()))?;
+        }
+        Ok(())
+    }
+
+    fn mount_point(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for HostFs {
+    fn drop(&mut self) {
+        // Nobody is left to tell; what stays mounted is seen by whoever cleans up.
+        let _ = self.thaw();
+        let _ = umount2(self.mount_point(), MntFlags::MNT_DETACH);
+    }
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(format!("{command:?}: {said}").into())
+}
