@@ -2,7 +2,8 @@
 //! Making files, directories, links and special files, as the process of the guest that asks.
 //!
 //! A security label belongs to what is created. A file gets it before it has its name: it is made
-//! without one and linked in. What cannot be made so is taken away again if it cannot be labelled.
+//! without one and linked in. What cannot be made so is taken away again if it cannot be labelled,
+//! as is everything that there is no room left for to tell the guest of.
 
 use std::borrow::Cow;
 use std::ffi::CStr;
@@ -95,14 +96,24 @@ impl PassThrough {
         let dir = self.nodes.fd(&parent)?;
         let dir = dir.as_fd();
         self.as_creator(cx, umask, with, || kind.make(dir, name.as_c_str()))?;
+        let found = self.find_made(cx.thread, &parent, dir, name, with);
+        let found = found.inspect_err(|_| take_away(dir, name, kind.is_dir()))?;
+        Ok(self.entry(&parent, &found))
+    }
+
+    /// Labels what was just made, and finds its node.
+    fn find_made(
+        &self,
+        thread: &ThreadContext,
+        parent: &Node,
+        dir: BorrowedFd<'_>,
+        name: Name<'_>,
+        with: &Creation<'_>,
+    ) -> Result<Found> {
         let open = || sys::open_beneath(dir, name.as_c_str(), HOLD, Mode::empty());
         let fd = self.nodes.opening(open)?;
-        if let Err(error) = self.label(cx.thread, fd.as_fd(), with) {
-            take_away(dir, name, kind.is_dir());
-            return Err(error);
-        }
-        let found = self.nodes.adopt(fd, parent.mount())?;
-        Ok(self.entry(&parent, &found))
+        self.label(thread, fd.as_fd(), with)?;
+        self.nodes.adopt(fd, parent.mount())
     }
 
     /// `CREATE`
@@ -130,7 +141,11 @@ impl PassThrough {
             self.as_creator(cx, file.umask, with, || self.nodes.opening(open))
         };
         let (found, fd) = match made {
-            Ok(fd) => (self.nodes.adopt_open(fd.as_fd(), parent.mount())?, fd),
+            Ok(fd) => {
+                let found = self.nodes.adopt_open(fd.as_fd(), parent.mount());
+                let found = found.inspect_err(|_| take_away(dir.as_fd(), name, false))?;
+                (found, fd)
+            }
             // Somebody on the host was faster; the guest may still want it.
             Err(Errno::EXIST) if file.flags & libc::O_EXCL.cast_unsigned() == 0 => {
                 let found = self.nodes.lookup(&parent, name)?;
@@ -267,6 +282,6 @@ fn take_away(dir: BorrowedFd<'_>, name: Name<'_>, is_dir: bool) {
         AtFlags::empty()
     };
     if let Err(error) = rustix::fs::unlinkat(dir, name.as_c_str(), flags) {
-        log::warn!("a file that could not be labelled is left: {error}");
+        log::warn!("a file that was made in vain is left: {error}");
     }
 }

@@ -242,3 +242,35 @@ fn supplementary_group_of_the_caller_lets_him_in() {
         assert_eq!((created.entry.attr.uid, created.entry.attr.gid), (1000, 77));
     });
 }
+
+#[test]
+fn what_there_is_no_room_for_is_not_made() {
+    let config = FsConfig {
+        inode_file_handles: InodeHandles::Never,
+        ..FsConfig::default()
+    };
+    for kind in KINDS.into_iter().map(Some).chain([None]) {
+        let mut guest = Guest::with_files(config.clone(), 64);
+        let with = Creation::default();
+        let mut made = 0;
+        let error = loop {
+            let name = CString::new(made.to_string()).unwrap();
+            let result = match kind {
+                Some(kind) => guest.make(&name, kind, 0, &with).map(drop),
+                // Handles are fewer than nodes.
+                None => guest.create(&name, 0o644, 0, &with).map(|created| {
+                    let node = created.entry.node;
+                    let closed = guest.fs.handles.remove(created.opened.handle, node);
+                    drop(closed.unwrap());
+                }),
+            };
+            match result {
+                Ok(()) => made += 1,
+                Err(error) => break error,
+            }
+        };
+        // One of 16 is the root.
+        assert_eq!((error, made, guest.names()), (Errno::NFILE, 15, 15));
+        assert_eq!(guest.fs.nodes.len(), 16);
+    }
+}
