@@ -3,7 +3,7 @@
 
 use std::error::Error;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -14,7 +14,6 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 #[derive(Debug)]
 pub struct HostFs {
     dir: tempfile::TempDir,
-    frozen: bool,
 }
 
 impl HostFs {
@@ -27,7 +26,7 @@ impl HostFs {
         let dir = tempfile::tempdir()?;
         let (none, kind) = (Some("ringside"), Some("tmpfs"));
         mount(none, dir.path(), kind, MsFlags::empty(), Some(options))?;
-        let mounted = Self { dir, frozen: false };
+        let mounted = Self { dir };
         std::fs::create_dir(mounted.path())?;
         Ok(mounted)
     }
@@ -49,7 +48,7 @@ impl HostFs {
             .args(["-o", "loop"])
             .arg(image.path())
             .arg(dir.path()))?;
-        let mounted = Self { dir, frozen: false };
+        let mounted = Self { dir };
         std::fs::create_dir(mounted.path())?;
         Ok(mounted)
     }
@@ -60,39 +59,37 @@ impl HostFs {
         self.dir.path().join("share")
     }
 
-    /// Makes whoever wants to change something wait (`FIFREEZE`).
+    /// Makes whoever wants to change something wait (`FIFREEZE`), until what is returned is dropped.
+    ///
+    /// It must be dropped before anything that waits for a process which waits for this: nothing
+    /// ends that, not even a signal.
     ///
     /// # Errors
     ///
     /// When `fsfreeze(8)` fails.
-    pub fn freeze(&mut self) -> Result<()> {
-        run(Command::new("fsfreeze").arg("-f").arg(self.dir.path()))?;
-        self.frozen = true;
-        Ok(())
-    }
-
-    /// Lets those go on.
-    ///
-    /// # Errors
-    ///
-    /// When `fsfreeze(8)` fails.
-    pub fn thaw(&mut self) -> Result<()> {
-        if std::mem::take(&mut self.frozen) {
-            run(Command::new("fsfreeze").arg("-u").arg(self.dir.path()))?;
-        }
-        Ok(())
-    }
-
-    fn mount_point(&self) -> &Path {
-        self.dir.path()
+    pub fn freeze(&self) -> Result<Frozen> {
+        let frozen = Frozen(self.dir.path().to_owned());
+        run(Command::new("fsfreeze").arg("-f").arg(&frozen.0))?;
+        Ok(frozen)
     }
 }
 
 impl Drop for HostFs {
     fn drop(&mut self) {
         // Nobody is left to tell; what stays mounted is seen by whoever cleans up.
-        let _ = self.thaw();
-        let _ = umount2(self.mount_point(), MntFlags::MNT_DETACH);
+        let _ = umount2(self.dir.path(), MntFlags::MNT_DETACH);
+    }
+}
+
+/// A file system that is frozen.
+#[derive(Debug)]
+pub struct Frozen(PathBuf);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        if let Err(error) = run(Command::new("fsfreeze").arg("-u").arg(&self.0)) {
+            log::error!("still frozen: {error}");
+        }
     }
 }
 

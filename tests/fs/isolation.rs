@@ -12,6 +12,7 @@ use ringside_tests::frontend::fuse::{
     FuseClient, FuseConfig, FuseError, FuseQueue, FuseResult, FuseSlot, Request,
 };
 use ringside_tests::fs_back_end::FsBackEnd;
+use ringside_tests::fs_mount::{FsMount, MountOptions, needs};
 use ringside_tests::host_fs::HostFs;
 use ringside_tests::skip;
 
@@ -41,7 +42,7 @@ struct Scene {
     handle: u64,
     /// By queue.
     slow: Vec<BTreeSet<usize>>,
-    _back_end: FsBackEnd,
+    back_end: FsBackEnd,
 }
 
 impl Scene {
@@ -59,7 +60,7 @@ impl Scene {
             node: entry.node,
             handle: opened.handle,
             slow: vec![BTreeSet::new(); QUEUES],
-            _back_end: back_end,
+            back_end,
         })
     }
 
@@ -245,7 +246,7 @@ fn queue_that_stops_ends_its_locks_that_are_waited_for() -> TestResult {
 
 #[test]
 fn calls_that_a_frozen_file_system_holds_keep_nobody_who_changes_nothing() -> TestResult {
-    let mut share = match HostFs::ext4(64 << 20) {
+    let share = match HostFs::ext4(64 << 20) {
         Ok(share) => share,
         Err(error) => skip!("{error}"),
     };
@@ -253,7 +254,7 @@ fn calls_that_a_frozen_file_system_holds_keep_nobody_who_changes_nothing() -> Te
     let (node, handle) = (scene.node, scene.handle);
     // What is asked for meanwhile is in memory, as it is where a guest works.
     scene.assert_all_served()?;
-    share.freeze()?;
+    let frozen = share.freeze()?;
     for on in 0..QUEUES {
         for at in 0..SLOW as u64 {
             let request = Request::fallocate(node, handle, at * 4096, 4096, 1);
@@ -261,7 +262,7 @@ fn calls_that_a_frozen_file_system_holds_keep_nobody_who_changes_nothing() -> Te
         }
     }
     scene.assert_all_served()?;
-    share.thaw()?;
+    drop(frozen);
     for on in 0..QUEUES {
         assert_eq!(scene.finish(on)?, [0; SLOW]);
     }
@@ -275,20 +276,77 @@ fn change_that_a_frozen_file_system_holds_keeps_its_own_queue_only() -> TestResu
         |_, _| Request::unlink(ROOT_NODE, "file"),
         |node, handle| Request::fallocate(node, handle, 0, 100, 0),
     ];
-    let mut share = match HostFs::ext4(64 << 20) {
+    let share = match HostFs::ext4(64 << 20) {
         Ok(share) => share,
         Err(error) => skip!("{error}"),
     };
     let mut scene = Scene::new(&share.path(), &[])?;
     scene.assert_all_served()?;
-    share.freeze()?;
+    let frozen = share.freeze()?;
     for change in changes {
         let request = change(scene.node, scene.handle);
         scene.send_slow(0, &request)?;
     }
     scene.assert_served(1)?;
     scene.client.forget(scene.node, 1)?;
-    share.thaw()?;
+    drop(frozen);
     assert_eq!(scene.finish(0)?, [0; 3]);
+    Ok(())
+}
+
+#[test]
+fn changes_that_another_process_does_not_answer_keep_nobody() -> TestResult {
+    if let Some(reason) = needs() {
+        skip!("{reason}");
+    }
+    let share = match HostFs::ext4(64 << 20) {
+        Ok(share) => share,
+        Err(error) => skip!("{error}"),
+    };
+    // What is served by the one is shared by the other.
+    let options = MountOptions::new(env!("CARGO_BIN_EXE_vhost-user-fs-mount"));
+    let mount = FsMount::start(&share.path(), &["--cache", "always"], &options)?;
+    let mut scene = Scene::new(mount.path(), &[])?;
+    scene.assert_all_served()?;
+    let frozen = share.freeze()?;
+    for on in 0..QUEUES {
+        for at in 0..SLOW {
+            let name = format!("{on}-{at}");
+            scene.send_slow(on, &Request::mkdir(ROOT_NODE, name, 0o755, 0))?;
+        }
+    }
+    // What the kernel has in memory needs nobody's answer.
+    let node = scene.node;
+    for on in 0..QUEUES {
+        scene.call(on, &Request::getattr(node, None))?;
+        scene.call(on, &Request::lookup(ROOT_NODE, "file"))?;
+        scene.client.forget(node, 1)?;
+    }
+    drop(frozen);
+    for on in 0..QUEUES {
+        assert_eq!(scene.finish(on)?, [0; SLOW]);
+    }
+    Ok(())
+}
+
+#[test]
+fn files_that_another_process_serves_keep_their_descriptor() -> TestResult {
+    const FILES: usize = 100;
+    if let Some(reason) = needs() {
+        skip!("{reason}");
+    }
+    let share = tempfile::tempdir()?;
+    for file in 0..FILES {
+        std::fs::write(share.path().join(file.to_string()), "")?;
+    }
+    let options = MountOptions::new(env!("CARGO_BIN_EXE_vhost-user-fs-mount"));
+    let mount = FsMount::start(share.path(), &[], &options)?;
+    let mut scene = Scene::new(mount.path(), &[])?;
+    let before = scene.back_end.process().sample()?;
+    for file in 0..FILES {
+        scene.client.queue().lookup(ROOT_NODE, file.to_string())?;
+    }
+    let after = scene.back_end.process().sample()?;
+    assert_eq!(after.fds, before.fds + FILES);
     Ok(())
 }

@@ -56,7 +56,8 @@ pub fn kind_of(op: &Operation<'_>) -> usize {
     }
 }
 
-/// Whether a request may wait for a disk for long, so that others would wait with it.
+/// Whether a request may wait for a disk for long, or for another machine, so that others would
+/// wait with it.
 #[must_use]
 pub fn is_long(fs: &PassThrough, node: u64, op: &Operation<'_>) -> bool {
     use crate::wire::flags::SetAttrValid;
@@ -70,13 +71,19 @@ pub fn is_long(fs: &PassThrough, node: u64, op: &Operation<'_>) -> bool {
         | Operation::RemoveMapping { .. } => true,
         // What is mapped is taken away.
         Operation::Init(_) | Operation::Destroy => fs.window.is_in_use(),
-        Operation::Open { flags, .. } => {
-            flags & libc::O_TRUNC.cast_unsigned() != 0 && fs.is_long_truncation(node, 0)
+        Operation::Open { flags, .. }
+            if flags & libc::O_TRUNC.cast_unsigned() != 0 && fs.is_long_truncation(node, 0) =>
+        {
+            true
         }
-        Operation::SetAttr(set) => {
-            set.valid.contains(SetAttrValid::SIZE) && fs.is_long_truncation(node, set.size_bytes)
+        Operation::SetAttr(set)
+            if set.valid.contains(SetAttrValid::SIZE)
+                && fs.is_long_truncation(node, set.size_bytes) =>
+        {
+            true
         }
-        _ => false,
+        // No cache of this machine's answers that.
+        op => changes(op) && fs.is_remote(node),
     }
 }
 

@@ -208,6 +208,12 @@ impl PassThrough {
         stat.is_ok_and(|stat| stat.stx_size.saturating_sub(size_bytes) > SHORT_BYTES)
     }
 
+    /// Whether a node is on another machine, or served by another process.
+    pub(crate) fn is_remote(&self, node: u64) -> bool {
+        let node = self.nodes.get(node);
+        node.is_ok_and(|node| node.mount().is_remote())
+    }
+
     /// `ACCESS`, which guests that check permissions themselves do not send.
     ///
     /// # Errors

@@ -120,12 +120,21 @@ fn can_use_handles(root: BorrowedFd<'_>) -> bool {
         .is_ok()
 }
 
+/// `FUSE_SUPER_MAGIC`
+const FUSE: i64 = 0x6573_5546;
+
+/// Whether a file system is served by another process. Unless that one exports it, a handle finds
+/// only what the kernel happens to have in memory, and before Linux 6.9 nothing tells.
+pub(super) fn is_fuse(fd: BorrowedFd<'_>) -> bool {
+    rustix::fs::fstatfs(fd).is_ok_and(|stat| stat.f_type == FUSE)
+}
+
 /// Whether a file system is one of those that are kept elsewhere.
 fn is_remote(fd: BorrowedFd<'_>) -> bool {
     /// NFS, FUSE, SMB (three of them), Ceph, 9P, AFS: `statfs(2)`.
     const REMOTE: [i64; 8] = [
         0x6969,
-        0x6573_5546,
+        FUSE,
         0x517b,
         0xff53_4d42,
         0xfe53_4d42,

@@ -11,7 +11,7 @@ use rustix::path::DecInt;
 
 use super::hints::Hints;
 use super::hot::Hot;
-use super::mounts::{Mount, Mounts};
+use super::mounts::{Mount, Mounts, is_fuse};
 use super::node::{Key, NewNode, Node, NodeFd, Place};
 use super::slab::{Slab, SlabRef};
 use crate::config::InodeHandles;
@@ -418,10 +418,14 @@ impl Nodes {
         {
             return Arc::clone(near);
         }
-        let wanted = self.options.inode_file_handles != InodeHandles::Never;
+        let wanted = || match self.options.inode_file_handles {
+            InodeHandles::Never => false,
+            InodeHandles::Prefer => !is_fuse(fd),
+            InodeHandles::Mandatory => true,
+        };
         let openable = matches!(kind_of(stat), FileType::Directory | FileType::RegularFile);
         self.mounts.get(stat.stx_mnt_id, fd, || {
-            if !wanted || !openable {
+            if !openable || !wanted() {
                 return None;
             }
             self.reopen(fd, OFlags::RDONLY | OPEN).ok()
