@@ -285,8 +285,10 @@ fn g5_directory_moved_out_and_back_does_not_lead_to_what_is_above() -> TestResul
     let (inside, outside) = (scene.host("dir"), scene.outside("outside-dir"));
     let host = move || {
         fs::rename(&inside, &outside)?;
-        std::thread::yield_now();
+        std::thread::sleep(Duration::from_micros(50));
         fs::rename(&outside, &inside)?;
+        // Long enough that the guest finds it.
+        std::thread::sleep(Duration::from_micros(500));
         Ok(())
     };
     race(scene, host, above, &before)

@@ -89,10 +89,6 @@ impl Scene {
         self.back_end.socket()
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.back_end.process().id()
-    }
-
     /// A path in the share.
     pub(crate) fn host(&self, name: &str) -> PathBuf {
         self.outer.path().join("share").join(name)

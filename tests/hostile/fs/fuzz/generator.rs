@@ -313,7 +313,10 @@ impl Generator {
             3 => Request::readlink(node),
             4 => Request::setattr(node, &set),
             5 => Request::access(node, self.small()),
-            6 => Request::setxattr(node, "user.a", &[7; 100], self.small() % 4, true),
+            6 => {
+                let ext = self.rng.below(2) == 0;
+                Request::setxattr(node, "user.a", &[7; 100], self.small() % 4, ext)
+            }
             7 => Request::getxattr(node, "user.a", self.size().min(8192)),
             8 => Request::listxattr(node, self.size().min(8192)),
             _ => Request::removexattr(node, "user.a"),
@@ -334,7 +337,8 @@ impl Generator {
         };
         match self.rng.below(12) {
             0 => Request::statfs(node),
-            1 | 2 => Request::forget(self.node(), self.number()),
+            1 => Request::forget(self.node(), self.number()),
+            2 => Request::forget(self.node(), 1),
             3 => Request::batch_forget(&[(self.node(), 1), (self.number(), self.number())]),
             4 => Request::interrupt(self.number()),
             5 => Request::getlk(node, &lock),
