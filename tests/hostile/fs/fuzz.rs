@@ -11,6 +11,7 @@ mod generator;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -291,19 +292,7 @@ fn innermost(process: &Process) -> u32 {
     pid
 }
 
-fn fuzz(args: &[&str]) -> TestResult {
-    let full = std::env::var_os(covering::FULL_VARIABLE).is_some();
-    let requests = if full { 1_000_000 } else { 200_000 };
-    let seed = std::env::var("RINGSIDE_FUZZ_SEED");
-    let seed = seed.map_or_else(
-        |_| u64::from(std::process::id()),
-        |s| s.parse().unwrap_or(0),
-    );
-    println!("RINGSIDE_FUZZ_SEED={seed}");
-    let share = match Tmpfs::mount() {
-        Ok(share) => share,
-        Err(error) => skip!("no file system in memory: {error}"),
-    };
+fn start(share: &Tmpfs, args: &[&str]) -> Result<Process> {
     let launch = Launch::back_end("ringside-fs")?;
     let socket = launch.socket();
     let mut process = launch
@@ -315,11 +304,30 @@ fn fuzz(args: &[&str]) -> TestResult {
         .args(args)
         .spawn()?;
     process.wait_listening(PATIENCE)?;
-    let mut client = FuseClient::connect(&socket, &config())?;
-    serves(client.queue(), share.path())?;
-    drop(client);
-    let mut client = FuseClient::connect(&socket, &config())?;
-    client.hiprio.config_mut().timeout = PATIENCE;
+    Ok(process)
+}
+
+/// A session that does what a guest should.
+fn session(process: &Process, share: &Tmpfs) -> Result<FuseClient> {
+    let mut client = FuseClient::connect(process.socket(), &config())?;
+    for queue in &mut client.queues {
+        serves(queue, share.path())?;
+    }
+    Ok(client)
+}
+
+fn fuzz(args: &[&str]) -> TestResult {
+    let full = std::env::var_os(covering::FULL_VARIABLE).is_some();
+    let requests = if full { 1_000_000 } else { 200_000 };
+    let seed = std::env::var("RINGSIDE_FUZZ_SEED");
+    let seed = seed.map_or_else(|_| Ok(u64::from(std::process::id())), |seed| seed.parse())?;
+    let share = match Tmpfs::mount() {
+        Ok(share) => share,
+        Err(error) => skip!("no file system in memory: {error}"),
+    };
+    let mut process = start(&share, args)?;
+    drop(session(&process, &share)?);
+    let client = session(&process, &share)?;
     let server = innermost(&process);
     let fds = sample(server)?.fds;
     let mut fuzz = Fuzz {
@@ -332,34 +340,35 @@ fn fuzz(args: &[&str]) -> TestResult {
     };
     let run = fuzz.run(&share, requests);
     run.map_err(|error| format!("seed {seed}, after {} requests: {error}", fuzz.done))?;
-    println!(
-        "{} requests, {} answered, {} of them with success",
-        fuzz.done, fuzz.answered, fuzz.succeeded
-    );
-    if fuzz.succeeded < requests / 10 || fuzz.answered < requests / 2 {
+    let (done, answered, succeeded) = (fuzz.done, fuzz.answered, fuzz.succeeded);
+    writeln!(
+        std::io::stdout(),
+        "seed {seed}: {done} requests, {answered} answered, {succeeded} of them with success"
+    )?;
+    if succeeded < requests / 10 || answered < requests / 2 {
         return Err("that was nothing but noise".into());
     }
     share.clear()?;
-    let mut client = fuzz.client;
-    client.queue().config_mut().framing = Framing::Kernel;
-    client.initialise(config().init_flags)?;
-    for queue in &mut client.queues {
-        serves(queue, share.path())?;
-    }
-    wait_until("as many descriptors as before", || {
-        Ok(sample(server)?.fds <= fds)
-    })
-    .map_err(|e| format!("{e}: {fds}, now {}", sample(server).map_or(0, |s| s.fds)))?;
-    drop(client);
-    let mut client = FuseClient::connect(&socket, &config())?;
-    serves(client.queue(), share.path())?;
-    drop(client);
+    still_serves(fuzz.client, &share, server, fds)?;
+    drop(session(&process, &share)?);
     if process.stderr().contains("panicked") {
         return Err(format!("a panic: {}", process.stderr()).into());
     }
     let status = process.terminate(PATIENCE)?;
     assert!(status.success(), "{status}");
     Ok(())
+}
+
+/// The session goes on once it begins anew, and what the guest had open is closed by that.
+fn still_serves(mut client: FuseClient, share: &Tmpfs, server: u32, fds: usize) -> TestResult {
+    client.queue().config_mut().framing = Framing::Kernel;
+    client.initialise(config().init_flags)?;
+    for queue in &mut client.queues {
+        serves(queue, share.path())?;
+    }
+    let now = || sample(server).map_or(usize::MAX, |sample| sample.fds);
+    let settled = wait_until("as many descriptors as before", || Ok(now() <= fds));
+    settled.map_err(|error| format!("{error}: {fds}, now {}", now()).into())
 }
 
 #[test]
