@@ -19,7 +19,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use ringside_fs::wire::flags::opcode;
 use ringside_fs::wire::limits::has_reply;
 use ringside_tests::covering;
-use ringside_tests::frontend::fuse::{Completion, Framing, FuseClient, FuseQueue, Request};
+use ringside_tests::frontend::fuse::{Completion, Framing, FuseClient, FuseQueue};
 use ringside_tests::frontend::load::Rng;
 use ringside_tests::frontend::ring::desc_flag;
 use ringside_tests::hostile::{PATIENCE, Result, TestResult, wait_until};
@@ -106,23 +106,39 @@ struct Sent {
     is_chain_sound: bool,
 }
 
-struct Fuzz {
+/// A queue that is driven by a thread of its own.
+struct Fuzz<'a> {
     generator: Generator,
-    client: FuseClient,
+    queue: &'a mut FuseQueue,
     sent: BTreeMap<usize, Sent>,
     done: u64,
     answered: u64,
     succeeded: u64,
 }
 
-impl Fuzz {
-    fn queue(&mut self) -> &mut FuseQueue {
-        &mut self.client.queues[0]
+impl<'a> Fuzz<'a> {
+    fn new(queue: &'a mut FuseQueue, seed: u64, number: u64) -> Self {
+        Self {
+            generator: Generator::new(Rng::new(seed + number), number),
+            queue,
+            sent: BTreeMap::new(),
+            done: 0,
+            answered: 0,
+            succeeded: 0,
+        }
     }
 
     /// Sends one request; false when the ring has no room for it.
     fn send(&mut self) -> Result<bool> {
+        // One slot is left for what interrupts the others.
+        if self.sent.len() + 1 >= usize::from(self.queue.config().depth) {
+            return Ok(false);
+        }
         let (bytes, room) = self.generator.request();
+        self.send_bytes(&bytes, room)
+    }
+
+    fn send_bytes(&mut self, bytes: &[u8], room: usize) -> Result<bool> {
         let framing = match self.generator.rng.below(8) {
             0..3 => Framing::Kernel,
             3..5 => Framing::Contiguous,
@@ -130,13 +146,13 @@ impl Fuzz {
             _ => Framing::Chunks(1 + u32::try_from(self.generator.rng.below(200))?),
         };
         let indirect = self.generator.rng.below(2) == 0;
-        let queue = self.queue();
+        let queue = &mut *self.queue;
         let Ok(slot) = queue.acquire() else {
             return Ok(false);
         };
         queue.config_mut().framing = framing;
         queue.config_mut().indirect = indirect;
-        if queue.submit_bytes(slot, &bytes, room).is_err() {
+        if queue.submit_bytes(slot, bytes, room).is_err() {
             queue.release(slot);
             return Ok(false);
         }
@@ -165,7 +181,7 @@ impl Fuzz {
         for sent in self.sent.values_mut() {
             sent.is_chain_sound = false;
         }
-        let ring = &mut self.queue().vring_mut().ring;
+        let ring = &mut self.queue.vring_mut().ring;
         let slot = ring.next_avail().wrapping_sub(1);
         let mut at = ring.avail_slot(slot);
         for _ in 0..random & 3 {
@@ -191,8 +207,8 @@ impl Fuzz {
     fn drain(&mut self) -> TestResult {
         const STALLED: Duration = Duration::from_millis(5);
         let (start, mut last) = (Instant::now(), Instant::now());
-        while self.queue().in_flight() > 0 {
-            if let Some(completion) = self.queue().poll()? {
+        while self.queue.in_flight() > 0 {
+            if let Some(completion) = self.queue.poll()? {
                 self.check(completion)?;
                 last = Instant::now();
                 continue;
@@ -200,9 +216,11 @@ impl Fuzz {
             std::thread::yield_now();
             if last.elapsed() > STALLED {
                 let waiting: Vec<_> = self.sent.values().copied().collect();
-                for sent in waiting.iter().filter(|s| s.opcode == opcode::SETLKW) {
-                    let interrupt = Request::interrupt(sent.unique);
-                    self.client.hiprio.send(&interrupt)?;
+                let waits = |sent: &&Sent| sent.opcode == opcode::SETLKW;
+                if let Some(sent) = waiting.iter().find(waits) {
+                    let interrupt = self.generator.interrupt(sent.unique);
+                    self.send_bytes(&interrupt, 0)?;
+                    self.queue.publish()?;
                 }
                 last = Instant::now();
                 if start.elapsed() > PATIENCE {
@@ -218,7 +236,7 @@ impl Fuzz {
         let slot = completion.slot;
         let sent = self.sent.remove(&slot.index()).ok_or("nothing was sent")?;
         let used_len = completion.used_len;
-        let queue = self.queue();
+        let queue = &mut *self.queue;
         let header = queue.reply_header(slot);
         let mut payload = [0; 144];
         queue.read_reply(slot, &mut payload);
@@ -268,11 +286,12 @@ impl Fuzz {
                     }
                 }
             }
-            self.queue().publish()?;
+            self.queue.publish()?;
             self.drain()?;
             if self.done - cleared > BETWEEN_CLEARINGS {
                 cleared = self.done;
-                share.clear()?;
+                // Others go on filling it, so that there may always be something left.
+                let _ = share.clear();
             }
         }
         Ok(())
@@ -316,6 +335,40 @@ fn session(process: &Process, share: &Tmpfs) -> Result<FuseClient> {
     Ok(client)
 }
 
+/// Half of the requests on either queue, at once; all, those answered, and those with success.
+fn both_queues(
+    client: &mut FuseClient,
+    share: &Tmpfs,
+    seed: u64,
+    requests: u64,
+) -> Result<[u64; 3]> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..)
+            .zip(&mut client.queues)
+            .map(|(number, queue)| {
+                scope.spawn(move || {
+                    let mut fuzz = Fuzz::new(queue, seed, number);
+                    match fuzz.run(share, requests / 2) {
+                        Ok(()) => Ok([fuzz.done, fuzz.answered, fuzz.succeeded]),
+                        Err(error) => {
+                            let done = fuzz.done;
+                            Err(format!("seed {seed}, after {done} requests: {error}"))
+                        }
+                    }
+                })
+            })
+            .collect();
+        let mut sum = [0; 3];
+        for thread in threads {
+            let of = thread.join().map_err(|_panic| "a thread has panicked")??;
+            for (sum, of) in sum.iter_mut().zip(of) {
+                *sum += of;
+            }
+        }
+        Ok(sum)
+    })
+}
+
 fn fuzz(args: &[&str]) -> TestResult {
     let full = std::env::var_os(covering::FULL_VARIABLE).is_some();
     let requests = if full { 1_000_000 } else { 200_000 };
@@ -327,20 +380,10 @@ fn fuzz(args: &[&str]) -> TestResult {
     };
     let mut process = start(&share, args)?;
     drop(session(&process, &share)?);
-    let client = session(&process, &share)?;
+    let mut client = session(&process, &share)?;
     let server = innermost(&process);
     let fds = sample(server)?.fds;
-    let mut fuzz = Fuzz {
-        generator: Generator::new(Rng::new(seed)),
-        client,
-        sent: BTreeMap::new(),
-        done: 0,
-        answered: 0,
-        succeeded: 0,
-    };
-    let run = fuzz.run(&share, requests);
-    run.map_err(|error| format!("seed {seed}, after {} requests: {error}", fuzz.done))?;
-    let (done, answered, succeeded) = (fuzz.done, fuzz.answered, fuzz.succeeded);
+    let [done, answered, succeeded] = both_queues(&mut client, &share, seed, requests)?;
     writeln!(
         std::io::stdout(),
         "seed {seed}: {done} requests, {answered} answered, {succeeded} of them with success"
@@ -349,7 +392,7 @@ fn fuzz(args: &[&str]) -> TestResult {
         return Err("that was nothing but noise".into());
     }
     share.clear()?;
-    still_serves(fuzz.client, &share, server, fds)?;
+    still_serves(client, &share, server, fds)?;
     drop(session(&process, &share)?);
     if process.stderr().contains("panicked") {
         return Err(format!("a panic: {}", process.stderr()).into());
@@ -361,7 +404,9 @@ fn fuzz(args: &[&str]) -> TestResult {
 
 /// The session goes on once it begins anew, and what the guest had open is closed by that.
 fn still_serves(mut client: FuseClient, share: &Tmpfs, server: u32, fds: usize) -> TestResult {
-    client.queue().config_mut().framing = Framing::Kernel;
+    for queue in &mut client.queues {
+        queue.config_mut().framing = Framing::Kernel;
+    }
     client.initialise(config().init_flags)?;
     for queue in &mut client.queues {
         serves(queue, share.path())?;
