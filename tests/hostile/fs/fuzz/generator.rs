@@ -153,6 +153,24 @@ impl Generator {
         }
     }
 
+    /// Forgets what turned out not to be there (any more).
+    pub(super) fn unlearn(&mut self, errno: i32, opcode: u32, node: u64, handle: u64) {
+        let is_about_node = matches!(
+            opcode,
+            opcode::GETATTR | opcode::SETATTR | opcode::OPEN | opcode::OPENDIR | opcode::STATX
+        );
+        match errno {
+            libc::EBADF => self
+                .handles
+                .retain(|known| known.1 != handle || handle == 0),
+            libc::ENOENT if is_about_node => {
+                self.nodes
+                    .retain(|&known| known != node || node == ROOT_NODE);
+            }
+            _ => {}
+        }
+    }
+
     fn remember(&mut self, node: u64) {
         if self.nodes.len() < KNOWN {
             self.nodes.push(node);
