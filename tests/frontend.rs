@@ -25,5 +25,6 @@ pub mod raw;
 pub mod ring;
 pub mod session;
 pub mod vring;
+pub mod window;
 
 pub use error::{FrontendError, Result};

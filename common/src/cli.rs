@@ -23,7 +23,7 @@ use log::LevelFilter;
 use thiserror::Error;
 
 pub use self::cpus::{CpuList, CpuListError};
-pub use self::values::ValueError;
+pub use self::values::{SizeError, ValueError, size};
 use crate::management::{self, CtlError, MetricsAddress};
 use crate::socket::{InheritedSocket, SocketError};
 

@@ -63,7 +63,8 @@ pub trait Device: VhostUserBackend<Bitmap = (), Vring = VringMutex> + 'static {
     /// The counters of the device.
     fn stats(&self) -> &Arc<DeviceStats>;
 
-    /// The way to tell the front-end that the configuration space has changed.
+    /// The way to tell the front-end that the configuration space has changed, and to have it map
+    /// files into the windows that `get_shmem_config` tells of.
     fn back_channel(&self) -> &BackChannel;
 
     /// Whether a driver without `VERSION_1` is served.

@@ -297,6 +297,11 @@ impl Session {
     pub fn back_channel(&self) -> Option<&BackChannel> {
         self.back_channel.as_ref()
     }
+
+    /// The same, for someone else to serve.
+    pub fn take_back_channel(&mut self) -> Option<BackChannel> {
+        self.back_channel.take()
+    }
 }
 
 impl fmt::Debug for Session {

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::time::Instant;
 
@@ -68,7 +69,8 @@ fn fill(root: &Path, dirs: usize) -> TestResult {
 
 /// The node of an entry that was replied.
 fn node_of(reply: &[u8]) -> u64 {
-    u64::from_le_bytes(reply[..8].try_into().expect("eight bytes"))
+    let bytes = reply.first_chunk().copied();
+    bytes.map_or(0, u64::from_le_bytes)
 }
 
 /// Everything in an open directory but "." and "..".
@@ -149,12 +151,13 @@ fn walk_of_more_files_than_descriptors_misses_none_and_takes_little_memory() -> 
     let during = scene.sample()?;
     let grown_bytes = during.rss_anon_kib.saturating_sub(before.rss_anon_kib) * 1024;
     let per_node = grown_bytes / known.len() as u64;
-    eprintln!(
+    writeln!(
+        std::io::stderr(),
         "{} files in {took:?}, {} known with {per_node} bytes each, {} descriptors",
         dirs * PER_DIR,
         known.len(),
         during.fds
-    );
+    )?;
     assert!(per_node <= 256, "{per_node} bytes per node");
     assert!(during.fds < LIMIT, "{during:?}");
     forget(&mut scene.client, &known)?;
@@ -170,8 +173,11 @@ fn walk_of_more_files_than_descriptors_misses_none_and_takes_little_memory() -> 
     Ok(())
 }
 
+/// Files that are open: nodes and handles.
+type Open = Vec<(u64, u64)>;
+
 /// Opens every file of a directory; returns nodes and handles, and what the others said.
-fn open_all(queue: &mut FuseQueue, nodes: &[u64]) -> Result<(Vec<(u64, u64)>, Vec<i32>)> {
+fn open_all(queue: &mut FuseQueue, nodes: &[u64]) -> Result<(Open, Vec<i32>)> {
     let (mut open, mut refused) = (Vec::new(), Vec::new());
     let requests = nodes.iter().map(|node| Request::open(*node, 0));
     queue.call_many(requests, |at, reply| match reply {

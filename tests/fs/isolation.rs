@@ -1,2 +1,294 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Soon.
+//! Requests that take for ever keep nobody else from being served: locks that are waited for, and
+//! calls that the host's file system does not let go on. There are more of them than threads.
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use ringside_fs::wire::flags::ROOT_NODE;
+use ringside_fs::wire::operation::LockIn;
+use ringside_tests::frontend::fuse::{
+    FuseClient, FuseConfig, FuseError, FuseQueue, FuseResult, FuseSlot, Request,
+};
+use ringside_tests::fs_back_end::FsBackEnd;
+use ringside_tests::host_fs::HostFs;
+use ringside_tests::skip;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+type TestResult = Result<()>;
+
+const QUEUES: usize = 2;
+/// Slow requests on each queue.
+const SLOW: usize = 40;
+/// A file has so many bytes, all written.
+const FILE_BYTES: usize = 5;
+
+fn config() -> FuseConfig {
+    let mut config = FuseConfig {
+        request_queues: QUEUES,
+        ..FuseConfig::default()
+    };
+    config.queue.depth = 64;
+    config.queue.data_bytes = 16 << 10;
+    config
+}
+
+/// A file that is open, and what is outstanding.
+struct Scene {
+    client: FuseClient,
+    node: u64,
+    handle: u64,
+    /// By queue.
+    slow: Vec<BTreeSet<usize>>,
+    _back_end: FsBackEnd,
+}
+
+impl Scene {
+    fn new(dir: &std::path::Path, args: &[&str]) -> Result<Self> {
+        // One thread for each queue, so that it shows which of them wait.
+        let args = [&["--threads", "3", "--xattr"], args].concat();
+        let back_end = FsBackEnd::start(dir, &args)?;
+        let mut client = FuseClient::connect(&back_end.socket(), &config())?;
+        let queue = client.queue();
+        let (entry, opened) = queue.create(ROOT_NODE, "file", 2, 0o644)?;
+        queue.write(entry.node, opened.handle, 0, &[7; FILE_BYTES])?;
+        queue.mkdir(ROOT_NODE, "dir", 0o755)?;
+        Ok(Self {
+            client,
+            node: entry.node,
+            handle: opened.handle,
+            slow: vec![BTreeSet::new(); QUEUES],
+            _back_end: back_end,
+        })
+    }
+
+    /// Sends a request that will take long; returns where it is.
+    fn send_slow(&mut self, on: usize, request: &Request) -> Result<FuseSlot> {
+        let queue = &mut self.client.queues[on];
+        let slot = queue.acquire()?;
+        queue.submit(slot, request)?;
+        queue.publish()?;
+        self.slow[on].insert(slot.index());
+        Ok(slot)
+    }
+
+    /// Sends a request and waits for it: nothing else may come meanwhile.
+    fn call(&mut self, on: usize, request: &Request) -> FuseResult<Vec<u8>> {
+        call_alone(&mut self.client.queues[on], request)
+    }
+
+    /// What changes nothing is answered on a queue.
+    fn assert_served(&mut self, on: usize) -> TestResult {
+        let (node, handle) = (self.node, self.handle);
+        self.call(on, &Request::getattr(node, None))?;
+        self.call(on, &Request::getattr(node, Some(handle)))?;
+        assert_eq!(
+            self.call(on, &Request::read(node, handle, 0, 100))?,
+            [7; FILE_BYTES]
+        );
+        self.call(on, &Request::lookup(ROOT_NODE, "file"))?;
+        self.call(on, &Request::lookup(ROOT_NODE, "dir"))?;
+        let missing = self.call(on, &Request::lookup(ROOT_NODE, "none"));
+        assert_eq!(errno(missing), Some(libc::ENOENT));
+        self.call(on, &Request::statfs(ROOT_NODE))?;
+        let opened = self.call(on, &Request::open(node, 2))?;
+        let again = u64::from_le_bytes(opened[..8].try_into()?);
+        self.call(on, &Request::release(node, again, 0))?;
+        let opened = self.call(on, &Request::opendir(ROOT_NODE, 0))?;
+        let dir = u64::from_le_bytes(opened[..8].try_into()?);
+        let listed = self.call(on, &Request::readdirplus(ROOT_NODE, dir, 0, 4096))?;
+        assert!(listed.len() > 2 * 128, "{} bytes", listed.len());
+        self.call(on, &Request::releasedir(ROOT_NODE, dir))?;
+        Ok(())
+    }
+
+    fn assert_all_served(&mut self) -> TestResult {
+        for on in 0..QUEUES {
+            self.assert_served(on)?;
+        }
+        // Its lookup above is taken back.
+        self.client.forget(self.node, 1)?;
+        Ok(())
+    }
+
+    /// Waits for a slow request of any queue; returns its errno, 0 for none.
+    fn next(&mut self) -> Result<i32> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < deadline {
+            for (queue, slow) in self.client.queues.iter_mut().zip(&mut self.slow) {
+                if let Some(completion) = queue.poll()? {
+                    assert!(slow.remove(&completion.slot.index()));
+                    let reply = queue.reply(completion);
+                    queue.release(completion.slot);
+                    return Ok(errno(reply).unwrap_or(0));
+                }
+            }
+            std::thread::yield_now();
+        }
+        Err("no request has ended".into())
+    }
+
+    /// Waits for all slow requests of a queue; returns their errnos, 0 for none.
+    fn finish(&mut self, on: usize) -> Result<Vec<i32>> {
+        let queue = &mut self.client.queues[on];
+        let mut errnos = Vec::new();
+        while !self.slow[on].is_empty() {
+            let completion = queue.wait()?;
+            assert!(self.slow[on].remove(&completion.slot.index()));
+            errnos.push(errno(queue.reply(completion)).unwrap_or(0));
+            queue.release(completion.slot);
+        }
+        Ok(errnos)
+    }
+}
+
+fn call_alone(queue: &mut FuseQueue, request: &Request) -> FuseResult<Vec<u8>> {
+    let slot = queue.acquire()?;
+    queue.submit(slot, request)?;
+    queue.publish()?;
+    let completion = queue.wait()?;
+    assert_eq!(completion.slot, slot, "a slow request was answered");
+    let reply = queue.reply(completion);
+    queue.release(slot);
+    reply
+}
+
+fn errno<T>(result: std::result::Result<T, FuseError>) -> Option<i32> {
+    result.err().and_then(|error| error.errno())
+}
+
+fn whole(handle: u64, owner: u64, flock: bool) -> LockIn {
+    LockIn {
+        handle,
+        owner,
+        start: 0,
+        end: i64::MAX.cast_unsigned(),
+        kind: 1,
+        pid: 1,
+        flock,
+    }
+}
+
+/// The first of the file has both locks; on each queue others wait for one of them. Returns where
+/// those of the second queue are.
+fn wait_for_locks(scene: &mut Scene) -> Result<Vec<FuseSlot>> {
+    let node = scene.node;
+    for flock in [false, true] {
+        let lock = whole(scene.handle, 1, flock);
+        scene.call(0, &Request::setlk(node, &lock, true))?;
+    }
+    let mut last = Vec::new();
+    for on in 0..QUEUES {
+        last.clear();
+        for at in 0..SLOW {
+            let opened = scene.call(on, &Request::open(node, 2))?;
+            let handle = u64::from_le_bytes(opened[..8].try_into()?);
+            let owner = 100 * (on as u64 + 1) + at as u64;
+            let lock = whole(handle, owner, at % 2 == 1);
+            last.push(scene.send_slow(on, &Request::setlk(node, &lock, true))?);
+        }
+    }
+    Ok(last)
+}
+
+#[test]
+fn locks_waited_for_on_every_queue_keep_nobody_and_end_when_interrupted_or_free() -> TestResult {
+    let share = tempfile::tempdir()?;
+    let mut scene = Scene::new(share.path(), &["--posix-lock", "--flock"])?;
+    let slots = wait_for_locks(&mut scene)?;
+    scene.assert_all_served()?;
+
+    // One of either kind is interrupted, and that one only.
+    for slot in &slots[..2] {
+        let unique = scene.client.queues[1].unique(*slot);
+        scene.client.hiprio.send(&Request::interrupt(unique))?;
+        let completion = scene.client.queues[1].wait()?;
+        assert_eq!(completion.slot, *slot);
+        let reply = scene.client.queues[1].reply(completion);
+        assert_eq!(errno(reply), Some(libc::EINTR));
+        scene.slow[1].remove(&slot.index());
+        scene.client.queues[1].release(*slot);
+    }
+    scene.assert_all_served()?;
+
+    // Each lock that is given up goes to one who waits for it.
+    let (node, handle) = (scene.node, scene.handle);
+    for flock in [false, true] {
+        let free = LockIn {
+            kind: 2,
+            ..whole(handle, 1, flock)
+        };
+        scene.send_slow(0, &Request::setlk(node, &free, false))?;
+        assert_eq!([scene.next()?, scene.next()?], [0, 0]);
+    }
+    let waiting: usize = scene.slow.iter().map(BTreeSet::len).sum();
+    assert_eq!(waiting, QUEUES * SLOW - 4);
+    scene.assert_all_served()?;
+    Ok(())
+}
+
+#[test]
+fn queue_that_stops_ends_its_locks_that_are_waited_for() -> TestResult {
+    let share = tempfile::tempdir()?;
+    let mut scene = Scene::new(share.path(), &["--posix-lock", "--flock"])?;
+    wait_for_locks(&mut scene)?;
+    // The first request queue is vring 1.
+    scene.client.session.stop(1)?;
+    assert_eq!(scene.finish(0)?, [libc::ENOLCK; SLOW]);
+    // The other still waits, and is served.
+    scene.assert_served(1)?;
+    scene.client.session.stop(2)?;
+    assert_eq!(scene.finish(1)?, [libc::ENOLCK; SLOW]);
+    Ok(())
+}
+
+#[test]
+fn calls_that_a_frozen_file_system_holds_keep_nobody_who_changes_nothing() -> TestResult {
+    let mut share = match HostFs::ext4(64 << 20) {
+        Ok(share) => share,
+        Err(error) => skip!("{error}"),
+    };
+    let mut scene = Scene::new(&share.path(), &[])?;
+    let (node, handle) = (scene.node, scene.handle);
+    // What is asked for meanwhile is in memory, as it is where a guest works.
+    scene.assert_all_served()?;
+    share.freeze()?;
+    for on in 0..QUEUES {
+        for at in 0..SLOW as u64 {
+            let request = Request::fallocate(node, handle, at * 4096, 4096, 1);
+            scene.send_slow(on, &request)?;
+        }
+    }
+    scene.assert_all_served()?;
+    share.thaw()?;
+    for on in 0..QUEUES {
+        assert_eq!(scene.finish(on)?, [0; SLOW]);
+    }
+    Ok(())
+}
+
+#[test]
+fn change_that_a_frozen_file_system_holds_keeps_its_own_queue_only() -> TestResult {
+    let changes: [fn(u64, u64) -> Request; 3] = [
+        |_, _| Request::mkdir(ROOT_NODE, "new", 0o755, 0),
+        |_, _| Request::unlink(ROOT_NODE, "file"),
+        |node, handle| Request::fallocate(node, handle, 0, 100, 0),
+    ];
+    let mut share = match HostFs::ext4(64 << 20) {
+        Ok(share) => share,
+        Err(error) => skip!("{error}"),
+    };
+    let mut scene = Scene::new(&share.path(), &[])?;
+    scene.assert_all_served()?;
+    share.freeze()?;
+    for change in changes {
+        let request = change(scene.node, scene.handle);
+        scene.send_slow(0, &request)?;
+    }
+    scene.assert_served(1)?;
+    scene.client.forget(scene.node, 1)?;
+    share.thaw()?;
+    assert_eq!(scene.finish(0)?, [0; 3]);
+    Ok(())
+}

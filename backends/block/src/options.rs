@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ringside_common::cli::{CommonArgs, CtlArgs};
+use ringside_common::cli::{CommonArgs, CtlArgs, size};
 use ringside_common::io::Engine as IoEngine;
 
 use crate::image::{CacheMode, DiscardMode, Image, ImageError, ImageOptions};
@@ -140,28 +140,6 @@ impl DiskArgs {
     }
 }
 
-/// A text that is no size.
-#[derive(Debug, thiserror::Error)]
-#[error("a size is a number of bytes, with K, M, G or T for powers of 1024")]
-struct SizeError;
-
-fn size(text: &str) -> Result<u64, SizeError> {
-    let (digits, shift) = match text.as_bytes().last() {
-        Some(b'K' | b'k') => (text.get(..text.len() - 1), 10),
-        Some(b'M' | b'm') => (text.get(..text.len() - 1), 20),
-        Some(b'G' | b'g') => (text.get(..text.len() - 1), 30),
-        Some(b'T' | b't') => (text.get(..text.len() - 1), 40),
-        _ => (Some(text), 0),
-    };
-    let number: u64 = digits
-        .and_then(|digits| digits.parse().ok())
-        .ok_or(SizeError)?;
-    number
-        .checked_mul(1 << shift)
-        .filter(|size| *size > 0)
-        .ok_or(SizeError)
-}
-
 /// A serial number that does not fit.
 #[derive(Debug, thiserror::Error)]
 #[error("a serial number has at most {ID_BYTES} bytes")]
@@ -202,16 +180,6 @@ mod tests {
         let shipped: serde_json::Value = serde_json::from_str(shipped).unwrap();
         assert_eq!(shipped["type"], "block");
         assert_eq!(shipped["binary"], "/usr/bin/ringside-blk");
-    }
-
-    #[test]
-    fn sizes_have_suffixes() {
-        assert_eq!(size("512").unwrap(), 512);
-        assert_eq!(size("3K").unwrap(), 3 << 10);
-        assert_eq!(size("2G").unwrap(), 2 << 30);
-        for bad in ["", "G", "0", "1.5G", "-1", "99999999999999T"] {
-            assert!(size(bad).is_err(), "{bad}");
-        }
     }
 
     #[test]

@@ -9,15 +9,9 @@ use crate::idmap::IdMaps;
 use crate::wire::flags::AttrFlags;
 use crate::wire::reply::{Attr, Timeout};
 
-/// Attributes of a node from those of the host. `submount`: another file system begins here, and
-/// the guest is to be told.
+/// Attributes of a node from those of the host, and what else the guest is to know of it.
 #[must_use]
-pub fn attr(stat: &Statx, ids: &IdMaps, submount: bool) -> Attr {
-    let flags = if submount {
-        AttrFlags::SUBMOUNT
-    } else {
-        AttrFlags::empty()
-    };
+pub fn attr(stat: &Statx, ids: &IdMaps, flags: AttrFlags) -> Attr {
     Attr {
         ino: stat.stx_ino,
         size_bytes: stat.stx_size,
@@ -88,7 +82,7 @@ mod tests {
         let rule = format!("host:{host}:77:1").parse().unwrap();
         let ids = IdMaps::new(&[rule], &[]).unwrap();
 
-        let attr = attr(&stat, &ids, true);
+        let attr = attr(&stat, &ids, AttrFlags::SUBMOUNT);
 
         assert_eq!(attr.ino, stat.stx_ino);
         assert_eq!(attr.size_bytes, 5);
@@ -106,7 +100,7 @@ mod tests {
     fn attr_of_a_device_has_its_number() {
         let null = std::fs::File::open("/dev/null").unwrap();
         let stat = sys::statx_of(null.as_fd()).unwrap();
-        let attr = attr(&stat, &IdMaps::default(), false);
+        let attr = attr(&stat, &IdMaps::default(), AttrFlags::empty());
         assert_eq!((attr.rdev, attr.flags), (0x103, AttrFlags::empty()));
     }
 

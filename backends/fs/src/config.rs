@@ -109,6 +109,8 @@ pub struct FsConfig {
     pub no_open: bool,
     /// The guest may give node numbers to NFS clients (`FUSE_EXPORT_SUPPORT`).
     pub export: bool,
+    /// Size of the window that files are mapped into: a power of two; 0 for none (`--dax-window`).
+    pub dax_window_bytes: u64,
     /// Open files the guest may have, and descriptors kept for nodes; none: from the limit of the
     /// process.
     pub max_hot_nodes: Option<usize>,

@@ -10,7 +10,7 @@ use ringside_common::device::Device;
 use ringside_common::io::Engine;
 use ringside_common::stats::DeviceStats;
 use ringside_common::worker::Requests;
-use vhost::vhost_user::message::VhostUserProtocolFeatures;
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserShMemConfig};
 use vhost_user_backend::{VhostUserBackend, VringMutex};
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::{
@@ -58,7 +58,6 @@ pub struct Shared {
     options: FsOptions,
     proc_self_fd: OwnedFd,
     stats: Arc<DeviceStats>,
-    back_channel: BackChannel,
 }
 
 impl Shared {
@@ -116,7 +115,6 @@ impl FsDevice {
             options,
             proc_self_fd,
             stats: Arc::new(DeviceStats::new("fs", KINDS)),
-            back_channel: BackChannel::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -155,6 +153,9 @@ impl VhostUserBackend for FsDevice {
         if self.shared.options.tag.is_some() {
             features |= VhostUserProtocolFeatures::CONFIG;
         }
+        if self.shared.fs.window.size_bytes() > 0 {
+            features |= VhostUserProtocolFeatures::SHMEM;
+        }
         features
     }
 
@@ -172,6 +173,12 @@ impl VhostUserBackend for FsDevice {
             space.get(start..end)
         });
         range.unwrap_or_default().to_vec()
+    }
+
+    /// `VIRTIO_FS_SHMCAP_ID_CACHE` is region 0, and the only one.
+    fn get_shmem_config(&self) -> io::Result<VhostUserShMemConfig> {
+        let window_bytes = self.shared.fs.window.size_bytes();
+        Ok(VhostUserShMemConfig::new(1, &[window_bytes]))
     }
 
     /// Data threads have their own snapshot of memory.
@@ -218,11 +225,12 @@ impl Device for FsDevice {
     }
 
     fn back_channel(&self) -> &BackChannel {
-        &self.shared.back_channel
+        self.shared.fs.window.channel()
     }
 
     /// The next guest knows nothing, and has nothing open.
     fn session_ended(&self) {
         self.shared.fs.reset();
+        self.shared.fs.window.forget();
     }
 }

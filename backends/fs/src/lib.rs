@@ -14,6 +14,7 @@
 //! | [`wire`] | requests and replies as bytes |
 //! | [`credentials`] | whom a thread acts as |
 //! | [`manage`] | methods of the control socket |
+//! | [`dax`] | the window of the guest that files are mapped into |
 //! | [`locks`] | locks of the guest that others are to see |
 //! | [`attr`], [`idmap`], [`xattrmap`], [`ioctl`] | attributes, numbers of users, names of extended attributes, flags of inodes: what is translated |
 //! | [`sys`] | the system calls that have no safe wrapper |
@@ -23,6 +24,7 @@
 pub mod attr;
 pub mod config;
 pub mod credentials;
+pub mod dax;
 pub mod device;
 pub mod error;
 pub mod idmap;

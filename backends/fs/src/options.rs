@@ -204,6 +204,14 @@ pub struct CacheArgs {
     #[arg(long)]
     pub preserve_noatime: bool,
 
+    /// Let the guest map files into a window of this size, a power of two from 2M; 0 for none
+    ///
+    /// It reads and writes the page cache of the host then, and has none of its own of such files.
+    /// Only for VMMs that have SHMEM of vhost-user (crosvm); others go on without. Of the guest's
+    /// memory 16 MiB are used per GiB of the window.
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = values::window)]
+    pub dax_window: u64,
+
     /// Do not offer to read attributes along with a directory
     #[arg(long)]
     pub no_readdirplus: bool,

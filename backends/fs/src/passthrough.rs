@@ -17,6 +17,7 @@ mod extended;
 mod handles;
 mod init;
 mod locking;
+mod mapping;
 mod names;
 mod open;
 
@@ -31,10 +32,11 @@ use rustix::fs::Statx;
 use crate::attr::{attr, timeout};
 use crate::config::{FsConfig, InodeHandles};
 use crate::credentials::{Caller, ThreadContext};
+use crate::dax::Window;
 use crate::error::{Errno, Result};
 use crate::locks::Locks;
 use crate::tables::{Found, Node, NodeOptions, Nodes, SlabRef};
-use crate::wire::flags::InitFlags;
+use crate::wire::flags::{AttrFlags, InitFlags};
 use crate::wire::header::InHeader;
 use crate::wire::operation::Creation;
 use crate::wire::reply::{AttrOut, Entry};
@@ -70,6 +72,7 @@ pub struct PassThrough {
     pub(crate) nodes: Nodes,
     pub(crate) handles: Handles,
     pub(crate) locks: Locks,
+    pub(crate) window: Window,
     /// Those of them that have a name, below a directory that is none of the host's.
     shares: Vec<ShareRoot>,
     negotiated: AtomicU64,
@@ -131,6 +134,7 @@ impl PassThrough {
             handles,
             nodes,
             locks: Locks::new(spare / 4),
+            window: Window::new(config.dax_window_bytes),
             shares,
             negotiated: AtomicU64::new(0),
             config,
@@ -141,6 +145,13 @@ impl PassThrough {
     #[inline]
     pub fn negotiated(&self) -> InitFlags {
         InitFlags::from_bits_retain(self.negotiated.load(Ordering::Acquire))
+    }
+
+    /// A session within that of the front-end ends: takes out of the window what is there, and
+    /// [`reset`](Self::reset)s. May wait for the front-end.
+    pub fn end(&self) {
+        self.window.clear();
+        self.reset();
     }
 
     /// Forgets all that a guest knew, and closes what it had open.
@@ -172,12 +183,17 @@ impl PassThrough {
         let submount = self.negotiated().contains(InitFlags::SUBMOUNTS)
             && found.node.is_dir()
             && found.node.key().mount != parent.key().mount;
+        let flags = if submount {
+            AttrFlags::SUBMOUNT
+        } else {
+            self.mapping_attr(&found.stat)
+        };
         Entry {
             node: found.node.number(),
             generation: 0,
             entry_timeout: timeout(self.config.timeouts.entry),
             attr_timeout: timeout(self.config.timeouts.attr),
-            attr: attr(&found.stat, &self.config.ids, submount),
+            attr: attr(&found.stat, &self.config.ids, flags),
         }
     }
 
@@ -195,7 +211,7 @@ impl PassThrough {
     fn attr_out(&self, stat: &Statx) -> AttrOut {
         AttrOut {
             timeout: timeout(self.config.timeouts.attr),
-            attr: attr(stat, &self.config.ids, false),
+            attr: attr(stat, &self.config.ids, self.mapping_attr(stat)),
         }
     }
 
@@ -218,3 +234,6 @@ impl PassThrough {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,8 +4,10 @@
 //! [`serve`] does what a request asks for and appends the reply to a buffer. [`is_long`] tells
 //! which requests are better served on a blocking thread; what they do there is the same.
 
+use crate::dax::Mapping;
 use crate::error::{Errno, Result};
 use crate::passthrough::{Cx, DirScratch, Kind, NewFile, PassThrough};
+use crate::wire::flags::MappingFlags;
 use crate::wire::operation::{IoctlIn, Operation};
 use crate::wire::reply::{CopiedWide, Lseek, Written};
 
@@ -63,7 +65,11 @@ pub fn is_long(fs: &PassThrough, node: u64, op: &Operation<'_>) -> bool {
         | Operation::FsyncDir { .. }
         | Operation::SyncFs
         | Operation::Fallocate { .. }
-        | Operation::CopyFileRange(_) => true,
+        | Operation::CopyFileRange(_)
+        | Operation::SetupMapping { .. }
+        | Operation::RemoveMapping { .. } => true,
+        // What is mapped is taken away.
+        Operation::Init(_) | Operation::Destroy => fs.window.is_in_use(),
         Operation::Open { flags, .. } => {
             flags & libc::O_TRUNC.cast_unsigned() != 0 && fs.is_long_truncation(node, 0)
         }
@@ -94,6 +100,7 @@ fn changes(op: &Operation<'_>) -> bool {
         | Operation::Fallocate { .. }
         | Operation::CopyFileRange(_) => true,
         Operation::Open { flags, .. } => flags & WRITES != 0,
+        Operation::SetupMapping { flags, .. } => flags & MappingFlags::WRITE.bits() != 0,
         _ => false,
     }
 }
@@ -136,7 +143,7 @@ pub fn serve(
         Operation::ReadDir(read) => fs.read_dir(cx, read, false, dirs, out)?,
         Operation::ReadDirPlus(read) => fs.read_dir(cx, read, true, dirs, out)?,
         Operation::Init(init) => put(out, &fs.init(init)?.to_bytes()),
-        Operation::Destroy => fs.reset(),
+        Operation::Destroy => fs.end(),
         _ => return serve_names(fs, cx, op, out),
     }
     Ok(())
@@ -240,6 +247,22 @@ fn serve_rest(
         Operation::GetLock(lock) => put(out, &fs.get_lock(cx, lock)?.to_bytes()),
         Operation::SetLock { lock, .. } => fs.set_lock(cx, lock)?,
         Operation::Ioctl(request) => ioctl(fs, cx, request, out)?,
+        Operation::SetupMapping {
+            handle,
+            file_offset_bytes,
+            len_bytes,
+            flags,
+            window_offset_bytes,
+        } => {
+            let mapping = Mapping {
+                window_offset_bytes: *window_offset_bytes,
+                file_offset_bytes: *file_offset_bytes,
+                len_bytes: *len_bytes,
+                writable: false,
+            };
+            fs.set_up_mapping(cx, *handle, *flags, mapping)?;
+        }
+        Operation::RemoveMapping { mappings } => fs.remove_mappings(mappings)?,
         _ => return Err(Errno::NOSYS),
     }
     Ok(())

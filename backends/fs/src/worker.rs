@@ -366,6 +366,9 @@ fn clamp<'a>(op: &Operation<'a>, room: usize) -> Operation<'a> {
             name,
             size_bytes: (*size_bytes).min(most),
         },
+        Operation::ListXattr { size_bytes } => Operation::ListXattr {
+            size_bytes: (*size_bytes).min(most),
+        },
         op => op.clone(),
     }
 }

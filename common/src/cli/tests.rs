@@ -237,3 +237,13 @@ fn man_page_names_every_visible_option() {
     }
     assert!(!page.contains("--print-man"));
 }
+
+#[test]
+fn sizes_have_suffixes() {
+    assert_eq!(size("512").unwrap(), 512);
+    assert_eq!(size("3K").unwrap(), 3 << 10);
+    assert_eq!(size("2G").unwrap(), 2 << 30);
+    for bad in ["", "G", "0", "1.5G", "-1", "99999999999999T"] {
+        assert!(size(bad).is_err(), "{bad}");
+    }
+}

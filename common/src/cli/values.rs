@@ -78,3 +78,29 @@ pub(super) fn threads(text: &str) -> Result<NonZeroUsize, ValueError> {
         .filter(|count| count.get() <= MAX_THREADS)
         .ok_or(ValueError::Threads { count })
 }
+
+/// A text that is no size.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[error("a size is a number of bytes, with K, M, G or T for powers of 1024")]
+pub struct SizeError;
+
+/// Parses a size in bytes that is not 0, like `512` or `2G`.
+///
+/// # Errors
+/// [`SizeError`]
+pub fn size(text: &str) -> Result<u64, SizeError> {
+    let (digits, shift) = match text.as_bytes().last() {
+        Some(b'K' | b'k') => (text.get(..text.len() - 1), 10),
+        Some(b'M' | b'm') => (text.get(..text.len() - 1), 20),
+        Some(b'G' | b'g') => (text.get(..text.len() - 1), 30),
+        Some(b'T' | b't') => (text.get(..text.len() - 1), 40),
+        _ => (Some(text), 0),
+    };
+    let number: u64 = digits
+        .and_then(|digits| digits.parse().ok())
+        .ok_or(SizeError)?;
+    number
+        .checked_mul(1 << shift)
+        .filter(|size| *size > 0)
+        .ok_or(SizeError)
+}

@@ -303,10 +303,10 @@ impl<D: Device> Connection<D> {
             return self.refuse(header, FrontEndError::OwnConnection);
         }
         self.handler.handle_request()?;
-        // All that is ever said there is that the configuration has changed.
-        let listens = self.session().protocol_features & VhostUserProtocolFeatures::CONFIG.bits();
-        if back_channel.is_some() && listens != 0 {
-            self.device.back_channel().set(back_channel);
+        if let Some(fd) = back_channel {
+            let bits = self.session().protocol_features;
+            let features = VhostUserProtocolFeatures::from_bits_truncate(bits);
+            self.device.back_channel().set(fd, features);
         }
         Ok(())
     }

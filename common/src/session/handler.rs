@@ -32,6 +32,7 @@ pub(super) fn implemented() -> VhostUserProtocolFeatures {
         | VhostUserProtocolFeatures::RESET_DEVICE
         | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
         | VhostUserProtocolFeatures::STATUS
+        | VhostUserProtocolFeatures::SHMEM
 }
 
 impl From<SessionError> for Error {

@@ -95,8 +95,9 @@ impl<D: Device> Session<D> {
 
     /// Completes what is in flight and lets go of everything the front-end gave.
     pub(crate) fn end(&mut self) {
+        // Who waits for an answer there would hold up the rest.
+        self.device.back_channel().close();
         self.workers.shut_down();
-        self.device.back_channel().set(None);
         self.device.session_ended();
     }
 

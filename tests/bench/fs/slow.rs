@@ -21,7 +21,9 @@ use crate::single::ROOT;
 pub(crate) const NAME: &str = "slow";
 
 /// Requests of each kind in a round.
-const SAMPLES: u32 = 500;
+const SAMPLES: u32 = 1000;
+/// Between two of them, so that threads go to sleep.
+const PAUSE: Duration = Duration::from_micros(500);
 /// When an answer is given up.
 const GIVE_UP: Duration = Duration::from_secs(1);
 const O_RDWR: u32 = 2;
@@ -134,6 +136,7 @@ fn p99(mut sample: impl FnMut() -> Result<Option<f64>>) -> Result<Option<f64>> {
             Some(value) => values.push(value),
             None => return Ok(None),
         }
+        std::thread::sleep(PAUSE);
     }
     Ok(Some(series(&values).percentile(99)))
 }

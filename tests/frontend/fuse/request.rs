@@ -153,6 +153,31 @@ impl Request {
         Self::new(opcode::BATCH_FORGET, 0, args, 0)
     }
 
+    /// `handle` is `u64::MAX` for none; `flags` are 1 to write and 2 to read.
+    #[must_use]
+    pub fn set_up_mapping(
+        node: u64,
+        handle: u64,
+        flags: u64,
+        (file_offset, len, window_offset): (u64, u64, u64),
+    ) -> Self {
+        let args = args().u64(handle).u64(file_offset).u64(len);
+        let args = args.u64(flags).u64(window_offset);
+        Self::new(opcode::SETUPMAPPING, node, args, 0)
+    }
+
+    /// Offsets and lengths.
+    #[must_use]
+    pub fn remove_mapping(node: u64, mappings: &[(u64, u64)]) -> Self {
+        let count = u32::try_from(mappings.len()).unwrap_or(u32::MAX);
+        let args = mappings
+            .iter()
+            .fold(args().u32(count), |args, (offset, len)| {
+                args.u64(*offset).u64(*len)
+            });
+        Self::new(opcode::REMOVEMAPPING, node, args, 0)
+    }
+
     #[must_use]
     pub fn interrupt(unique: u64) -> Self {
         Self::new(opcode::INTERRUPT, 0, args().u64(unique), 0)

@@ -24,6 +24,7 @@ const PROTOCOL_BY_DEFAULT: VhostUserProtocolFeatures = VhostUserProtocolFeatures
     .union(VhostUserProtocolFeatures::RESET_DEVICE)
     .union(VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS)
     .union(VhostUserProtocolFeatures::LOG_SHMFD)
+    .union(VhostUserProtocolFeatures::SHMEM)
     .union(VhostUserProtocolFeatures::DEVICE_STATE);
 
 /// Which messages share guest memory.

@@ -30,7 +30,6 @@ const STRESSORS: &[&str] = &[
     "locka",
     "lockf",
     "lockofd",
-    "metamix",
     "mknod",
     "open",
     "readahead",
@@ -39,7 +38,6 @@ const STRESSORS: &[&str] = &[
     "symlink",
     "sync-file",
     "touch",
-    "unlink",
     "utime",
     "xattr",
 ];
@@ -49,23 +47,6 @@ fn failures(dir: &Path, seconds: u32) -> TestResult<BTreeSet<String>> {
     let mut command = command("stress-ng")?;
     command.args(["--verify", "--temp-path"]).arg(dir);
     command.args(["--timeout", &seconds.to_string()]);
-    // The share of the disk it may fill.
-    command.args([
-        "--hdd-bytes",
-        "64M",
-        "--iomix-bytes",
-        "64M",
-        "--fallocate-bytes",
-        "64M",
-    ]);
-    command.args([
-        "--copy-file-bytes",
-        "64M",
-        "--seek-size",
-        "64M",
-        "--readahead-bytes",
-        "64M",
-    ]);
     for stressor in STRESSORS {
         command.args([&format!("--{stressor}"), "1"]);
     }

@@ -44,6 +44,11 @@ pub(crate) struct Shared {
     offered: AtomicU64,
     /// What the command line wants of `INIT`.
     max_background: Option<u16>,
+    /// Held by the one who reads requests, so that they are known in the order they were made.
+    reading: Mutex<()>,
+    /// `RELEASE` requests that the back-end has not answered.
+    releases: Mutex<usize>,
+    released: Condvar,
 }
 
 impl Shared {
@@ -52,6 +57,23 @@ impl Shared {
             max_background,
             ..Self::default()
         }
+    }
+
+    fn release_begins(&self) {
+        *self.releases.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+    }
+
+    fn release_ends(&self) {
+        *self.releases.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.released.notify_all();
+    }
+
+    /// Waits until whatever was closed is closed. A guest waits for that itself, this kernel does
+    /// not, and queues overtake each other: a program that was just written could not be run.
+    fn wait_for_releases(&self) {
+        let releases = self.releases.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = self.released.wait_while(releases, |releases| *releases > 0);
+        drop(done.unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -117,6 +139,10 @@ impl Channel {
         let Some(slot) = self.slots.get(index) else {
             return Ok(Next::Unmounted);
         };
+        let reading = shared
+            .reading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let read = slot
             .request
             .read_from(REQUEST_OFFSET, REQUEST_BYTES, self.fuse.as_fd());
@@ -144,7 +170,17 @@ impl Channel {
             self.give(index);
             return Ok(Next::More);
         };
-        let lane = if look.is_one_way() { hiprio } else { lane };
+        if look.opcode == opcode::RELEASE {
+            shared.release_begins();
+        }
+        drop(reading);
+        if look.is_one_way() {
+            self.post(hiprio, index, look)?;
+            return Ok(Next::More);
+        }
+        if look.opcode != opcode::RELEASE {
+            shared.wait_for_releases();
+        }
         self.post(lane, index, look)?;
         Ok(Next::More)
     }
@@ -152,6 +188,9 @@ impl Channel {
     /// Writes the reply of a completed request, and takes its buffer back.
     pub(crate) fn carry_reply(&self, shared: &Shared, slot: usize, used_len: u32) -> Result<Next> {
         let look = self.slots.get(slot).and_then(Slot::take_look);
+        if look.is_some_and(|look| look.opcode == opcode::RELEASE) {
+            shared.release_ends();
+        }
         let next = match (self.slots.get(slot), look) {
             // The one request that is not the kernel's; virtiofsd does not even reply to it.
             (Some(_), Some(look)) if look.opcode == opcode::DESTROY => Ok(Next::Unmounted),

@@ -234,6 +234,7 @@ fn fs_config(share: &ShareArgs, cache: &CacheArgs, features: FeatureArgs, ids: I
         flocks: features.flock,
         no_open: features.no_open,
         export: features.export,
+        dax_window_bytes: cache.dax_window,
         max_hot_nodes: None,
     }
 }

@@ -92,6 +92,7 @@ fn needed_options_alone_give_the_defaults_of_virtiofsd() {
     assert_eq!(fs.posix_acl, Negotiation::Never);
     assert_eq!(fs.security_label, Negotiation::Never);
     assert!(fs.announce_submounts && fs.readdirplus);
+    assert_eq!(fs.dax_window_bytes, 0);
     let off = [
         fs.writeback,
         fs.allow_direct_io,
@@ -336,4 +337,16 @@ fn request_queues_and_the_one_for_high_priority_are_the_vrings() {
     let config = config(&["--num-request-queues", "63"]).unwrap();
     assert_eq!(config.num_request_queues, 63);
     assert_eq!(config.common.num_queues, 64);
+}
+
+#[test]
+fn window_is_a_power_of_two_with_room_for_a_mapping() {
+    assert_eq!(fs(&["--dax-window", "8G"]).dax_window_bytes, 8 << 30);
+    assert_eq!(fs(&["--dax-window", "2M"]).dax_window_bytes, 2 << 20);
+    assert_eq!(fs(&["--dax-window", "0"]).dax_window_bytes, 0);
+    for bad in ["1M", "3M", "8X", "", "-2M"] {
+        let option = format!("--dax-window={bad}");
+        let refused = refused(&[&NEEDED[..], &[&option]].concat());
+        assert_eq!(refused, ErrorKind::ValueValidation, "{bad}");
+    }
 }

@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
+use ringside_common::cli::size;
 use thiserror::Error;
 
 use crate::config::{CachePolicy, InodeHandles, Negotiation, Share};
+use crate::dax::MIN_WINDOW_BYTES;
 
 /// `virtio_fs_config.tag` (virtio 1.3 §5.11.4).
 const MAX_TAG_BYTES: usize = 36;
@@ -25,6 +27,9 @@ pub enum ValueError {
     /// A tag that does not fit.
     #[error("a tag has 1 to {MAX_TAG_BYTES} bytes and no NUL")]
     Tag,
+    /// No size that a window can have.
+    #[error("not 0 nor a power of two from 2M, like 8G")]
+    Window,
     /// Not a time.
     #[error("not a number of seconds")]
     Seconds,
@@ -78,6 +83,17 @@ pub(super) fn tag(text: &str) -> Result<String, ValueError> {
     } else {
         Err(ValueError::Tag)
     }
+}
+
+/// 0, or a power of two of bytes that has room for what Linux maps at once.
+pub(super) fn window(text: &str) -> Result<u64, ValueError> {
+    if text == "0" {
+        return Ok(0);
+    }
+    size(text)
+        .ok()
+        .filter(|size| size.is_power_of_two() && *size >= MIN_WINDOW_BYTES)
+        .ok_or(ValueError::Window)
 }
 
 /// Decimal, like 0.5.

@@ -38,8 +38,7 @@ impl PassThrough {
     pub fn statx(&self, cx: &Cx<'_>, handle: Option<u64>) -> Result<WireStatx> {
         let node = self.node(cx)?;
         if matches!(node.place(), Place::Virtual) {
-            // The guest goes on with GETATTR.
-            return Err(Errno::NOSYS);
+            return Ok(self.virtual_statx());
         }
         let stat = self.stat(&node, handle)?;
         let ids = &self.config.ids;
@@ -67,6 +66,19 @@ impl PassThrough {
             dev_major: stat.stx_dev_major,
             dev_minor: stat.stx_dev_minor,
         })
+    }
+
+    fn virtual_statx(&self) -> WireStatx {
+        let AttrOut { timeout, attr } = self.virtual_attr();
+        WireStatx {
+            timeout,
+            mask: StatxFlags::BASIC_STATS.bits(),
+            block_size_bytes: attr.block_size_bytes,
+            nlink: attr.nlink,
+            mode: u16::try_from(attr.mode).unwrap_or(0),
+            ino: attr.ino,
+            ..WireStatx::default()
+        }
     }
 
     #[inline]

@@ -192,9 +192,12 @@ impl PassThrough {
         let whence = match libc::c_int::try_from(whence) {
             Ok(libc::SEEK_DATA) => SeekFrom::Data(offset_bytes),
             Ok(libc::SEEK_HOLE) => SeekFrom::Hole(offset_bytes),
+            // Linux asks for neither of these.
+            Ok(libc::SEEK_SET) => SeekFrom::Start(offset_bytes),
+            Ok(libc::SEEK_END) => SeekFrom::End(offset_bytes.cast_signed()),
             _ => return Err(Errno::INVAL),
         };
-        if i64::try_from(offset_bytes).is_err() {
+        if i64::try_from(offset_bytes).is_err() && !matches!(whence, SeekFrom::End(_)) {
             return Err(Errno::NXIO);
         }
         rustix::fs::seek(target.as_fd(), whence)

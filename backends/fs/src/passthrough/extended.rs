@@ -11,7 +11,7 @@ use super::{Cx, PassThrough};
 use crate::error::{Errno, Result};
 use crate::ioctl::Ioctl;
 use crate::sys::{self, by_number};
-use crate::tables::Node;
+use crate::tables::{Node, Place};
 use crate::wire::flags::InitFlags;
 use crate::wire::operation::IoctlIn;
 use crate::wire::reply::{IoctlOut, XattrSize};
@@ -51,6 +51,9 @@ impl PassThrough {
     ) -> Result<()> {
         let name = self.host_name(name)?;
         let node = self.node(cx)?;
+        if matches!(node.place(), Place::Virtual) {
+            return Err(Errno::NODATA);
+        }
         let fd = self.nodes.fd(&node)?;
         if size_bytes == 0 {
             let size = by_number::getxattr(cx.thread, fd.as_fd(), &name, &mut [])?;
@@ -73,20 +76,37 @@ impl PassThrough {
             return Err(Errno::NOSYS);
         }
         let node = self.node(cx)?;
+        if matches!(node.place(), Place::Virtual) {
+            return if size_bytes == 0 {
+                put_size(0, out)
+            } else {
+                Ok(())
+            };
+        }
         let fd = self.nodes.fd(&node)?;
-        let mut list = vec![0; MAX_BYTES];
-        let size = by_number::listxattr(cx.thread, fd.as_fd(), &mut list)?;
-        list.truncate(size);
         if let Some(map) = &self.config.xattrmap {
+            let mut list = vec![0; MAX_BYTES];
+            let size = by_number::listxattr(cx.thread, fd.as_fd(), &mut list)?;
+            list.truncate(size);
             map.list_to_guest(&mut list);
+            if size_bytes == 0 {
+                return put_size(list.len(), out);
+            }
+            if list.len() > clamp(size_bytes) {
+                return Err(Errno::RANGE);
+            }
+            out.extend_from_slice(&list);
+            return Ok(());
         }
         if size_bytes == 0 {
-            return put_size(list.len(), out);
+            let size = by_number::listxattr(cx.thread, fd.as_fd(), &mut [])?;
+            return put_size(size, out);
         }
-        if list.len() > clamp(size_bytes) {
-            return Err(Errno::RANGE);
-        }
-        out.extend_from_slice(&list);
+        let head = out.len();
+        out.resize(head + clamp(size_bytes), 0);
+        let list = out.get_mut(head..).unwrap_or_default();
+        let size = by_number::listxattr(cx.thread, fd.as_fd(), list)?;
+        out.truncate(head + size);
         Ok(())
     }
 

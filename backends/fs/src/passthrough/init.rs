@@ -36,7 +36,7 @@ impl PassThrough {
     /// # Errors
     /// EPROTO for a guest that is too old, or cannot do what it must.
     pub fn init(&self, init: &InitIn) -> Result<InitOut> {
-        self.reset();
+        self.end();
         if init.major > MAJOR {
             // It is to ask again, as one of ours.
             return Ok(InitOut {
@@ -63,6 +63,7 @@ impl PassThrough {
             max_write_bytes: MAX_WRITE_BYTES,
             time_gran_ns: 1,
             max_pages: MAX_PAGES,
+            map_alignment: map_alignment(flags),
             ..InitOut::default()
         })
     }
@@ -96,6 +97,10 @@ impl PassThrough {
         );
         // A guest that does not say when it opens a file is to say when it cuts it off.
         want(InitFlags::ATOMIC_O_TRUNC, !config.no_open);
+        want(
+            InitFlags::MAP_ALIGNMENT | InitFlags::HAS_INODE_DAX,
+            self.window.is_usable(),
+        );
         let acl = negotiate("POSIX ACLs", config.posix_acl, ACL, offered)?;
         want(ACL, acl);
         let label = InitFlags::SECURITY_CTX;
@@ -103,6 +108,14 @@ impl PassThrough {
         want(label, labels);
         Ok(wanted)
     }
+}
+
+/// What mappings are aligned to, as a power of two: pages.
+fn map_alignment(flags: InitFlags) -> u16 {
+    if !flags.contains(InitFlags::MAP_ALIGNMENT) {
+        return 0;
+    }
+    u16::try_from(rustix::param::page_size().trailing_zeros()).unwrap_or(0)
 }
 
 /// Whether `needed` is used: it is wanted, and the guest has all of it.

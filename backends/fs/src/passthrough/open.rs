@@ -80,6 +80,7 @@ impl PassThrough {
         if !node.is_file() {
             return self.nodes.open(node, OFlags::RDONLY);
         }
+        let appends = OFlags::from_bits_retain(flags).contains(OFlags::APPEND);
         let flags = self.host_flags(flags);
         if flags.contains(OFlags::TRUNC) {
             let kills = open_flags.contains(OpenInFlags::KILL_SUIDGID)
@@ -87,7 +88,11 @@ impl PassThrough {
             cx.thread.use_fsetid(!kills)?;
             self.drop_file_capabilities(cx, node)?;
         }
-        self.nodes.open(node, flags)
+        match self.nodes.open(node, flags) {
+            // A file that may only grow can be opened in no other way.
+            Err(Errno::PERM) if appends => self.nodes.open(node, flags | OFlags::APPEND),
+            result => result,
+        }
     }
 
     /// The guest's flags as the host is to see them.

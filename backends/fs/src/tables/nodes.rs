@@ -474,3 +474,6 @@ fn is_same(known: &Node, place: &Place) -> bool {
 fn kind_of(stat: &Statx) -> FileType {
     FileType::from_raw_mode(u32::from(stat.stx_mode))
 }
+
+#[cfg(test)]
+mod tests;

@@ -217,6 +217,13 @@ bitflags! {
         const _ = !0;
     }
 
+    /// `FUSE_SETUPMAPPING_FLAG_*`.
+    #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+    pub struct MappingFlags: u64 {
+        const WRITE = 1 << 0;
+        const READ = 1 << 1;
+    }
+
     /// `FUSE_RELEASE_*`.
     #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
     pub struct ReleaseFlags: u32 {
