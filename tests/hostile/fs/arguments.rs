@@ -93,7 +93,7 @@ fn g9_positions_and_ranges_out_of_range_are_refused() -> TestResult {
     let mut client = scene.client()?;
     let queue = client.queue();
     let (node, handle) = file(queue, b"content")?;
-    for whence in [0, 1, 2, 5, 99, 1 << 31, u32::MAX] {
+    for whence in [1, 5, 99, 1 << 31, u32::MAX] {
         let sought = queue.lseek(node, handle, 0, whence);
         assert_eq!(errno(sought), libc::EINVAL, "whence {whence}");
     }

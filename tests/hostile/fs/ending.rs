@@ -9,7 +9,7 @@ use ringside_tests::frontend::load::Rng;
 use ringside_tests::hostile::{Result, TestResult};
 
 use crate::queues::{Locked, leave};
-use crate::scene::Scene;
+use crate::scene::{Scene, errno, serves};
 
 /// Opens, looks up, locks, and leaves requests of all kinds in the rings.
 fn busy(scene: &Scene, client: &mut FuseClient) -> Result<Locked> {
@@ -58,6 +58,25 @@ fn i4_front_end_that_leaves_amid_requests_leaves_nothing_behind() -> TestResult 
         locked.unlock()?;
         clear(&scene)?;
     }
+    scene.check_gone()
+}
+
+/// The front-end stops a queue, and the answer is there before it is told that it has.
+#[test]
+fn a21_queue_stopped_while_a_lock_is_waited_for_has_its_answer() -> TestResult {
+    let scene = Scene::start(&["--posix-lock"])?;
+    let mut client = scene.client()?;
+    let locked = Locked::on(&scene, &mut client)?;
+    let slot = leave(client.queue(), &locked.wait_for(1))?;
+    // Served behind it, so that it is waited for by now.
+    client.queue().getattr(ROOT_NODE, None)?;
+    client.session.stop(1)?;
+    let queue = client.queue();
+    let completion = queue.poll()?.ok_or("no answer")?;
+    assert_eq!(completion.slot, slot);
+    assert_eq!(errno(queue.reply(completion)), libc::ENOLCK);
+    serves(&mut client.queues[1], &scene.host(""))?;
+    drop(client);
     scene.check_gone()
 }
 

@@ -11,6 +11,7 @@ mod generator;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use ringside_fs::wire::flags::opcode;
 use ringside_fs::wire::limits::has_reply;
 use ringside_tests::covering;
-use ringside_tests::frontend::fuse::{Completion, Framing, FuseClient, FuseQueue, Request};
+use ringside_tests::frontend::fuse::{Completion, Framing, FuseClient, FuseQueue};
 use ringside_tests::frontend::load::Rng;
 use ringside_tests::frontend::ring::desc_flag;
 use ringside_tests::hostile::{PATIENCE, Result, TestResult, wait_until};
@@ -26,7 +27,7 @@ use ringside_tests::process::{Launch, Process, sample};
 use ringside_tests::skip;
 use rustix::fs::{IFlags, Mode, OFlags};
 
-use crate::scene::{config, serves};
+use crate::scene::{UNTOUCHED, config, serves};
 use generator::Generator;
 
 /// Requests between two clearings of the share, which is full by then.
@@ -99,28 +100,47 @@ struct Sent {
     unique: u64,
     opcode: u32,
     node: u64,
+    /// Where most requests have one.
+    handle: u64,
     room: usize,
-    /// Whether the chain is sound and the request has a whole header.
+    /// Whether the request has a whole header, and its reply has room for one.
     is_answerable: bool,
+    is_chain_sound: bool,
 }
 
-struct Fuzz {
+/// A queue that is driven by a thread of its own.
+struct Fuzz<'a> {
     generator: Generator,
-    client: FuseClient,
+    queue: &'a mut FuseQueue,
     sent: BTreeMap<usize, Sent>,
     done: u64,
     answered: u64,
     succeeded: u64,
 }
 
-impl Fuzz {
-    fn queue(&mut self) -> &mut FuseQueue {
-        &mut self.client.queues[0]
+impl<'a> Fuzz<'a> {
+    fn new(queue: &'a mut FuseQueue, seed: u64, number: u64) -> Self {
+        Self {
+            generator: Generator::new(Rng::new(seed + number), number),
+            queue,
+            sent: BTreeMap::new(),
+            done: 0,
+            answered: 0,
+            succeeded: 0,
+        }
     }
 
     /// Sends one request; false when the ring has no room for it.
     fn send(&mut self) -> Result<bool> {
+        // One slot is left for what interrupts the others.
+        if self.sent.len() + 1 >= usize::from(self.queue.config().depth) {
+            return Ok(false);
+        }
         let (bytes, room) = self.generator.request();
+        self.send_bytes(&bytes, room)
+    }
+
+    fn send_bytes(&mut self, bytes: &[u8], room: usize) -> Result<bool> {
         let framing = match self.generator.rng.below(8) {
             0..3 => Framing::Kernel,
             3..5 => Framing::Contiguous,
@@ -128,13 +148,13 @@ impl Fuzz {
             _ => Framing::Chunks(1 + u32::try_from(self.generator.rng.below(200))?),
         };
         let indirect = self.generator.rng.below(2) == 0;
-        let queue = self.queue();
+        let queue = &mut *self.queue;
         let Ok(slot) = queue.acquire() else {
             return Ok(false);
         };
         queue.config_mut().framing = framing;
         queue.config_mut().indirect = indirect;
-        if queue.submit_bytes(slot, &bytes, room).is_err() {
+        if queue.submit_bytes(slot, bytes, room).is_err() {
             queue.release(slot);
             return Ok(false);
         }
@@ -148,8 +168,10 @@ impl Fuzz {
             opcode: u32::try_from(number(4, 4))?,
             unique: number(8, 8),
             node: number(16, 8),
+            handle: number(40, 8),
             room,
             is_answerable: bytes.len() >= 40 && room >= 16,
+            is_chain_sound: true,
         };
         self.sent.insert(slot.index(), sent);
         Ok(true)
@@ -160,9 +182,9 @@ impl Fuzz {
         let random = self.generator.rng.next_u64();
         let small = u16::try_from(random >> 32 & 0x1ff).unwrap_or(0);
         for sent in self.sent.values_mut() {
-            sent.is_answerable = false;
+            sent.is_chain_sound = false;
         }
-        let ring = &mut self.queue().vring_mut().ring;
+        let ring = &mut self.queue.vring_mut().ring;
         let slot = ring.next_avail().wrapping_sub(1);
         let mut at = ring.avail_slot(slot);
         for _ in 0..random & 3 {
@@ -188,8 +210,8 @@ impl Fuzz {
     fn drain(&mut self) -> TestResult {
         const STALLED: Duration = Duration::from_millis(5);
         let (start, mut last) = (Instant::now(), Instant::now());
-        while self.queue().in_flight() > 0 {
-            if let Some(completion) = self.queue().poll()? {
+        while self.queue.in_flight() > 0 {
+            if let Some(completion) = self.queue.poll()? {
                 self.check(completion)?;
                 last = Instant::now();
                 continue;
@@ -197,9 +219,11 @@ impl Fuzz {
             std::thread::yield_now();
             if last.elapsed() > STALLED {
                 let waiting: Vec<_> = self.sent.values().copied().collect();
-                for sent in waiting.iter().filter(|s| s.opcode == opcode::SETLKW) {
-                    let interrupt = Request::interrupt(sent.unique);
-                    self.client.hiprio.send(&interrupt)?;
+                let waits = |sent: &&Sent| sent.opcode == opcode::SETLKW;
+                if let Some(sent) = waiting.iter().find(waits) {
+                    let interrupt = self.generator.interrupt(sent.unique);
+                    self.send_bytes(&interrupt, 0)?;
+                    self.queue.publish()?;
                 }
                 last = Instant::now();
                 if start.elapsed() > PATIENCE {
@@ -215,21 +239,21 @@ impl Fuzz {
         let slot = completion.slot;
         let sent = self.sent.remove(&slot.index()).ok_or("nothing was sent")?;
         let used_len = completion.used_len;
-        let queue = self.queue();
+        let queue = &mut *self.queue;
         let header = queue.reply_header(slot);
         let mut payload = [0; 144];
         queue.read_reply(slot, &mut payload);
         queue.release(slot);
         self.done += 1;
         let wrong = |what| Err(format!("{what}: {sent:?}, used {used_len}, {header:?}").into());
+        if !sent.is_chain_sound {
+            return Ok(());
+        }
         if used_len as usize > sent.room {
             return wrong("more than there is room for");
         }
-        if !sent.is_answerable {
-            return Ok(());
-        }
-        if !has_reply(sent.opcode) {
-            let is_quiet = used_len == 0 && header.unique == 0xa5a5_a5a5_a5a5_a5a5;
+        if !sent.is_answerable || !has_reply(sent.opcode) {
+            let is_quiet = used_len == 0 && (sent.room < 16 || header == UNTOUCHED);
             return if is_quiet { Ok(()) } else { wrong("a reply") };
         }
         let errno = -header.error;
@@ -242,6 +266,8 @@ impl Fuzz {
             return wrong("no sound reply");
         }
         self.answered += 1;
+        self.generator
+            .unlearn(errno, sent.opcode, sent.node, sent.handle);
         if errno == 0 {
             self.succeeded += 1;
             let used = payload.len().min(used_len as usize - 16);
@@ -265,11 +291,12 @@ impl Fuzz {
                     }
                 }
             }
-            self.queue().publish()?;
+            self.queue.publish()?;
             self.drain()?;
             if self.done - cleared > BETWEEN_CLEARINGS {
                 cleared = self.done;
-                share.clear()?;
+                // Others go on filling it, so that there may always be something left.
+                let _ = share.clear();
             }
         }
         Ok(())
@@ -289,19 +316,7 @@ fn innermost(process: &Process) -> u32 {
     pid
 }
 
-fn fuzz(args: &[&str]) -> TestResult {
-    let full = std::env::var_os(covering::FULL_VARIABLE).is_some();
-    let requests = if full { 1_000_000 } else { 60_000 };
-    let seed = std::env::var("RINGSIDE_FUZZ_SEED");
-    let seed = seed.map_or_else(
-        |_| u64::from(std::process::id()),
-        |s| s.parse().unwrap_or(0),
-    );
-    println!("RINGSIDE_FUZZ_SEED={seed}");
-    let share = match Tmpfs::mount() {
-        Ok(share) => share,
-        Err(error) => skip!("no file system in memory: {error}"),
-    };
+fn start(share: &Tmpfs, args: &[&str]) -> Result<Process> {
     let launch = Launch::back_end("ringside-fs")?;
     let socket = launch.socket();
     let mut process = launch
@@ -313,51 +328,97 @@ fn fuzz(args: &[&str]) -> TestResult {
         .args(args)
         .spawn()?;
     process.wait_listening(PATIENCE)?;
-    let mut client = FuseClient::connect(&socket, &config())?;
-    serves(client.queue(), share.path())?;
-    drop(client);
-    let mut client = FuseClient::connect(&socket, &config())?;
-    client.hiprio.config_mut().timeout = PATIENCE;
-    let server = innermost(&process);
-    let fds = sample(server)?.fds;
-    let mut fuzz = Fuzz {
-        generator: Generator::new(Rng::new(seed)),
-        client,
-        sent: BTreeMap::new(),
-        done: 0,
-        answered: 0,
-        succeeded: 0,
-    };
-    let run = fuzz.run(&share, requests);
-    run.map_err(|error| format!("seed {seed}, after {} requests: {error}", fuzz.done))?;
-    println!(
-        "{} requests, {} answered, {} of them with success",
-        fuzz.done, fuzz.answered, fuzz.succeeded
-    );
-    if fuzz.succeeded < requests / 10 || fuzz.answered < requests / 2 {
-        return Err("that was nothing but noise".into());
-    }
-    share.clear()?;
-    let mut client = fuzz.client;
-    client.queue().config_mut().framing = Framing::Kernel;
-    client.initialise(config().init_flags)?;
+    Ok(process)
+}
+
+/// A session that does what a guest should.
+fn session(process: &Process, share: &Tmpfs) -> Result<FuseClient> {
+    let mut client = FuseClient::connect(process.socket(), &config())?;
     for queue in &mut client.queues {
         serves(queue, share.path())?;
     }
-    wait_until("as many descriptors as before", || {
-        Ok(sample(server)?.fds <= fds)
+    Ok(client)
+}
+
+/// Half of the requests on either queue, at once; all, those answered, and those with success.
+fn both_queues(
+    client: &mut FuseClient,
+    share: &Tmpfs,
+    seed: u64,
+    requests: u64,
+) -> Result<[u64; 3]> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..)
+            .zip(&mut client.queues)
+            .map(|(number, queue)| {
+                scope.spawn(move || {
+                    let mut fuzz = Fuzz::new(queue, seed, number);
+                    match fuzz.run(share, requests / 2) {
+                        Ok(()) => Ok([fuzz.done, fuzz.answered, fuzz.succeeded]),
+                        Err(error) => {
+                            let done = fuzz.done;
+                            Err(format!("seed {seed}, after {done} requests: {error}"))
+                        }
+                    }
+                })
+            })
+            .collect();
+        let mut sum = [0; 3];
+        for thread in threads {
+            let of = thread.join().map_err(|_panic| "a thread has panicked")??;
+            for (sum, of) in sum.iter_mut().zip(of) {
+                *sum += of;
+            }
+        }
+        Ok(sum)
     })
-    .map_err(|e| format!("{e}: {fds}, now {}", sample(server).map_or(0, |s| s.fds)))?;
-    drop(client);
-    let mut client = FuseClient::connect(&socket, &config())?;
-    serves(client.queue(), share.path())?;
-    drop(client);
+}
+
+fn fuzz(args: &[&str]) -> TestResult {
+    let full = std::env::var_os(covering::FULL_VARIABLE).is_some();
+    let requests = if full { 1_000_000 } else { 100_000 };
+    let seed = std::env::var("RINGSIDE_FUZZ_SEED");
+    let seed = seed.map_or_else(|_| Ok(u64::from(std::process::id())), |seed| seed.parse())?;
+    let share = match Tmpfs::mount() {
+        Ok(share) => share,
+        Err(error) => skip!("no file system in memory: {error}"),
+    };
+    let mut process = start(&share, args)?;
+    drop(session(&process, &share)?);
+    let mut client = session(&process, &share)?;
+    let server = innermost(&process);
+    let fds = sample(server)?.fds;
+    let [done, answered, succeeded] = both_queues(&mut client, &share, seed, requests)?;
+    writeln!(
+        std::io::stdout(),
+        "seed {seed}: {done} requests, {answered} answered, {succeeded} of them with success"
+    )?;
+    if succeeded < requests / 10 || answered < requests / 2 {
+        return Err("that was nothing but noise".into());
+    }
+    share.clear()?;
+    still_serves(client, &share, server, fds)?;
+    drop(session(&process, &share)?);
     if process.stderr().contains("panicked") {
         return Err(format!("a panic: {}", process.stderr()).into());
     }
     let status = process.terminate(PATIENCE)?;
     assert!(status.success(), "{status}");
     Ok(())
+}
+
+/// The session goes on once it begins anew, and what the guest had open is closed by that.
+fn still_serves(mut client: FuseClient, share: &Tmpfs, server: u32, fds: usize) -> TestResult {
+    for queue in &mut client.queues {
+        queue.config_mut().framing = Framing::Kernel;
+    }
+    client.initialise(config().init_flags)?;
+    for queue in &mut client.queues {
+        serves(queue, share.path())?;
+    }
+    let now = || sample(server).map_or(usize::MAX, |sample| sample.fds);
+    let settled = wait_until("as many descriptors as before", || Ok(now() <= fds));
+    settled.map_err(|error| format!("{error}: {fds}, now {}", now()).into())
 }
 
 #[test]

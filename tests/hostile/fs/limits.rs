@@ -2,11 +2,13 @@
 //! G12: a guest that wants more than there is.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
-use ringside_fs::wire::flags::ROOT_NODE;
+use ringside_fs::wire::flags::{ROOT_NODE, opcode};
 use ringside_tests::frontend::fuse::FuseClient;
 use ringside_tests::hostile::TestResult;
 
+use crate::queues::Locked;
 use crate::scene::{Scene, errno};
 
 /// What fails when the limit is reached, and what must not.
@@ -69,10 +71,9 @@ fn g12_names_looked_up_take_no_descriptors() -> TestResult {
     // All are known, those first looked up too.
     for (number, &node) in nodes.iter().enumerate() {
         let (attr, _) = queue.getattr(node, None)?;
-        let of = |name: &str| std::os::unix::fs::MetadataExt::ino(&fs::metadata(name).expect(""));
         if number.is_multiple_of(1000) {
-            let path = scene.host(&format!("{number}"));
-            assert_eq!(attr.ino, of(&path.to_string_lossy()));
+            let meta = fs::metadata(scene.host(&format!("{number}")))?;
+            assert_eq!(attr.ino, meta.ino());
         }
     }
     for number in 0..NAMES {
@@ -106,5 +107,37 @@ fn g12_names_that_take_descriptors_end_with_enfile_and_others_are_served() -> Te
         queue.forget(node, 1)?;
     }
     goes_on(&scene, &mut client)?;
+    scene.check(client)
+}
+
+/// Each owner of locks takes a descriptor.
+#[test]
+fn g12_owners_of_locks_end_with_enolck_and_others_are_served() -> TestResult {
+    let scene = Scene::start(&["--posix-lock", "--rlimit-nofile", "2000"])?;
+    let mut client = scene.client()?;
+    let locked = Locked::on(&scene, &mut client)?;
+    locked.unlock()?;
+    let queue = client.queue();
+    let lock = |owner| {
+        let mut request = locked.wait_for(owner);
+        request.opcode = opcode::SETLK;
+        // Shared, so that all may have it.
+        request.args[32..36].fill(0);
+        request
+    };
+    let mut owners = 0;
+    let refused = loop {
+        match queue.call_empty(&lock(owners + 1)) {
+            Ok(()) => owners += 1,
+            Err(error) => break error.errno(),
+        }
+        assert!(owners < 2000, "more than there are");
+    };
+    assert_eq!(refused, Some(libc::ENOLCK));
+    assert!(owners > 100, "only {owners} owners");
+    goes_on(&scene, &mut client)?;
+    let queue = client.queue();
+    queue.flush(locked.node, locked.handle, 1)?;
+    queue.call_empty(&lock(owners + 1))?;
     scene.check(client)
 }

@@ -10,7 +10,7 @@ use ringside_tests::hostile::{Result, TestResult};
 use crate::scene::{Scene, errno};
 
 /// The operations with names, and where in them the hostile one is.
-const OPERATIONS: [(&str, fn(&Known, &[u8]) -> Request); 13] = [
+const OPERATIONS: [(&str, Named); 13] = [
     ("LOOKUP", |_, name| Request::lookup(ROOT_NODE, name)),
     ("MKNOD", |_, name| {
         Request::mknod(ROOT_NODE, name, libc::S_IFREG | 0o600, 0, 0)
@@ -42,6 +42,9 @@ const OPERATIONS: [(&str, fn(&Known, &[u8]) -> Request); 13] = [
         Request::rename((ROOT_NODE, name), (known.dir, name), 2)
     }),
 ];
+
+/// A request with a name.
+type Named = fn(&Known, &[u8]) -> Request;
 
 /// Nodes that requests refer to.
 struct Known {

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -127,7 +128,10 @@ fn race(
         let attempts = guard.attempts.load(Ordering::Relaxed);
         let links = guard.links.load(Ordering::Relaxed);
         let others = guard.others.load(Ordering::Relaxed);
-        println!("{attempts} attempts, {swaps} swaps, {links} links and {others} others seen");
+        writeln!(
+            std::io::stdout(),
+            "{attempts} attempts, {swaps} swaps, {links} links and {others} others seen"
+        )?;
         if attempts.min(swaps).min(others) < 100 {
             return Err("that was no race".into());
         }
@@ -285,8 +289,10 @@ fn g5_directory_moved_out_and_back_does_not_lead_to_what_is_above() -> TestResul
     let (inside, outside) = (scene.host("dir"), scene.outside("outside-dir"));
     let host = move || {
         fs::rename(&inside, &outside)?;
-        std::thread::yield_now();
+        std::thread::sleep(Duration::from_micros(50));
         fs::rename(&outside, &inside)?;
+        // Long enough that the guest finds it.
+        std::thread::sleep(Duration::from_micros(500));
         Ok(())
     };
     race(scene, host, above, &before)

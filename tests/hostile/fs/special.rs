@@ -139,7 +139,8 @@ fn never_opened(args: &[&str], no_open: bool) -> TestResult {
         // What needs no open works.
         assert_eq!(errno(queue.getattr(node, None)), 0, "{name}");
         assert_eq!(errno(queue.access(node, 4)), 0, "{name}");
-        assert_ne!(errno(queue.getxattr(node, "user.a", 9)), 0);
+        let value = queue.getxattr(node, "user.a", 9);
+        assert_eq!(errno(value), libc::ENODATA, "{name}");
         assert_eq!(watch.events(), 0, "{name} was opened");
     }
     // They do see what they are to see.
@@ -192,8 +193,8 @@ fn g6_writer_of_a_fifo_waits_whatever_the_guest_does() -> TestResult {
     })?;
     let queue = client.queue();
     let node = queue.lookup(ROOT_NODE, "fifo")?.node;
-    for (request, _) in attempts(node) {
-        assert_ne!(errno(queue.call(&request)), 0);
+    for (request, expected) in attempts(node) {
+        assert!(expected.contains(&errno(queue.call(&request))));
     }
     scene.serves(&mut client)?;
     assert!(!opened.load(Ordering::SeqCst), "somebody has read the FIFO");

@@ -55,13 +55,29 @@ pub(super) struct Generator {
 }
 
 impl Generator {
-    pub(super) fn new(rng: Rng) -> Self {
+    /// Of several guests of one device each has its `number` of them.
+    pub(super) fn new(rng: Rng, number: u64) -> Self {
         Self {
             rng,
             nodes: vec![ROOT_NODE],
             handles: vec![(ROOT_NODE, 0)],
-            count: 0,
+            count: number << 32,
         }
+    }
+
+    /// A number that no other request of this guest has.
+    fn unique(&mut self) -> [u8; 8] {
+        self.count += 1;
+        self.count.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()
+    }
+
+    /// An `INTERRUPT`.
+    pub(super) fn interrupt(&mut self, of: u64) -> Vec<u8> {
+        let request = Request::interrupt(of);
+        let mut bytes = request.header(48, 0, Caller::default()).to_vec();
+        bytes.extend_from_slice(&request.args);
+        put(&mut bytes, 8, &self.unique());
+        bytes
     }
 
     /// The bytes of a request and how much room its reply has.
@@ -95,10 +111,8 @@ impl Generator {
             let length = length(&bytes);
             put(&mut bytes, 0, &length);
         }
-        self.count += 1;
-        // No two requests have the same.
-        let unique = self.count.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        put(&mut bytes, 8, &unique.to_le_bytes());
+        let unique = self.unique();
+        put(&mut bytes, 8, &unique);
         let room = match self.rng.below(20) {
             0 => self.below(40),
             1 => 16 + self.below(8192),
@@ -134,6 +148,24 @@ impl Generator {
             opcode::INIT | opcode::DESTROY => {
                 self.nodes.truncate(1);
                 self.handles.truncate(1);
+            }
+            _ => {}
+        }
+    }
+
+    /// Forgets what turned out not to be there (any more).
+    pub(super) fn unlearn(&mut self, errno: i32, opcode: u32, node: u64, handle: u64) {
+        let is_about_node = matches!(
+            opcode,
+            opcode::GETATTR | opcode::SETATTR | opcode::OPEN | opcode::OPENDIR | opcode::STATX
+        );
+        match errno {
+            libc::EBADF => self
+                .handles
+                .retain(|known| known.1 != handle || handle == 0),
+            libc::ENOENT if is_about_node => {
+                self.nodes
+                    .retain(|&known| known != node || node == ROOT_NODE);
             }
             _ => {}
         }
@@ -313,7 +345,10 @@ impl Generator {
             3 => Request::readlink(node),
             4 => Request::setattr(node, &set),
             5 => Request::access(node, self.small()),
-            6 => Request::setxattr(node, "user.a", &[7; 100], self.small() % 4, true),
+            6 => {
+                let ext = self.rng.below(2) == 0;
+                Request::setxattr(node, "user.a", &[7; 100], self.small() % 4, ext)
+            }
             7 => Request::getxattr(node, "user.a", self.size().min(8192)),
             8 => Request::listxattr(node, self.size().min(8192)),
             _ => Request::removexattr(node, "user.a"),
@@ -334,24 +369,29 @@ impl Generator {
         };
         match self.rng.below(12) {
             0 => Request::statfs(node),
-            1 | 2 => Request::forget(self.node(), self.number()),
+            1 => Request::forget(self.node(), self.number()),
+            2 => Request::forget(self.node(), 1),
             3 => Request::batch_forget(&[(self.node(), 1), (self.number(), self.number())]),
             4 => Request::interrupt(self.number()),
             5 => Request::getlk(node, &lock),
             6 => Request::setlk(node, &lock, false),
             7 => Request::setlk(node, &lock, true),
-            8 if self.rng.below(50) == 0 => {
+            8 if self.rng.below(200) == 0 => {
                 let flags = InitFlags::from_bits_retain(self.rng.next_u64());
                 Request::init(flags)
             }
-            9 if self.rng.below(100) == 0 => Request::destroy(),
+            9 if self.rng.below(200) == 0 => Request::destroy(),
             10 => {
                 let command = COMMANDS[self.below(COMMANDS.len())];
                 Request::ioctl(node, handle, command, &[0; 28], 28)
             }
             11 => Request::syncfs(node),
             _ => {
-                let opcode = u32::try_from(self.rng.below(60)).unwrap_or(0);
+                // One of those that begin or end a session would have nothing else succeed.
+                let opcode = match u32::try_from(self.rng.below(60)).unwrap_or(0) {
+                    opcode::INIT | opcode::DESTROY => opcode::BMAP,
+                    other => other,
+                };
                 let args = vec![0; self.below(100)];
                 Request::new(opcode, node, args, 200)
             }
