@@ -7,9 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use ringside_fs::wire::flags::{ROOT_NODE, opcode};
 use ringside_tests::frontend::fuse::FuseClient;
 use ringside_tests::hostile::TestResult;
+use ringside_tests::skip;
 
 use crate::queues::Locked;
-use crate::scene::{Scene, errno};
+use crate::scene::{Scene, errno, is_root};
 
 /// What fails when the limit is reached, and what must not.
 fn goes_on(scene: &Scene, client: &mut FuseClient) -> TestResult {
@@ -58,6 +59,9 @@ fn g12_open_files_end_with_enfile_and_others_are_served() -> TestResult {
 
 #[test]
 fn g12_names_looked_up_take_no_descriptors() -> TestResult {
+    if !is_root() {
+        skip!("not root");
+    }
     const NAMES: u32 = 20_000;
     let scene = Scene::start(&["--rlimit-nofile", "2000"])?;
     let mut client = scene.client()?;

@@ -9,11 +9,15 @@ use ringside_fs::wire::operation::{SetAttr, Time};
 use ringside_tests::frontend::fuse::Request;
 use ringside_tests::fs_back_end::{FsBackEnd, FsProgram};
 use ringside_tests::hostile::TestResult;
+use ringside_tests::skip;
 
-use crate::scene::{Scene, config, errno};
+use crate::scene::{Scene, config, errno, is_root};
 
 #[test]
 fn g5_symbolic_links_out_of_the_share_are_links_and_no_more() -> TestResult {
+    if !is_root() {
+        skip!("not root");
+    }
     let scene = Scene::start(&[])?;
     let mut client = scene.client()?;
     symlink("../outside", scene.host("up"))?;

@@ -8,8 +8,9 @@ use ringside_fs::wire::flags::{InitFlags, ROOT_NODE, SetAttrValid};
 use ringside_fs::wire::operation::SetAttr;
 use ringside_tests::frontend::fuse::{Caller, FuseQueue, Request};
 use ringside_tests::hostile::{Result, TestResult};
+use ringside_tests::skip;
 
-use crate::scene::{Scene, errno};
+use crate::scene::{Scene, errno, is_root};
 
 /// Set-user-ID and set-group-ID, for all to run.
 const PRIVILEGED: u32 = 0o6777;
@@ -22,6 +23,9 @@ const OPEN_KILL_SUIDGID: u32 = 1;
 /// not get a file that makes one of it.
 #[test]
 fn g8_set_group_id_of_a_group_the_caller_is_not_in_is_taken_off() -> TestResult {
+    if !is_root() {
+        skip!("not root");
+    }
     let scene = Scene::start(&[])?;
     let mut client = scene.client()?;
     fs::create_dir(scene.host("dir"))?;
@@ -51,6 +55,9 @@ fn g8_set_group_id_of_a_group_the_caller_is_not_in_is_taken_off() -> TestResult 
 
 #[test]
 fn g8_callers_without_rights_on_the_host_make_nothing_there() -> TestResult {
+    if !is_root() {
+        skip!("not root");
+    }
     let scene = Scene::start(&[])?;
     let mut client = scene.client()?;
     fs::set_permissions(scene.host(""), fs::Permissions::from_mode(0o755))?;
@@ -84,6 +91,9 @@ fn bits(scene: &Scene, name: &str) -> Result<u32> {
 
 #[test]
 fn g8_bits_go_when_the_guest_says_so() -> TestResult {
+    if !is_root() {
+        skip!("not root");
+    }
     let scene = Scene::start(&["--killpriv-v2"])?;
     let mut client = scene.client()?;
     let agreed = client.init.flags;
@@ -134,6 +144,9 @@ fn g8_bits_go_when_the_guest_says_so() -> TestResult {
 /// them off when the file changes.
 #[test]
 fn g8_capabilities_of_files_go_when_the_file_changes() -> TestResult {
+    if !is_root() {
+        skip!("not root");
+    }
     const CAPABILITY: &str = "security.capability";
     let scene = Scene::start(&["--xattrmap", ":map::user.virtiofs.:"])?;
     let mut client = scene.client()?;

@@ -215,6 +215,11 @@ fn tell(dir: &Path, without: Option<&Path>, told: &mut BTreeMap<PathBuf, Told>) 
     Ok(())
 }
 
+/// Whether devices and foreign owners can be made here, and files opened by handles.
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 /// Two request queues.
 pub(crate) fn config() -> FuseConfig {
     let mut config = FuseConfig {

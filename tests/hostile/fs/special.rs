@@ -16,10 +16,11 @@ use ringside_fs::wire::operation::{CopyFileRange, SetAttr};
 use ringside_tests::frontend::fuse::{FuseClient, Request};
 use ringside_tests::hostile::{Result, TestResult, wait_until};
 use ringside_tests::process::thread_activity;
+use ringside_tests::skip;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
-use crate::scene::{Scene, errno};
+use crate::scene::{Scene, errno, is_root};
 
 /// Which special file, made on the host or by the guest.
 const NAMES: [&str; 6] = ["fifo", "socket", "null", "disk", "own-fifo", "own-null"];
@@ -112,6 +113,9 @@ fn attempts(node: u64) -> Vec<(Request, &'static [i32])> {
 }
 
 fn never_opened(args: &[&str], no_open: bool) -> TestResult {
+    if !is_root() {
+        skip!("not root");
+    }
     let scene = Scene::start(args)?;
     let mut client = scene.client()?;
     make(&scene, &mut client)?;
@@ -168,6 +172,9 @@ fn g6_special_files_are_never_opened_where_nodes_keep_descriptors() -> TestResul
 
 #[test]
 fn g6_writer_of_a_fifo_waits_whatever_the_guest_does() -> TestResult {
+    if !is_root() {
+        skip!("not root");
+    }
     let scene = Scene::start(&[])?;
     let mut client = scene.client()?;
     make(&scene, &mut client)?;
