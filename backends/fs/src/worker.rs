@@ -378,6 +378,8 @@ fn errno(error: &io::Error) -> Errno {
 }
 
 impl RequestWorker for FsWorker {
+    const BUDGET: usize = 8;
+
     type Queue = FsQueue;
 
     fn start_queue(&mut self, index: u16, size: u16) -> FsQueue {

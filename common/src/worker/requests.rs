@@ -13,12 +13,13 @@ use crate::error::RingError;
 use crate::io::{FileId, IoQueue, Job, Promise};
 use crate::memory::Buffers;
 
-/// Chains taken from one vring before the next one has its turn: enough for a batch to pay, few
-/// enough that the others wait for microseconds.
-const BUDGET: usize = 64;
-
 /// The data side of a device that serves requests, on one data thread.
 pub trait RequestWorker {
+    /// Chains taken from one vring before the driver is told what was done, and the next vring has
+    /// its turn: enough for a batch to pay, few enough that the others wait for microseconds. Fewer
+    /// where a chain is served while it is taken: the driver works on the last ones meanwhile.
+    const BUDGET: usize = 64;
+
     /// What the device keeps for one started vring.
     type Queue;
 
@@ -130,7 +131,7 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
                 continue;
             };
             let mut taken = 0;
-            while taken < BUDGET && turn.io.may_start() && place.vring.is_live() {
+            while taken < W::BUDGET && turn.io.may_start() && place.vring.is_live() {
                 let heads = &mut place.queue.heads;
                 let Some((head, chain)) = heads.take(&mut place.vring, now_ns) else {
                     break;
