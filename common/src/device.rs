@@ -49,7 +49,8 @@ pub trait Device: VhostUserBackend<Bitmap = (), Vring = VringMutex> + 'static {
     }
 
     /// Whether the data thread of vring `index` serves no other: nothing keeps it waiting then. Such
-    /// threads come on top of [`WorkerOptions::max_threads`](crate::worker::WorkerOptions).
+    /// threads come on top of [`WorkerOptions::max_threads`](crate::worker::WorkerOptions). They do
+    /// not poll, and let a fraction of a millisecond's requests come together after the first.
     fn serves_alone(&self, _index: u16) -> bool {
         false
     }

@@ -51,6 +51,11 @@ pub(super) struct DataThread<'m, W: DeviceWorker> {
     vrings: Vrings<W::Queue>,
     events: Vec<Event>,
     poll: AdaptivePoll,
+    /// How long it sleeps after work before it looks whether there is more, unless it is woken by
+    /// something else than a kick; zero: not at all.
+    nap_ns: u64,
+    /// There was work since it slept.
+    worked: bool,
     waiting: Vec<Waiting>,
     now_ns: u64,
 }
@@ -61,6 +66,7 @@ impl<'m, W: DeviceWorker> DataThread<'m, W> {
         mut io: IoQueue,
         mailbox: &'m Mailbox<W::Seed>,
         max_poll_ns: u64,
+        nap_ns: u64,
     ) -> io::Result<Self> {
         let mailbox_watch = io.watch(mailbox.fd()?)?;
         Ok(Self {
@@ -71,6 +77,8 @@ impl<'m, W: DeviceWorker> DataThread<'m, W> {
             vrings: Vrings::default(),
             events: Vec::with_capacity(EVENTS),
             poll: AdaptivePoll::new(max_poll_ns),
+            nap_ns,
+            worked: false,
             waiting: Vec::new(),
             now_ns: monotonic_ns(),
         })
@@ -102,7 +110,9 @@ impl<'m, W: DeviceWorker> DataThread<'m, W> {
             let progress = served || !self.events.is_empty();
             self.handle_events();
             self.settle()?;
-            if !progress {
+            if progress {
+                self.worked = true;
+            } else {
                 self.idle()?;
             }
         }
@@ -187,6 +197,11 @@ impl<'m, W: DeviceWorker> DataThread<'m, W> {
 
     /// Nothing to do: polls for a while, then sleeps.
     fn idle(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.worked) && self.nap_ns > 0 {
+            self.io.turn(Wait::For(self.nap_ns), &mut self.events)?;
+            self.handle_events();
+            return self.settle();
+        }
         let start_ns = monotonic_ns();
         let window_ns = self.poll.window_ns();
         let mut now_ns = start_ns;

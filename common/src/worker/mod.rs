@@ -50,6 +50,9 @@ pub struct WorkerOptions {
 /// What a device's control side hands to its data side for a vring.
 pub(crate) type SeedOf<D> = <<D as Device>::Worker as DeviceWorker>::Seed;
 
+/// How long a thread that serves one vring alone naps after work.
+const NAP_NS: u64 = 200_000;
+
 /// The data threads of a process.
 #[derive(Debug)]
 pub(crate) struct Pool<D: Device> {
@@ -63,7 +66,8 @@ struct Thread<D: Device> {
     post: Arc<Post<D>>,
     handle: JoinHandle<()>,
     vrings: usize,
-    /// It serves one vring, and no others.
+    /// It serves one vring, and naps instead of polling: what is served alone is not to hold up
+    /// others either.
     alone: bool,
     /// The groups of those that belong together.
     groups: BTreeMap<u32, usize>,
@@ -104,7 +108,7 @@ impl<D: Device> Pool<D> {
                 .iter()
                 .enumerate()
                 .filter_map(|(at, thread)| Some((at, thread.as_ref()?)))
-                .filter(|(_, thread)| thread.vrings == 0 || !(thread.alone || alone))
+                .filter(|(_, thread)| thread.alone == alone && !(alone && thread.vrings > 0))
         };
         let of_group =
             group.and_then(|group| running().find(|(_, t)| t.groups.contains_key(&group)));
@@ -112,7 +116,7 @@ impl<D: Device> Pool<D> {
         let full = running().count() >= self.options.max_threads.max(1);
         let found = match (of_group, least) {
             (Some((at, _)), _) => Some(at),
-            (None, Some((at, thread))) if thread.vrings == 0 || (full && !alone) => Some(at),
+            (None, Some((at, thread))) if thread.vrings == 0 || full => Some(at),
             _ => None,
         };
         let at = match found {
@@ -120,7 +124,7 @@ impl<D: Device> Pool<D> {
             None => {
                 let free = threads.iter().position(Option::is_none);
                 let at = free.unwrap_or(threads.len());
-                let thread = spawn(device, &self.options, at)?;
+                let thread = spawn(device, &self.options, at, alone)?;
                 match threads.get_mut(at) {
                     Some(place) => *place = Some(thread),
                     None => threads.push(Some(thread)),
@@ -134,7 +138,6 @@ impl<D: Device> Pool<D> {
         };
         let thread = threads.get_mut(at).and_then(Option::as_mut).ok_or(gone)?;
         thread.vrings += 1;
-        thread.alone = alone;
         if let Some(group) = group {
             *thread.groups.entry(group).or_default() += 1;
         }
@@ -330,6 +333,7 @@ fn spawn<D: Device>(
     device: &Arc<D>,
     options: &WorkerOptions,
     number: usize,
+    alone: bool,
 ) -> Result<Thread<D>, HostError> {
     let mailbox = Mailbox::new().map_err(HostError::of("making an eventfd"))?;
     let post = Arc::new(Post {
@@ -338,6 +342,11 @@ fn spawn<D: Device>(
     });
     let device = Arc::clone(device);
     let options = options.clone();
+    let (max_poll_ns, nap_ns) = if alone {
+        (0, NAP_NS)
+    } else {
+        (options.max_poll_ns, 0)
+    };
     let theirs = Arc::clone(&post);
     let (report, ready) = sync_channel(1);
     let handle = Builder::new()
@@ -346,7 +355,7 @@ fn spawn<D: Device>(
             pin(&options.cpus, number);
             // The io_uring belongs to the thread that makes it, so it is made in here.
             let made = IoQueue::new(device.engine(), device.files()).and_then(|io| {
-                DataThread::new(device.worker(), io, &theirs.mailbox, options.max_poll_ns)
+                DataThread::new(device.worker(), io, &theirs.mailbox, max_poll_ns, nap_ns)
             });
             match made {
                 Ok(thread) => {
@@ -371,7 +380,7 @@ fn spawn<D: Device>(
         post,
         handle,
         vrings: 0,
-        alone: false,
+        alone,
         groups: BTreeMap::new(),
     })
 }

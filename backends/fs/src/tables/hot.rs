@@ -4,6 +4,7 @@
 //! A clock: a ring of nodes and a hand that goes round. Whoever was not used since it last came by
 //! loses his descriptor to the next one in need. It runs only when a descriptor is opened.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::node::Node;
@@ -17,6 +18,8 @@ const CLOCKS: usize = 16;
 pub struct Hot {
     clocks: [Mutex<Clock>; CLOCKS],
     per_clock: usize,
+    /// Somebody had to give way.
+    full: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -32,6 +35,7 @@ impl Hot {
         Self {
             clocks: std::array::from_fn(|_| Mutex::default()),
             per_clock: (nodes / CLOCKS).max(1),
+            full: AtomicBool::new(false),
         }
     }
 
@@ -39,6 +43,12 @@ impl Hot {
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.per_clock * CLOCKS
+    }
+
+    /// Whether a node that gets a descriptor takes it from another one.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
     }
 
     /// `node` has got a descriptor; another one may lose his.
@@ -51,6 +61,7 @@ impl Hot {
         if clock.ring.len() < self.per_clock {
             clock.ring.push(node);
         } else {
+            self.full.store(true, Ordering::Relaxed);
             clock.replace(node, nodes);
         }
     }
@@ -70,6 +81,7 @@ impl Hot {
         for clock in &self.clocks {
             *clock.lock().unwrap_or_else(PoisonError::into_inner) = Clock::default();
         }
+        self.full.store(false, Ordering::Relaxed);
     }
 }
 

@@ -196,23 +196,24 @@ impl Nodes {
     pub fn lookup(&self, parent: &Node, name: Name<'_>) -> Result<Found> {
         let dir = self.fd(parent)?;
         let guess = self.hints.get(parent.number(), name);
-        let guess = guess.and_then(|id| self.slab.get(id));
-        if let Some(guess) = guess
-            && guess.is_hot()
-        {
+        if let Some(guess) = guess.and_then(|id| self.slab.get(id)) {
             let stat = sys::statx_at(dir.as_fd(), name.as_c_str())?;
             if guess.key() == Key::of(&stat) && guess.is_hot() && guess.remember() {
                 let node = Arc::clone(&guess);
                 return Ok(Found { node, stat });
             }
+            if let Some(node) = self.recognise(dir.as_fd(), name, &stat) {
+                return Ok(Found { node, stat });
+            }
         }
-        let found = self.lookup_afresh(parent, dir.as_fd(), name)?;
+        let found = self.lookup_afresh(parent, dir.as_fd(), name, true)?;
         self.hints.set(parent.number(), name, found.node.number());
         Ok(found)
     }
 
     /// As [`lookup`](Self::lookup), where `inode` is what the directory says: a node that is known
-    /// needs no guess.
+    /// needs no guess. One that is not gets no descriptor that another node has to give up, since
+    /// listings go over more than will be used.
     ///
     /// # Errors
     /// Of the host.
@@ -229,17 +230,40 @@ impl Nodes {
         };
         if self.find(key).is_some() {
             let stat = sys::statx_at(dir, name.as_c_str())?;
-            if let Some(node) = self.find_and_remember(Key::of(&stat)) {
+            if let Some(node) = self.recognise(dir, name, &stat) {
                 return Ok(Found { node, stat });
             }
         }
-        self.lookup_afresh(parent, dir, name)
+        self.lookup_afresh(parent, dir, name, !self.hot.is_full())
     }
 
-    fn lookup_afresh(&self, parent: &Node, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<Found> {
+    /// The known node that `name`, whose attributes are `stat`, leads to, with one more lookup. The
+    /// attributes are those of its inode, whatever the name leads to by now.
+    #[inline]
+    fn recognise(&self, dir: BorrowedFd<'_>, name: Name<'_>, stat: &Statx) -> Option<Arc<Node>> {
+        let node = self.find(Key::of(stat))?;
+        if !node.is_hot() {
+            let Place::Handle(known) = node.place() else {
+                return None;
+            };
+            let (handle, _) = name_to_handle(dir, name.as_c_str(), AtFlags::empty()).ok()?;
+            if handle != *known {
+                return None;
+            }
+        }
+        node.remember().then_some(node)
+    }
+
+    fn lookup_afresh(
+        &self,
+        parent: &Node,
+        dir: BorrowedFd<'_>,
+        name: Name<'_>,
+        keeps: bool,
+    ) -> Result<Found> {
         let open = || sys::open_beneath(dir, name.as_c_str(), HOLD, Mode::empty());
         let fd = self.opening(open)?;
-        self.adopt(fd, parent.mount())
+        self.adopt_as(fd, parent.mount(), keeps)
     }
 
     /// The node of what `fd` (`O_PATH`) is of, with one more lookup; `near` is a mount that it is
@@ -248,13 +272,19 @@ impl Nodes {
     /// # Errors
     /// Of the host.
     pub fn adopt(&self, fd: OwnedFd, near: &Arc<Mount>) -> Result<Found> {
+        self.adopt_as(fd, near, true)
+    }
+
+    /// As [`adopt`](Self::adopt); the descriptor is kept if the node needs it, or `keeps` says so.
+    fn adopt_as(&self, fd: OwnedFd, near: &Arc<Mount>, keeps: bool) -> Result<Found> {
         let stat = sys::statx_of(fd.as_fd())?;
         if let Some(node) = self.find_and_remember(Key::of(&stat)) {
             return Ok(Found { node, stat });
         }
         let mount = self.mount_of(&stat, fd.as_fd(), Some(near));
         let place = self.place_of(fd.as_fd(), &mount)?;
-        let node = self.intern(&stat, place, mount, Some(fd))?;
+        let kept = keeps || !matches!(place, Place::Handle(_));
+        let node = self.intern(&stat, place, mount, kept.then_some(fd))?;
         Ok(Found { node, stat })
     }
 
@@ -383,15 +413,17 @@ impl Nodes {
         node.ok_or(Errno::NFILE)
     }
 
-    /// The node with this key, if its inode is sure to exist.
+    /// The node that had this key when it was met last.
     fn find(&self, key: Key) -> Option<Arc<Node>> {
         let part = self.part(key);
-        let node = part.find(self.hash(key), |n| n.key() == key)?;
-        node.is_hot().then(|| Arc::clone(node))
+        part.find(self.hash(key), |n| n.key() == key)
+            .map(Arc::clone)
     }
 
+    /// The node with this key, if its inode is sure to exist.
     fn find_and_remember(&self, key: Key) -> Option<Arc<Node>> {
-        self.find(key).filter(|node| node.remember())
+        self.find(key)
+            .filter(|node| node.is_hot() && node.remember())
     }
 
     fn place_of(&self, fd: BorrowedFd<'_>, mount: &Mount) -> Result<Place> {
