@@ -8,7 +8,7 @@ use crate::dax::Mapping;
 use crate::error::{Errno, Result};
 use crate::passthrough::{Cx, DirScratch, Kind, NewFile, PassThrough};
 use crate::wire::flags::MappingFlags;
-use crate::wire::operation::{IoctlIn, Operation};
+use crate::wire::operation::Operation;
 use crate::wire::reply::{CopiedWide, Lseek, Written};
 
 /// The kinds of operations that are counted apart.
@@ -253,7 +253,7 @@ fn serve_rest(
         }
         Operation::GetLock(lock) => put(out, &fs.get_lock(cx, lock)?.to_bytes()),
         Operation::SetLock { lock, .. } => fs.set_lock(cx, lock)?,
-        Operation::Ioctl(request) => ioctl(fs, cx, request, out)?,
+        Operation::Ioctl(request) => fs.ioctl(cx, request, out)?,
         Operation::SetupMapping {
             handle,
             file_offset_bytes,
@@ -275,44 +275,34 @@ fn serve_rest(
     Ok(())
 }
 
-fn ioctl(fs: &PassThrough, cx: &Cx<'_>, request: &IoctlIn<'_>, out: &mut Vec<u8>) -> Result<()> {
-    fs.ioctl(cx, request, out)
-}
-
 fn create(fs: &PassThrough, cx: &mut Cx<'_>, op: &Operation<'_>, out: &mut Vec<u8>) -> Result<()> {
+    let (Operation::Create {
+        flags,
+        mode,
+        umask,
+        open_flags,
+        with,
+        ..
+    }
+    | Operation::TmpFile {
+        flags,
+        mode,
+        umask,
+        open_flags,
+        with,
+    }) = *op
+    else {
+        return Err(Errno::NOSYS);
+    };
+    let file = NewFile {
+        flags,
+        mode,
+        umask,
+        open_flags,
+    };
     let created = match *op {
-        Operation::Create {
-            name,
-            flags,
-            mode,
-            umask,
-            open_flags,
-            with,
-        } => {
-            let file = NewFile {
-                flags,
-                mode,
-                umask,
-                open_flags,
-            };
-            fs.create(cx, name, file, &with)?
-        }
-        Operation::TmpFile {
-            flags,
-            mode,
-            umask,
-            open_flags,
-            with,
-        } => {
-            let file = NewFile {
-                flags,
-                mode,
-                umask,
-                open_flags,
-            };
-            fs.create_nameless(cx, file, &with)?
-        }
-        _ => return Err(Errno::NOSYS),
+        Operation::Create { name, .. } => fs.create(cx, name, file, &with)?,
+        _ => fs.create_nameless(cx, file, &with)?,
     };
     put(out, &created.to_bytes());
     Ok(())

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! All nodes, and how names lead to them.
+//! All nodes.
+
+mod lookup;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +20,6 @@ use crate::config::InodeHandles;
 use crate::error::{Errno, Result};
 use crate::sys::handle::name_to_handle;
 use crate::sys::{self, HOLD, OPEN};
-use crate::wire::name::Name;
 
 /// Parts of the map.
 const PARTS: usize = 64;
@@ -187,124 +188,6 @@ impl Nodes {
         let flags = flags - OFlags::NOFOLLOW;
         let proc_self_fd = &self.options.proc_self_fd;
         rustix::fs::openat(proc_self_fd, number.as_c_str(), flags, Mode::empty())
-    }
-
-    /// Finds what `name` in the directory `parent` is, and counts a lookup of it.
-    ///
-    /// # Errors
-    /// Of the host.
-    pub fn lookup(&self, parent: &Node, name: Name<'_>) -> Result<Found> {
-        let dir = self.fd(parent)?;
-        let guess = self.hints.get(parent.number(), name);
-        if let Some(guess) = guess.and_then(|id| self.slab.get(id)) {
-            let stat = sys::statx_at(dir.as_fd(), name.as_c_str())?;
-            if guess.key() == Key::of(&stat) && guess.is_hot() && guess.remember() {
-                let node = Arc::clone(&guess);
-                return Ok(Found { node, stat });
-            }
-            if let Some(node) = self.recognise(dir.as_fd(), name, &stat) {
-                return Ok(Found { node, stat });
-            }
-        }
-        let found = self.lookup_afresh(parent, dir.as_fd(), name, true)?;
-        self.hints.set(parent.number(), name, found.node.number());
-        Ok(found)
-    }
-
-    /// As [`lookup`](Self::lookup), where `inode` is what the directory says: a node that is known
-    /// needs no guess. One that is not gets no descriptor that another node has to give up, since
-    /// listings go over more than will be used.
-    ///
-    /// # Errors
-    /// Of the host.
-    pub fn lookup_entry(
-        &self,
-        parent: &Node,
-        dir: BorrowedFd<'_>,
-        name: Name<'_>,
-        inode: u64,
-    ) -> Result<Found> {
-        let key = Key {
-            inode,
-            ..parent.key()
-        };
-        if self.find(key).is_some() {
-            let stat = sys::statx_at(dir, name.as_c_str())?;
-            if let Some(node) = self.recognise(dir, name, &stat) {
-                return Ok(Found { node, stat });
-            }
-        }
-        self.lookup_afresh(parent, dir, name, !self.hot.is_full())
-    }
-
-    /// The known node that `name`, whose attributes are `stat`, leads to, with one more lookup. The
-    /// attributes are those of its inode, whatever the name leads to by now.
-    #[inline]
-    fn recognise(&self, dir: BorrowedFd<'_>, name: Name<'_>, stat: &Statx) -> Option<Arc<Node>> {
-        let node = self.find(Key::of(stat))?;
-        if !node.is_hot() {
-            let Place::Handle(known) = node.place() else {
-                return None;
-            };
-            let (handle, _) = name_to_handle(dir, name.as_c_str(), AtFlags::empty()).ok()?;
-            if handle != *known {
-                return None;
-            }
-        }
-        node.remember().then_some(node)
-    }
-
-    fn lookup_afresh(
-        &self,
-        parent: &Node,
-        dir: BorrowedFd<'_>,
-        name: Name<'_>,
-        keeps: bool,
-    ) -> Result<Found> {
-        let open = || sys::open_beneath(dir, name.as_c_str(), HOLD, Mode::empty());
-        let fd = self.opening(open)?;
-        self.adopt_as(fd, parent.mount(), keeps)
-    }
-
-    /// The node of what `fd` (`O_PATH`) is of, with one more lookup; `near` is a mount that it is
-    /// likely to be on.
-    ///
-    /// # Errors
-    /// Of the host.
-    pub fn adopt(&self, fd: OwnedFd, near: &Arc<Mount>) -> Result<Found> {
-        self.adopt_as(fd, near, true)
-    }
-
-    /// As [`adopt`](Self::adopt); the descriptor is kept if the node needs it, or `keeps` says so.
-    fn adopt_as(&self, fd: OwnedFd, near: &Arc<Mount>, keeps: bool) -> Result<Found> {
-        let stat = sys::statx_of(fd.as_fd())?;
-        if let Some(node) = self.find_and_remember(Key::of(&stat)) {
-            return Ok(Found { node, stat });
-        }
-        let mount = self.mount_of(&stat, fd.as_fd(), Some(near));
-        let place = self.place_of(fd.as_fd(), &mount)?;
-        let kept = keeps || !matches!(place, Place::Handle(_));
-        let node = self.intern(&stat, place, mount, kept.then_some(fd))?;
-        Ok(Found { node, stat })
-    }
-
-    /// The node of an open file that was just made; `fd` stays the caller's.
-    ///
-    /// # Errors
-    /// Of the host.
-    pub fn adopt_open(&self, fd: BorrowedFd<'_>, near: &Arc<Mount>) -> Result<Found> {
-        let stat = sys::statx_of(fd)?;
-        if let Some(node) = self.find_and_remember(Key::of(&stat)) {
-            return Ok(Found { node, stat });
-        }
-        let mount = self.mount_of(&stat, fd, Some(near));
-        let place = self.place_of(fd, &mount)?;
-        let own = match place {
-            Place::Handle(_) => None,
-            _ => Some(self.opening(|| self.reopen(fd, HOLD))?),
-        };
-        let node = self.intern(&stat, place, mount, own)?;
-        Ok(Found { node, stat })
     }
 
     /// Counts one more lookup of a node; false if it is about to go.

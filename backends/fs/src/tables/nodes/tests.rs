@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use super::*;
 use crate::testing::{as_root, skip};
+use crate::wire::name::Name;
 
 struct Fixture {
     dir: tempfile::TempDir,
