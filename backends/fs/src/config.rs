@@ -111,7 +111,6 @@ pub struct FsConfig {
     pub export: bool,
     /// Size of the window that files are mapped into: a power of two; 0 for none (`--dax-window`).
     pub dax_window_bytes: u64,
-    /// Open files the guest may have, and descriptors kept for nodes; none: from the limit of the
-    /// process.
-    pub max_hot_nodes: Option<usize>,
+    /// Files and directories that the guest may know at a time: they take memory.
+    pub max_nodes: Option<usize>,
 }

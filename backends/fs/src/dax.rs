@@ -35,7 +35,7 @@ pub const MIN_WINDOW_BYTES: u64 = 2 << 20;
 /// costs more than one to read.
 pub const MIN_FILE_BYTES: u64 = 32 << 10;
 /// The most mappings: as many as a Linux process may have, and the front-end is one.
-const MAX_MAPPINGS: usize = 1 << 16;
+const MAX_MAPPINGS: usize = 1 << 15;
 
 /// A part of a file at a place of the window. All numbers are the guest's.
 #[derive(Clone, Copy, Debug)]

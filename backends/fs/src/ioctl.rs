@@ -49,6 +49,12 @@ impl Ioctl {
         if request.flags.contains(IoctlFlags::UNRESTRICTED) {
             return Err(Errno::NOTTY);
         }
+        // What a 64-bit kernel passes on of 32-bit programs is said to be such. By these numbers from
+        // others come calls that it has not looked at, not even at whose file it is.
+        let narrow = matches!(request.command, FS_IOC32_GETFLAGS | FS_IOC32_SETFLAGS);
+        if narrow && !request.flags.contains(IoctlFlags::BITS_32) {
+            return Err(Errno::NOTTY);
+        }
         let room = usize::try_from(request.out_size_bytes).unwrap_or(usize::MAX);
         match request.command {
             FS_IOC_GETFLAGS | FS_IOC32_GETFLAGS if room >= size_of::<u32>() => Ok(Self::GetFlags),
@@ -113,6 +119,8 @@ mod tests {
             command,
             data,
             out_size_bytes,
+            // As from a kernel of 32 bits, which may use all numbers.
+            flags: IoctlFlags::BITS_32,
             ..IoctlIn::default()
         }
     }
@@ -158,6 +166,19 @@ mod tests {
             ..request(FS_IOC_GETFLAGS, &[], 4)
         };
         assert_eq!(Ioctl::decode(&unrestricted), Err(Errno::NOTTY));
+    }
+
+    #[test]
+    fn ioctl_by_a_number_of_32_bits_is_for_programs_of_32_bits_alone() {
+        let flags = 1_u32.to_ne_bytes();
+        let mut request = IoctlIn {
+            command: FS_IOC32_SETFLAGS,
+            data: &flags,
+            ..IoctlIn::default()
+        };
+        assert_eq!(Ioctl::decode(&request), Err(Errno::NOTTY));
+        request.flags = IoctlFlags::BITS_32;
+        assert_eq!(Ioctl::decode(&request), Ok(Ioctl::SetFlags(1)));
     }
 
     #[test]

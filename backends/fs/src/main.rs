@@ -19,9 +19,9 @@ use ringside_common::daemon::{Control, Source, serve};
 use ringside_common::device::Device as _;
 use ringside_common::logging::{init_logging, init_syslog};
 use ringside_common::management::{Devices, Management, ManagementSockets, Services};
-use ringside_common::sandbox::{Inside, Mode, Side};
+use ringside_common::sandbox::{Inside, Level, Mode, Side};
 use ringside_common::worker::WorkerOptions;
-use ringside_fs::config::{FsConfig, Share};
+use ringside_fs::config::{FsConfig, InodeHandles, Share};
 use ringside_fs::device::{FsDevice, FsOptions};
 use ringside_fs::manage::FsManagement;
 use ringside_fs::options::{Action, CAPABILITIES, Config, Options};
@@ -62,7 +62,7 @@ fn run(options: Options) -> Result<u8, Box<dyn Error>> {
 fn start(config: Config) -> Result<u8, Box<dyn Error>> {
     let Config {
         mut common,
-        fs,
+        mut fs,
         shares,
         tag,
         num_request_queues,
@@ -79,11 +79,15 @@ fn start(config: Config) -> Result<u8, Box<dyn Error>> {
         ManagementSockets::bind(common.control_socket.as_deref(), common.metrics.as_ref())?;
     let source = Source::of(endpoint)?;
     let max_files = process::limit(&process)?;
-    let inside = match process::enter(&process, &shares)? {
+    let inside = match process::enter(&process, &shares, fs.readonly)? {
         // What was bound is removed here.
         Side::Outside { status } => return Ok(status),
         Side::Inside(inside) => inside,
     };
+    if inside.level == Level::Landlock && fs.inode_file_handles == InodeHandles::Prefer {
+        // What is opened by its handle has no path, and Landlock goes by paths.
+        fs.inode_file_handles = InodeHandles::Never;
+    }
     process::seal(&process)?;
     let options = FsOptions {
         tag,

@@ -204,6 +204,11 @@ pub struct CacheArgs {
     #[arg(long)]
     pub preserve_noatime: bool,
 
+    /// Files and directories that the guest may know at a time, of some 200 bytes each [default:
+    /// 16777216]
+    #[arg(long, value_name = "N")]
+    pub max_nodes: Option<usize>,
+
     /// Let the guest map files into a window of this size, a power of two from 2M; 0 for none
     ///
     /// It reads and writes the page cache of the host then, and has none of its own of such files.
@@ -264,7 +269,7 @@ pub struct FeatureArgs {
     #[arg(long)]
     pub flock: bool,
 
-    /// Let the guest open files without asking
+    /// Let the guest open files without asking; needs --cache always
     #[arg(long)]
     pub no_open: bool,
 

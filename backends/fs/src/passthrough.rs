@@ -49,6 +49,9 @@ pub use init::MAX_WRITE_BYTES;
 /// Descriptors that are ours: sockets, rings, eventfds, memory, and a few to spare.
 const RESERVED: usize = 512;
 
+/// Nodes that a guest may know, if nothing else is said: their memory is some 3 GiB.
+const MAX_NODES: usize = 1 << 24;
+
 /// Who asks, and the thread that serves him.
 #[derive(Debug)]
 pub struct Cx<'a> {
@@ -100,21 +103,22 @@ impl PassThrough {
         max_files: usize,
     ) -> Result<Self> {
         let files = max_files.saturating_sub(RESERVED.min(max_files / 2));
-        let max_hot = match config.inode_file_handles {
-            // None can do without.
-            InodeHandles::Never => 0,
-            _ => config.max_hot_nodes.unwrap_or(files / 2).min(1 << 16),
-        };
-        let spare = files - max_hot;
         // What is open without our knowing must not go when its name does.
         let inode_file_handles = if config.no_open {
             InodeHandles::Never
         } else {
             config.inode_file_handles
         };
+        let max_hot = match inode_file_handles {
+            // None can do without.
+            InodeHandles::Never => 0,
+            _ => (files / 2).min(1 << 16),
+        };
+        let spare = files - max_hot;
         let nodes = Nodes::new(NodeOptions {
             inode_file_handles,
             max_hot,
+            max_nodes: config.max_nodes.unwrap_or(MAX_NODES),
             max_descriptors: spare / 2,
             proc_self_fd,
         });

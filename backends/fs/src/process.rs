@@ -49,11 +49,16 @@ pub fn limit(config: &ProcessConfig) -> Result<usize, SandboxError> {
 ///
 /// # Errors
 /// When what was asked for cannot be had.
-pub fn enter(config: &ProcessConfig, shares: &[Share]) -> Result<Side, SandboxError> {
+pub fn enter(
+    config: &ProcessConfig,
+    shares: &[Share],
+    read_only: bool,
+) -> Result<Side, SandboxError> {
     let shares: Vec<PathBuf> = shares.iter().map(|share| share.path.clone()).collect();
     let sandbox = Sandbox {
         mode: config.sandbox,
         shares: &shares,
+        read_only,
         uid_map: &config.uid_map,
         gid_map: &config.gid_map,
     };

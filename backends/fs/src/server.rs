@@ -82,7 +82,8 @@ pub fn is_long(fs: &PassThrough, node: u64, op: &Operation<'_>) -> bool {
         {
             true
         }
-        // No cache of this machine's answers that.
+        // No cache of this machine's answers that; closing sends what was written.
+        Operation::Flush { .. } | Operation::Release(_) => fs.is_remote(node),
         op => changes(op) && fs.is_remote(node),
     }
 }

@@ -27,7 +27,7 @@ use crate::device::Shared;
 use crate::error::{Errno, Result};
 use crate::passthrough::{Cx, DirScratch};
 use crate::server::{self, kind_of};
-use crate::wire::flags::opcode;
+use crate::wire::flags::{WriteFlags, opcode};
 use crate::wire::header::{IN_HEADER_BYTES, InHeader, OUT_HEADER_BYTES, out_header};
 use crate::wire::limits::{WRITE_ARGS_BYTES, args_limit_bytes, has_reply};
 use crate::wire::operation::{LockIn, Operation, ReadIn, WriteIn};
@@ -281,7 +281,8 @@ impl Request<'_, '_> {
             return Ok(None);
         }
         let size = usize::try_from(write.size_bytes).unwrap_or(usize::MAX);
-        let written = whole(size, |done| {
+        let all = write.write_flags.contains(WriteFlags::CACHE);
+        let written = whole(size, all, |done| {
             let mut gather = io.gather();
             gather.push_part(buffers, WRITE_ARGS_BYTES + done, size - done);
             let offset = write.offset_bytes.saturating_add(done as u64);
@@ -312,15 +313,20 @@ impl Request<'_, '_> {
 }
 
 /// Goes on until all of `size` bytes are moved, or no more are. What was moved before an error is
-/// the result, not the error.
-fn whole(size: usize, mut step: impl FnMut(usize) -> io::Result<usize>) -> Result<usize> {
+/// the result, not the error, unless it is to be `all` of them: a guest takes a short read for the
+/// end of the file, and a short write of its cache for a whole one.
+fn whole(
+    size: usize,
+    all: bool,
+    mut step: impl FnMut(usize) -> io::Result<usize>,
+) -> Result<usize> {
     let mut done = 0;
     while done < size {
         match step(done) {
             Ok(0) => break,
             Ok(bytes) => done += bytes,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) if done > 0 => break,
+            Err(_) if done > 0 && !all => break,
             Err(error) => return Err(errno(&error)),
         }
     }
@@ -451,5 +457,25 @@ impl RequestWorker for FsWorker {
 
     fn stopping(&mut self, queue: &mut FsQueue) {
         self.shared.fs.locks.cancel_queue(queue.index.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 3 bytes, then an error.
+    fn breaks(done: usize) -> io::Result<usize> {
+        if done == 0 {
+            return Ok(3);
+        }
+        Err(io::Error::from_raw_os_error(libc::ENOSPC))
+    }
+
+    #[test]
+    fn part_before_an_error_is_the_result_unless_all_is_wanted() {
+        assert_eq!(whole(8, false, breaks), Ok(3));
+        assert_eq!(whole(8, true, breaks), Err(Errno::NOSPC));
+        assert_eq!(whole(3, true, breaks), Ok(3));
     }
 }

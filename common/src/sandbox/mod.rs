@@ -107,6 +107,8 @@ pub struct Sandbox<'a> {
     pub mode: Mode,
     /// What stays reachable, directories or files.
     pub shares: &'a [PathBuf],
+    /// Whether they are mounted such that nothing can be written, where they are mounted at all.
+    pub read_only: bool,
     /// User numbers inside of a user namespace; empty: our own only, and no such namespace for
     /// root.
     pub uid_map: &'a [IdRange],
@@ -203,7 +205,7 @@ impl Sandbox<'_> {
     fn settle(&self, separation: Separation<'_>) -> Result<Side, SandboxError> {
         let users = matches!(separation, Separation::Users(_));
         if !matches!(separation, Separation::None) {
-            match root::pivot(self.shares) {
+            match root::pivot(self.shares, self.read_only) {
                 Ok(root) => return inside(root, Level::Namespaces { users }),
                 Err(error) if self.mode == Mode::Auto => tell_lesser(&error),
                 Err(error) => return Err(error),

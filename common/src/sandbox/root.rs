@@ -55,8 +55,8 @@ pub(super) fn change(share: &Path) -> Result<Root, SandboxError> {
     Ok(root)
 }
 
-/// Makes a root of the shares; to be called in a new mount namespace.
-pub(super) fn pivot(shares: &[PathBuf]) -> Result<Root, SandboxError> {
+/// Makes a root of the shares, to be read only if it is so; to be called in a new mount namespace.
+pub(super) fn pivot(shares: &[PathBuf], read_only: bool) -> Result<Root, SandboxError> {
     // What is mounted on the host goes on to appear below the shares, nothing goes back.
     let propagation = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     mount_change("/", propagation).map_err(SandboxError::system("separate the mounts"))?;
@@ -64,7 +64,7 @@ pub(super) fn pivot(shares: &[PathBuf]) -> Result<Root, SandboxError> {
         .map_err(SandboxError::system("clone /proc/self/fd"))?;
     let trees = shares
         .iter()
-        .map(|path| share_tree(path))
+        .map(|path| share_tree(path, read_only))
         .collect::<Result<Vec<_>, _>>()?;
     let root = make_root(&trees)?;
     switch_to(&root)?;
@@ -100,10 +100,15 @@ fn clone_tree(path: &Path, more: OpenTreeFlags) -> rustix::io::Result<OwnedFd> {
 }
 
 /// A share with what is mounted below it.
-fn share_tree(path: &Path) -> Result<OwnedFd, SandboxError> {
+fn share_tree(path: &Path, read_only: bool) -> Result<OwnedFd, SandboxError> {
     let tree = clone_tree(path, OpenTreeFlags::AT_RECURSIVE).map_err(failed_on(path, "clone"))?;
     // Neither is of use: nothing is executed and no device is opened here.
-    let attributes = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    if read_only {
+        attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
+    }
     sys::set_mount_attributes(tree.as_fd(), attributes.bits().into()).map_err(|source| {
         SandboxError::Share {
             path: path.to_owned(),

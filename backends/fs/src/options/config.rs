@@ -45,6 +45,12 @@ pub enum OptionsError {
     /// A layer left out that was asked for.
     #[error("--sandbox strict needs --seccomp kill or trap")]
     StrictWithoutSeccomp,
+    /// Files that are opened without our knowing, and something that needs to know.
+    #[error(
+        "--no-open needs --cache always, and goes neither with --flock nor with \
+         --inode-file-handles mandatory"
+    )]
+    NoOpen,
 }
 
 /// The checked form of the command line.
@@ -135,6 +141,12 @@ impl Options {
         let translates = !self.ids.translate_uid.is_empty() || !self.ids.translate_gid.is_empty();
         if translates && self.features.posix_acl != Negotiation::Never {
             return Err(OptionsError::TranslatedAcl);
+        }
+        let handles = self.share.inode_file_handles == InodeHandles::Mandatory;
+        if self.features.no_open
+            && (self.cache.cache != CachePolicy::Always || self.features.flock || handles)
+        {
+            return Err(OptionsError::NoOpen);
         }
         let filters = matches!(
             self.sandbox.seccomp,
@@ -235,7 +247,7 @@ fn fs_config(share: &ShareArgs, cache: &CacheArgs, features: FeatureArgs, ids: I
         no_open: features.no_open,
         export: features.export,
         dax_window_bytes: cache.dax_window,
-        max_hot_nodes: None,
+        max_nodes: cache.max_nodes,
     }
 }
 

@@ -328,6 +328,11 @@ fn options_that_contradict_are_refused() {
         config(&strict),
         Err(OptionsError::StrictWithoutSeccomp)
     ));
+    for also in ["--flock", "--inode-file-handles=mandatory", "--cache=auto"] {
+        let unasked = ["--cache=always", "--no-open", also];
+        let refused = config(&unasked);
+        assert!(matches!(refused, Err(OptionsError::NoOpen)), "{also}");
+    }
     let threads = [&NEEDED[..], &["--threads=2", "--thread-pool-size=2"]].concat();
     assert_eq!(refused(&threads), ErrorKind::ArgumentConflict);
 }

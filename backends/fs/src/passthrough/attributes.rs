@@ -190,7 +190,8 @@ impl PassThrough {
         let kills = set.valid.contains(SetAttrValid::KILL_SUIDGID)
             && self.negotiated().contains(InitFlags::HANDLE_KILLPRIV_V2);
         cx.thread.use_fsetid(!kills)?;
-        if set.valid.contains(SetAttrValid::HANDLE) {
+        let opened = set.handle != 0 || !self.opens_itself(node, false);
+        if set.valid.contains(SetAttrValid::HANDLE) && opened {
             let handle = self.handles.file(set.handle, node.number())?;
             return rustix::fs::ftruncate(handle.as_fd(), set.size_bytes);
         }

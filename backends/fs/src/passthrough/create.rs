@@ -119,7 +119,7 @@ impl PassThrough {
     /// `CREATE`
     ///
     /// # Errors
-    /// Of the host.
+    /// Of the host; ESTALE when there is such a file by now.
     pub fn create(
         &self,
         cx: &mut Cx<'_>,
@@ -140,21 +140,17 @@ impl PassThrough {
             };
             self.as_creator(cx, file.umask, with, || self.nodes.opening(open))
         };
-        let (found, fd) = match made {
-            Ok(fd) => {
-                let found = self.nodes.adopt_open(fd.as_fd(), parent.mount());
-                let found = found.inspect_err(|_| take_away(dir.as_fd(), name, false))?;
-                (found, fd)
-            }
-            // Somebody on the host was faster; the guest may still want it.
+        let fd = match made {
+            Ok(fd) => fd,
+            // Somebody on the host was faster. The guest takes the file for new and would not ask
+            // who may open it: it is to look again.
             Err(Errno::EXIST) if file.flags & libc::O_EXCL.cast_unsigned() == 0 => {
-                let found = self.nodes.lookup(&parent, name)?;
-                let opened = self.open_node(cx, &found.node, file.flags, file.open_flags);
-                let fd = opened.inspect_err(|_| self.nodes.unremember(&found.node))?;
-                (found, fd)
+                return Err(Errno::STALE);
             }
             Err(error) => return Err(error),
         };
+        let found = self.nodes.adopt_open(fd.as_fd(), parent.mount());
+        let found = found.inspect_err(|_| take_away(dir.as_fd(), name, false))?;
         let handle = room.fill(&found.node, fd, self.host_flags(file.flags));
         let handle = handle.inspect_err(|_| self.nodes.unremember(&found.node))?;
         Ok(self.created(&parent, &found, handle.number(), file.flags))

@@ -11,7 +11,7 @@ use rustix::io::ReadWriteFlags;
 
 use super::{Cx, Handle, PassThrough};
 use crate::error::{Errno, Result};
-use crate::tables::{Node, SlabRef};
+use crate::tables::{Node, Place, SlabRef};
 use crate::wire::flags::{FallocateFlags, InitFlags, WriteFlags};
 use crate::wire::operation::{CopyFileRange, WriteIn};
 
@@ -136,6 +136,9 @@ impl PassThrough {
     /// Of the host.
     pub fn fsync(&self, cx: &Cx<'_>, handle: u64, data_only: bool, is_dir: bool) -> Result<()> {
         let node = self.node(cx)?;
+        if matches!(node.place(), Place::Virtual) {
+            return Ok(());
+        }
         let sync = |fd: BorrowedFd<'_>| {
             if data_only {
                 rustix::fs::fdatasync(fd)
@@ -168,7 +171,7 @@ impl PassThrough {
     /// Of the host.
     pub fn fallocate(
         &self,
-        cx: &Cx<'_>,
+        cx: &mut Cx<'_>,
         handle: u64,
         offset_bytes: u64,
         len_bytes: u64,
@@ -178,8 +181,18 @@ impl PassThrough {
         if i64::try_from(offset_bytes).is_err() || i64::try_from(len_bytes).is_err() {
             return Err(Errno::INVAL);
         }
+        self.about_to_change(cx, cx.header.node)?;
         let mode = HostFallocate::from_bits_retain(mode.bits());
         rustix::fs::fallocate(target.as_fd(), mode, offset_bytes, len_bytes)
+    }
+
+    /// A file is about to change by a request that does not say whether set-user-ID bits go. One
+    /// taken off too many is better than one left.
+    fn about_to_change(&self, cx: &mut Cx<'_>, node: u64) -> Result<()> {
+        let leaves = !self.negotiated().contains(InitFlags::HANDLE_KILLPRIV_V2);
+        cx.thread.use_fsetid(leaves)?;
+        let node = self.nodes.get(node)?;
+        self.drop_file_capabilities(cx, &node)
     }
 
     /// `LSEEK`: where the next data or the next hole is.
@@ -207,7 +220,7 @@ impl PassThrough {
     ///
     /// # Errors
     /// Of the host.
-    pub fn copy_file_range(&self, cx: &Cx<'_>, copy: &CopyFileRange) -> Result<u64> {
+    pub fn copy_file_range(&self, cx: &mut Cx<'_>, copy: &CopyFileRange) -> Result<u64> {
         if copy.flags != 0 {
             return Err(Errno::INVAL);
         }
@@ -217,6 +230,7 @@ impl PassThrough {
         let mut offset_in = offset(copy.offset_in_bytes).map_err(|_e| Errno::INVAL)?;
         let mut offset_out = offset(copy.offset_out_bytes).map_err(|_e| Errno::INVAL)?;
         let len_bytes = usize::try_from(copy.len_bytes.min(MAX_COPY_BYTES)).unwrap_or(0);
+        self.about_to_change(cx, copy.node_out)?;
         let copied = rustix::fs::copy_file_range(
             from.as_fd(),
             Some(&mut offset_in),

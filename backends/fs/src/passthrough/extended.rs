@@ -13,13 +13,14 @@ use crate::ioctl::Ioctl;
 use crate::sys::{self, by_number};
 use crate::tables::{Node, Place};
 use crate::wire::flags::InitFlags;
-use crate::wire::operation::IoctlIn;
+use crate::wire::operation::{Creation, IoctlIn};
 use crate::wire::reply::{IoctlOut, XattrSize};
 
 /// The longest value and the longest list (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const MAX_BYTES: usize = 64 << 10;
 
 const ACCESS_ACL: &CStr = c"system.posix_acl_access";
+const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 
 impl PassThrough {
     /// The name that an attribute has on the host.
@@ -27,9 +28,10 @@ impl PassThrough {
         if !self.config.xattr {
             return Err(Errno::NOSYS);
         }
-        // Those of the host would be enforced there and not in the guest.
-        let is_acl = name.to_bytes().starts_with(b"system.posix_acl_");
-        if is_acl && !self.negotiated().contains(InitFlags::POSIX_ACL) {
+        // Of these the guest checks nothing but the POSIX ones, which the host would enforce.
+        let is_acl = name == ACCESS_ACL || name == DEFAULT_ACL;
+        let has_acl = is_acl && self.negotiated().contains(InitFlags::POSIX_ACL);
+        if name.to_bytes().starts_with(b"system.") && !has_acl {
             return Err(Errno::OPNOTSUPP);
         }
         match &self.config.xattrmap {
@@ -160,7 +162,7 @@ impl PassThrough {
     ///
     /// # Errors
     /// Of the host; ENOTTY for anything else.
-    pub fn ioctl(&self, cx: &Cx<'_>, request: &IoctlIn<'_>, out: &mut Vec<u8>) -> Result<()> {
+    pub fn ioctl(&self, cx: &mut Cx<'_>, request: &IoctlIn<'_>, out: &mut Vec<u8>) -> Result<()> {
         let ioctl = Ioctl::decode(request)?;
         if ioctl.writes() && self.config.readonly {
             return Err(Errno::ROFS);
@@ -168,7 +170,15 @@ impl PassThrough {
         let node = self.node(cx)?;
         // Never that of the handle: it may be open to write, which an immutable file cannot be.
         let file = self.nodes.open(&node, OFlags::RDONLY)?;
-        let reply = ioctl.run(file.as_fd())?;
+        // Kernels before 5.13 do not ask whose file it is. Those with idmapped mounts do not say who
+        // asks.
+        let reply = if ioctl.writes() && cx.header.uid != u32::MAX {
+            let caller = self.caller(cx, &Creation::default())?;
+            let run = || ioctl.run(file.as_fd());
+            cx.thread.as_caller(caller, |_| run())??
+        } else {
+            ioctl.run(file.as_fd())?
+        };
         out.extend_from_slice(&IoctlOut::default().to_bytes());
         out.extend_from_slice(reply.bytes());
         Ok(())

@@ -14,7 +14,8 @@ use crate::wire::reply::InitOut;
 pub const MAX_WRITE_BYTES: u32 = 1 << 20;
 const MAX_PAGES: u16 = 256;
 
-/// What needs nothing of the host.
+/// What needs nothing of the host. `ATOMIC_O_TRUNC` is not there: with it Linux asks us to cut a file
+/// off before it finds out that the file is being run, and must not be.
 const ALWAYS: InitFlags = InitFlags::ASYNC_READ
     .union(InitFlags::BIG_WRITES)
     .union(InitFlags::HAS_IOCTL_DIR)
@@ -95,8 +96,6 @@ impl PassThrough {
             InitFlags::NO_OPEN_SUPPORT | InitFlags::NO_OPENDIR_SUPPORT,
             config.no_open,
         );
-        // A guest that does not say when it opens a file is to say when it cuts it off.
-        want(InitFlags::ATOMIC_O_TRUNC, !config.no_open);
         want(
             InitFlags::MAP_ALIGNMENT | InitFlags::HAS_INODE_DAX,
             self.window.is_usable(),

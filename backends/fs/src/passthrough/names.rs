@@ -10,7 +10,7 @@ use super::{Cx, PassThrough};
 use crate::error::{Errno, Result};
 use crate::sys::{self, HOLD, by_number};
 use crate::tables::{Found, Node, Place};
-use crate::wire::flags::RenameFlags;
+use crate::wire::flags::{InitFlags, RenameFlags};
 use crate::wire::name::Name;
 use crate::wire::operation::{Forgets, LookupName};
 use crate::wire::reply::Entry;
@@ -31,10 +31,11 @@ impl PassThrough {
         if matches!(parent.place(), Place::Virtual) {
             return self.lookup_share(&parent, name);
         }
+        let exports = self.negotiated().contains(InitFlags::EXPORT_SUPPORT);
         let found = match name {
             LookupName::Child(name) => self.nodes.lookup(&parent, name),
-            LookupName::Itself if self.config.export => self.lookup_itself(&parent),
-            LookupName::Parent if self.config.export => self.lookup_parent(&parent),
+            LookupName::Itself if exports => self.lookup_itself(&parent),
+            LookupName::Parent if exports => self.lookup_parent(&parent),
             LookupName::Itself | LookupName::Parent => Err(Errno::INVAL),
         };
         match found {

@@ -81,6 +81,8 @@ impl PassThrough {
             return self.nodes.open(node, OFlags::RDONLY);
         }
         let appends = OFlags::from_bits_retain(flags).contains(OFlags::APPEND);
+        // What comes from a cache has its place, and is not to be appended.
+        let caches = self.negotiated().contains(InitFlags::WRITEBACK_CACHE);
         let flags = self.host_flags(flags);
         if flags.contains(OFlags::TRUNC) {
             let kills = open_flags.contains(OpenInFlags::KILL_SUIDGID)
@@ -90,7 +92,7 @@ impl PassThrough {
         }
         match self.nodes.open(node, flags) {
             // A file that may only grow can be opened in no other way.
-            Err(Errno::PERM) if appends => self.nodes.open(node, flags | OFlags::APPEND),
+            Err(Errno::PERM) if appends && !caches => self.nodes.open(node, flags | OFlags::APPEND),
             result => result,
         }
     }

@@ -45,6 +45,8 @@ pub struct NodeOptions {
     pub inode_file_handles: InodeHandles,
     /// How many descriptors are kept for nodes that could do without.
     pub max_hot: usize,
+    /// How many nodes there may be.
+    pub max_nodes: usize,
     /// How many nodes may need a descriptor.
     pub max_descriptors: usize,
     /// `/proc/self/fd`.
@@ -280,6 +282,9 @@ impl Nodes {
     }
 
     fn make(&self, new: NewNode) -> Result<Arc<Node>> {
+        if self.slab.len() >= self.options.max_nodes {
+            return Err(Errno::NFILE);
+        }
         let keeps = matches!(new.place, Place::Descriptor);
         if keeps {
             let max = self.options.max_descriptors;
@@ -343,7 +348,7 @@ impl Nodes {
             if !openable || !wanted() {
                 return None;
             }
-            self.reopen(fd, OFlags::RDONLY | OPEN).ok()
+            self.opening(|| self.reopen(fd, OFlags::RDONLY | OPEN)).ok()
         })
     }
 

@@ -19,6 +19,7 @@ use crate::device::Shared;
 use crate::error::{Errno, Result};
 use crate::passthrough::{Cx, DirScratch};
 use crate::server;
+use crate::wire::flags::WriteFlags;
 use crate::wire::header::{InHeader, OUT_HEADER_BYTES, out_header};
 use crate::wire::limits::WRITE_ARGS_BYTES;
 use crate::wire::operation::{Operation, ReadIn, WriteIn};
@@ -113,7 +114,7 @@ impl Job {
         let target = self.shared.fs.target(node, read.handle, OFlags::RDONLY)?;
         let size = usize::try_from(read.size_bytes).map_or(self.room, |size| size.min(self.room));
         let mut scratch = IoScratch::default();
-        whole(size, |done| {
+        whole(size, true, |done| {
             let mut scatter = scratch.scatter();
             scatter.push_payload(&self.reply, OUT_HEADER_BYTES + done, size - done);
             let offset = read.offset_bytes.saturating_add(done as u64);
@@ -124,10 +125,11 @@ impl Job {
     fn write(&self, cx: &mut Cx<'_>, write: &WriteIn) -> Result<usize> {
         let (target, flags) = self.shared.fs.write_target(cx, write)?;
         let size = usize::try_from(write.size_bytes).unwrap_or(usize::MAX);
+        let all = write.write_flags.contains(WriteFlags::CACHE);
         let mut scratch = IoScratch::default();
         let written = match &self.data {
             None => 0,
-            Some(data) => whole(size, |done| {
+            Some(data) => whole(size, all, |done| {
                 let mut gather = scratch.gather();
                 gather.push_payload(data, WRITE_ARGS_BYTES + done, size - done);
                 let offset = write.offset_bytes.saturating_add(done as u64);

@@ -20,6 +20,7 @@ fn options(inode_file_handles: InodeHandles) -> NodeOptions {
     NodeOptions {
         inode_file_handles,
         max_hot: 1000,
+        max_nodes: 100_000,
         max_descriptors: 1000,
         proc_self_fd: File::open("/proc/self/fd").unwrap().into(),
     }
