@@ -443,6 +443,8 @@ fn front_end_of_the_vhost_crate_understands_the_messages() -> TestResult {
     let theirs = handler.get_tx_raw_fd();
     let frontend = bench.client.session.frontend_mut();
     frontend.set_backend_request_fd(&theirs)?;
+    // Which is not answered; what is answered after it is done after it.
+    frontend.get_shmem_config()?;
     let served = std::thread::spawn(move || {
         let answers = [handler.handle_request(), handler.handle_request()];
         answers.map(|answer| answer.map_err(|error| error.to_string()))
