@@ -112,14 +112,19 @@ impl PassThrough {
         let max_hot = match inode_file_handles {
             // None can do without.
             InodeHandles::Never => 0,
-            _ => (files / 2).min(1 << 16),
+            _ => (files / 4).min(1 << 16),
         };
+        // Programs that map files keep many open.
         let spare = files - max_hot;
+        let (max_descriptors, max_handles) = match inode_file_handles {
+            InodeHandles::Never => (spare / 2, spare / 8 * 3),
+            _ => (spare / 8 * 3, spare / 2),
+        };
         let nodes = Nodes::new(NodeOptions {
             inode_file_handles,
             max_hot,
             max_nodes: config.max_nodes.unwrap_or(MAX_NODES),
-            max_descriptors: spare / 2,
+            max_descriptors,
             proc_self_fd,
         });
         let mut shares = Vec::new();
@@ -133,11 +138,11 @@ impl PassThrough {
                 shares.push(ShareRoot { name, node });
             }
         }
-        let handles = Handles::new(spare / 4);
+        let handles = Handles::new(max_handles);
         Ok(Self {
             handles,
             nodes,
-            locks: Locks::new(spare / 4),
+            locks: Locks::new(spare / 8),
             window: Window::new(config.dax_window_bytes),
             shares,
             negotiated: AtomicU64::new(0),
