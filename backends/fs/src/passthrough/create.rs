@@ -133,12 +133,7 @@ impl PassThrough {
         let made = if with.security.is_some() {
             self.create_labelled(cx, dir.as_fd(), name, file, with)
         } else {
-            let flags = self.host_flags(file.flags) | OFlags::CREATE | OFlags::EXCL | OPEN;
-            let open = || {
-                let mode = permissions(file.mode);
-                sys::open_beneath(dir.as_fd(), name.as_c_str(), flags, mode)
-            };
-            self.as_creator(cx, file.umask, with, || self.nodes.opening(open))
+            self.open_new(cx, dir.as_fd(), name, file, with)
         };
         let fd = match made {
             Ok(fd) => fd,
@@ -189,6 +184,21 @@ impl PassThrough {
         }
     }
 
+    /// Makes a file that was not there.
+    fn open_new(
+        &self,
+        cx: &mut Cx<'_>,
+        dir: BorrowedFd<'_>,
+        name: Name<'_>,
+        file: NewFile,
+        with: &Creation<'_>,
+    ) -> Result<OwnedFd> {
+        let flags = self.host_flags(file.flags) | OFlags::CREATE | OFlags::EXCL | OPEN;
+        let mode = permissions(file.mode);
+        let open = || sys::open_beneath(dir, name.as_c_str(), flags, mode);
+        self.as_creator(cx, file.umask, with, || self.nodes.opening(open))
+    }
+
     fn open_nameless(
         &self,
         cx: &mut Cx<'_>,
@@ -224,10 +234,7 @@ impl PassThrough {
                 Ok(fd)
             }
             Err(Errno::OPNOTSUPP | Errno::ISDIR) => {
-                let flags = self.host_flags(file.flags) | OFlags::CREATE | OFlags::EXCL | OPEN;
-                let mode = permissions(file.mode);
-                let open = || sys::open_beneath(dir, name.as_c_str(), flags, mode);
-                let fd = self.as_creator(cx, file.umask, with, || self.nodes.opening(open))?;
+                let fd = self.open_new(cx, dir, name, file, with)?;
                 if let Err(error) = self.label(cx.thread, fd.as_fd(), with) {
                     take_away(dir, name, false);
                     return Err(error);

@@ -87,11 +87,6 @@ impl PassThrough {
         Err(Errno::STALE)
     }
 
-    /// `FORGET`
-    pub fn forget(&self, cx: &Cx<'_>, lookups: u64) {
-        self.nodes.forget(cx.header.node, lookups);
-    }
-
     /// `BATCH_FORGET`
     pub fn batch_forget(&self, forgets: &Forgets<'_>) {
         for (node, lookups) in forgets.iter() {
