@@ -26,6 +26,7 @@ pub use self::cpus::{CpuList, CpuListError};
 pub use self::values::{SizeError, ValueError, size};
 use crate::management::{self, CtlError, MetricsAddress};
 use crate::socket::{InheritedSocket, SocketError};
+use crate::worker::WorkerOptions;
 
 /// Why the command line cannot be followed.
 #[derive(Debug, Error)]
@@ -269,6 +270,18 @@ pub struct CommonConfig<E = Endpoint> {
     pub control_socket: Option<PathBuf>,
     /// Where metrics are served.
     pub metrics: Option<MetricsAddress>,
+}
+
+impl<E> CommonConfig<E> {
+    /// What is said of the data threads.
+    #[must_use]
+    pub fn workers(&self) -> WorkerOptions {
+        WorkerOptions {
+            max_threads: self.threads.get(),
+            cpus: self.cpus.clone(),
+            max_poll_ns: u64::try_from(self.poll.as_nanos()).unwrap_or(u64::MAX),
+        }
+    }
 }
 
 impl<Q: QueueCount> CommonArgs<Q> {

@@ -20,6 +20,7 @@ use std::time::Duration;
 use epoll::Events;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde_json::{Value, json};
 use vmm_sys_util::epoll::EventSet;
 
 use crate::cli::Endpoint;
@@ -27,6 +28,7 @@ use crate::device::{Device, EVENT_RELOAD};
 use crate::error::{FrontEndError, HostError};
 use crate::io::EpollLoop;
 use crate::logging::LogLimiter;
+use crate::management::{Manage, ManageError, MethodInfo};
 use crate::session::connection::{Connection, Progress};
 use crate::socket::{BoundSocket, SocketError};
 use crate::sys::signal::Signals;
@@ -141,6 +143,37 @@ impl Control {
             control: self,
             round: Cell::new(state.round),
         }
+    }
+}
+
+/// How long `drain` waits for requests in flight before it says that they are not done yet.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+
+const METHODS: &[MethodInfo] = &[
+    MethodInfo {
+        name: "drain",
+        params: "",
+        help: "complete what is in flight, make it stable and take no more until resume",
+    },
+    MethodInfo {
+        name: "resume",
+        params: "",
+        help: "go on after drain",
+    },
+];
+
+impl Manage for Control {
+    fn methods(&self) -> &[MethodInfo] {
+        METHODS
+    }
+
+    fn call(&self, method: &str, _params: &Value) -> Result<Value, ManageError> {
+        let paused = match method {
+            "drain" => true,
+            "resume" => false,
+            _ => return Err(ManageError::UnknownMethod),
+        };
+        Ok(json!({ "done": self.pause(paused, DRAIN_PATIENCE) }))
     }
 }
 

@@ -113,11 +113,6 @@ impl ManagementSockets {
         Ok(Self { listeners })
     }
 
-    /// Whether nothing was asked for; no thread is needed then.
-    pub fn is_empty(&self) -> bool {
-        self.listeners.is_empty()
-    }
-
     /// Where metrics are served, with the port the kernel chose if 0 was asked for.
     pub fn metrics_address(&self) -> Option<MetricsAddress> {
         self.listeners
@@ -148,7 +143,7 @@ impl ManagementSockets {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let stop = eventfd(0, flags).map_err(|errno| ManagementError::Start(errno.into()))?;
         let stop = Arc::new(stop);
-        if self.is_empty() {
+        if self.listeners.is_empty() {
             return Ok(Management { stop, thread: None });
         }
         let server = Server::new(self.listeners, services, Arc::clone(&stop))

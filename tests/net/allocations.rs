@@ -9,7 +9,6 @@ mod exchange;
 
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -50,8 +49,8 @@ impl Served {
         let sockets = (0..ports).map(|port| format!("--socket-path=unbound-{port}"));
         let words = ["ringside-net".to_owned(), format!("--backend={backend}")];
         let options = Options::try_parse_from(words.into_iter().chain(sockets))?;
-        let control = Arc::new(Control::new()?);
-        let (_, served) = Network::open(options.into_config()?, Arc::clone(&control))?;
+        let control = Control::new()?;
+        let (_, served) = Network::open(options.into_config()?)?;
         let (mut devices, mut streams) = (Vec::new(), Vec::new());
         for (device, _) in served {
             let (ours, theirs) = UnixStream::pair()?;

@@ -17,9 +17,9 @@ use ringside_blk::manage::BlockManagement;
 use ringside_blk::options::{Action, Options};
 use ringside_common::cli::{CommonConfig, exit_code};
 use ringside_common::daemon::{Control, Source, serve};
+use ringside_common::device::Device as _;
 use ringside_common::logging::init_logging;
 use ringside_common::management::{Devices, ManagementSockets, Services};
-use ringside_common::worker::WorkerOptions;
 
 /// vhost-user.rst "Backend program conventions".
 const CAPABILITIES: &str = r#"{
@@ -61,29 +61,19 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
 }
 
 fn start(device: &Arc<BlockDevice>, config: CommonConfig) -> Result<(), Box<dyn Error>> {
-    let workers = WorkerOptions {
-        max_threads: config.threads.get(),
-        cpus: config.cpus,
-        max_poll_ns: u64::try_from(config.poll.as_nanos())?,
-    };
+    let workers = config.workers();
     let control = Arc::new(Control::new()?);
     let sockets =
         ManagementSockets::bind(config.control_socket.as_deref(), config.metrics.as_ref())?;
     let source = Source::of(config.endpoint)?;
-    let management = if sockets.is_empty() {
-        None
-    } else {
-        let methods = BlockManagement::new(Arc::clone(device), Arc::clone(&control));
-        let services = Services {
-            program: "ringside-blk",
-            version: env!("CARGO_PKG_VERSION"),
-            devices: Devices::Single(
-                Arc::clone(ringside_common::device::Device::stats(&**device)).into(),
-            ),
-            manage: vec![Arc::new(methods)],
-        };
-        Some(sockets.spawn(services, || {})?)
+    let methods = BlockManagement::new(Arc::clone(device));
+    let services = Services {
+        program: "ringside-blk",
+        version: env!("CARGO_PKG_VERSION"),
+        devices: Devices::Single(Arc::clone(device.stats()).into()),
+        manage: vec![Arc::new(methods), Arc::clone(&control) as _],
     };
+    let management = sockets.spawn(services, || {})?;
     serve(device, source, &workers, &control)?;
     drop(management);
     Ok(())

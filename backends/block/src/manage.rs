@@ -2,17 +2,12 @@
 //! The block device's methods on the control socket.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use ringside_common::daemon::Control;
 use ringside_common::management::{Manage, ManageError, MethodInfo};
 use serde_json::{Value, json};
 
 use crate::device::BlockDevice;
 use crate::request::SECTOR_BYTES;
-
-/// How long `drain` waits for requests in flight before it says that they are not done yet.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 
 const METHODS: &[MethodInfo] = &[
     MethodInfo {
@@ -25,30 +20,19 @@ const METHODS: &[MethodInfo] = &[
         params: "[size=BYTES]",
         help: "make an image file that long, or look at its size again, and tell the guest",
     },
-    MethodInfo {
-        name: "drain",
-        params: "",
-        help: "complete what is in flight, make it stable and take no more until resume",
-    },
-    MethodInfo {
-        name: "resume",
-        params: "",
-        help: "go on after drain",
-    },
 ];
 
-/// `info`, `resize`, `drain` and `resume`.
+/// `info` and `resize`.
 #[derive(Debug)]
 pub struct BlockManagement {
     device: Arc<BlockDevice>,
-    control: Arc<Control>,
 }
 
 impl BlockManagement {
-    /// Methods for `device`, whose data threads `control` reaches.
+    /// Methods for `device`.
     #[must_use]
-    pub fn new(device: Arc<BlockDevice>, control: Arc<Control>) -> Self {
-        Self { device, control }
+    pub fn new(device: Arc<BlockDevice>) -> Self {
+        Self { device }
     }
 
     fn info(&self) -> Value {
@@ -83,10 +67,6 @@ impl BlockManagement {
         let sectors = sectors.map_err(|error| ManageError::Failed(Box::new(error)))?;
         Ok(json!({ "size_bytes": sectors * SECTOR_BYTES }))
     }
-
-    fn pause(&self, paused: bool) -> Value {
-        json!({ "done": self.control.pause(paused, DRAIN_PATIENCE) })
-    }
 }
 
 impl Manage for BlockManagement {
@@ -98,8 +78,6 @@ impl Manage for BlockManagement {
         match method {
             "info" => Ok(self.info()),
             "resize" => self.resize(params),
-            "drain" => Ok(self.pause(true)),
-            "resume" => Ok(self.pause(false)),
             _ => Err(ManageError::UnknownMethod),
         }
     }

@@ -18,9 +18,8 @@ use ringside_common::cli::{Endpoint, exit_code};
 use ringside_common::daemon::{Control, Source, serve};
 use ringside_common::device::Device as _;
 use ringside_common::logging::{init_logging, init_syslog};
-use ringside_common::management::{Devices, Management, ManagementSockets, Services};
+use ringside_common::management::{Devices, ManagementSockets, Services};
 use ringside_common::sandbox::{Inside, Level, Mode, Side};
-use ringside_common::worker::WorkerOptions;
 use ringside_fs::config::{FsConfig, InodeHandles, Share};
 use ringside_fs::device::{FsDevice, FsOptions};
 use ringside_fs::manage::FsManagement;
@@ -61,7 +60,7 @@ fn run(options: Options) -> Result<u8, Box<dyn Error>> {
 /// Binds what is to be bound outside, and goes inside; returns with the exit status.
 fn start(config: Config) -> Result<u8, Box<dyn Error>> {
     let Config {
-        mut common,
+        common,
         mut fs,
         shares,
         tag,
@@ -69,6 +68,7 @@ fn start(config: Config) -> Result<u8, Box<dyn Error>> {
         process,
         ..
     } = config;
+    let workers = common.workers();
     let endpoint = reach(common.endpoint, process.sandbox)?;
     let control = Arc::new(Control::new()?);
     let _pid_file = match &endpoint {
@@ -96,12 +96,16 @@ fn start(config: Config) -> Result<u8, Box<dyn Error>> {
         max_files,
     };
     let device = open_device(fs, options, shares, inside)?;
-    let workers = WorkerOptions {
-        max_threads: common.threads.get(),
-        cpus: std::mem::take(&mut common.cpus),
-        max_poll_ns: u64::try_from(common.poll.as_nanos())?,
+    let services = Services {
+        program: PROGRAM,
+        version: env!("CARGO_PKG_VERSION"),
+        devices: Devices::Single(Arc::clone(device.stats()).into()),
+        manage: vec![
+            Arc::new(FsManagement::new(Arc::clone(&device))),
+            Arc::clone(&control) as _,
+        ],
     };
-    let management = manage(sockets, &device, &control)?;
+    let management = sockets.spawn(services, || {})?;
     serve(&device, source, &workers, &control)?;
     drop(management);
     Ok(0)
@@ -152,22 +156,4 @@ fn open_device(
         })
         .collect();
     FsDevice::new(config, options, roots, inside.proc_self_fd).map(Arc::new)
-}
-
-fn manage(
-    sockets: ManagementSockets,
-    device: &Arc<FsDevice>,
-    control: &Arc<Control>,
-) -> Result<Option<Management>, Box<dyn Error>> {
-    if sockets.is_empty() {
-        return Ok(None);
-    }
-    let methods = FsManagement::new(Arc::clone(device), Arc::clone(control));
-    let services = Services {
-        program: PROGRAM,
-        version: env!("CARGO_PKG_VERSION"),
-        devices: Devices::Single(Arc::clone(device.stats()).into()),
-        manage: vec![Arc::new(methods)],
-    };
-    Ok(Some(sockets.spawn(services, || {})?))
 }

@@ -14,7 +14,6 @@ use ringside_common::cli::exit_code;
 use ringside_common::daemon::{Control, Source, serve_all};
 use ringside_common::logging::init_logging;
 use ringside_common::management::{ManagementSockets, Services};
-use ringside_common::worker::WorkerOptions;
 use ringside_net::manage::NetManagement;
 use ringside_net::network::Network;
 use ringside_net::options::{Action, CAPABILITIES, Options};
@@ -33,34 +32,26 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
     }
     init_logging(options.common.log_level.into())?;
     let config = options.into_config()?;
-    let workers = WorkerOptions {
-        max_threads: config.common.threads.get(),
-        cpus: config.common.cpus.clone(),
-        max_poll_ns: u64::try_from(config.common.poll.as_nanos())?,
-    };
+    let workers = config.common.workers();
     let control = Arc::new(Control::new()?);
     let sockets = ManagementSockets::bind(
         config.common.control_socket.as_deref(),
         config.common.metrics.as_ref(),
     )?;
-    let (network, served) = Network::open(config, Arc::clone(&control))?;
+    let (network, served) = Network::open(config)?;
     let served = served
         .into_iter()
         .map(|(device, endpoint)| Ok((device, Source::of(endpoint)?)))
         .collect::<Result<Vec<_>, Box<dyn Error>>>()?;
-    let management = if sockets.is_empty() {
-        None
-    } else {
-        let capture = Arc::clone(network.capture());
-        let methods = NetManagement::new(Arc::clone(&network) as _, capture);
-        let services = Services {
-            program: "ringside-net",
-            version: env!("CARGO_PKG_VERSION"),
-            devices: network.counters(),
-            manage: vec![Arc::new(methods)],
-        };
-        Some(sockets.spawn(services, || {})?)
+    let capture = Arc::clone(network.capture());
+    let methods = NetManagement::new(Arc::clone(&network) as _, capture);
+    let services = Services {
+        program: "ringside-net",
+        version: env!("CARGO_PKG_VERSION"),
+        devices: network.counters(),
+        manage: vec![Arc::new(methods), Arc::clone(&control) as _],
     };
+    let management = sockets.spawn(services, || {})?;
     serve_all(served, &workers, &control)?;
     drop(management);
     Ok(())

@@ -60,16 +60,6 @@ const METHODS: &[MethodInfo] = &[
         params: "[port=NAME|INDEX]",
         help: "forget them, all or those of a port; tells how many",
     },
-    MethodInfo {
-        name: "drain",
-        params: "",
-        help: "complete what is in flight and take no more until resume",
-    },
-    MethodInfo {
-        name: "resume",
-        params: "",
-        help: "go on after drain",
-    },
 ];
 
 /// The ports of the process, for management. Called on the management thread.
@@ -118,10 +108,6 @@ pub trait Ports: Send + Sync {
     /// # Errors
     /// [`ManageError::Unavailable`] where there is no switch.
     fn flush_macs(&self, port: Option<usize>) -> Result<usize, ManageError>;
-
-    /// Stops taking packets and returns when those in flight are done, or goes on. Returns whether
-    /// that is done; if not it is under way.
-    fn pause(&self, paused: bool) -> bool;
 }
 
 /// What a port is at the moment.
@@ -322,8 +308,6 @@ impl Manage for NetManagement {
                     "ports" => Ok(self.list()),
                     "capture-stop" => self.capture_stop(),
                     "mac-table" => self.mac_table(),
-                    "drain" => Ok(json!({ "done": self.ports.pause(true) })),
-                    "resume" => Ok(json!({ "done": self.ports.pause(false) })),
                     _ => Err(ManageError::UnknownMethod),
                 }
             }

@@ -6,10 +6,8 @@ use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ringside_common::cli::Endpoint;
-use ringside_common::daemon::Control;
 use ringside_common::management::{DeviceView, Devices, ManageError};
 use ringside_common::worker::monotonic_ns;
 use serde_json::{Value, json};
@@ -28,8 +26,6 @@ use crate::manage::{MacEntry, PortState, Ports};
 use crate::options::{BackendSpec, LinkSpec as LinkOption, NetConfig, Netns, PortConfig, UPLINK};
 use crate::port::{Port, PortOptions};
 
-/// How long `drain` waits before it says that it is not done yet.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// A network of ports, ready to be served.
@@ -38,7 +34,6 @@ pub struct Network {
     /// Of the ports, and of the uplink behind them.
     names: Vec<String>,
     capture: Arc<CaptureControl>,
-    control: Arc<Control>,
     /// The back-end as it was asked for.
     backend: String,
 }
@@ -59,10 +54,7 @@ impl Network {
     ///
     /// # Errors
     /// When the link cannot be had, or the capture not be started.
-    pub fn open(
-        config: NetConfig,
-        control: Arc<Control>,
-    ) -> Result<(Arc<Self>, Vec<Served>), Box<dyn Error>> {
+    pub fn open(config: NetConfig) -> Result<(Arc<Self>, Vec<Served>), Box<dyn Error>> {
         let backend = described(&config);
         let (fabric, spec) = match config.backend {
             BackendSpec::Link(link) => (Fabric::Wire, Some(link)),
@@ -111,7 +103,6 @@ impl Network {
             hub,
             names,
             capture,
-            control,
             backend,
         };
         Ok((Arc::new(network), served))
@@ -253,10 +244,6 @@ impl Ports for Network {
         let (table, now_s) = self.table()?;
         let port = port.and_then(|port| Some(PortId(u16::try_from(port).ok()?)));
         Ok(table.flush(port, now_s))
-    }
-
-    fn pause(&self, paused: bool) -> bool {
-        self.control.pause(paused, DRAIN_PATIENCE)
     }
 }
 

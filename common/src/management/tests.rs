@@ -382,7 +382,6 @@ fn stop_under_load_is_prompt() {
 #[test]
 fn spawn_without_sockets_starts_nothing() {
     let sockets = ManagementSockets::bind(None, None).unwrap();
-    assert!(sockets.is_empty());
     let management = sockets.spawn(services(), || panic!("started")).unwrap();
     assert!(management.thread.is_none());
 }

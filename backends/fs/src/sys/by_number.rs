@@ -9,10 +9,10 @@
 #![expect(unsafe_code, reason = "two system calls, one per block")]
 
 use std::ffi::{CStr, c_int};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, XattrFlags};
+use rustix::fs::{Access, AtFlags, CWD, Mode, XattrFlags};
 use rustix::path::DecInt;
 
 use super::handle::last_error;
@@ -150,16 +150,4 @@ pub fn link(
         name,
         AtFlags::SYMLINK_FOLLOW,
     )
-}
-
-/// Opens what a descriptor of any kind holds anew, with other flags: a regular file or a
-/// directory, which the caller has made sure of.
-///
-/// # Errors
-/// Of `openat(2)`.
-pub fn reopen(_: &ThreadContext, node: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd> {
-    let path = DecInt::from_fd(node);
-    // The number is a link that is to be followed.
-    let flags = flags.difference(OFlags::NOFOLLOW);
-    rustix::fs::openat(CWD, path.as_c_str(), flags, Mode::empty())
 }

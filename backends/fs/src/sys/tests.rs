@@ -9,8 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use rustix::fs::{Access, FileType, XattrFlags, mkdirat, mknodat, symlinkat};
 
 use super::by_number::{
-    access, chmod, chmod_before_6_6, getxattr, link, listxattr, removexattr, reopen, setxattr,
-    truncate,
+    access, chmod, chmod_before_6_6, getxattr, link, listxattr, removexattr, setxattr, truncate,
 };
 use super::handle::{FileHandle, name_to_handle, name_to_handle_before_6_12, open_by_handle};
 use super::*;
@@ -263,24 +262,6 @@ fn link_by_number_names_the_node_itself() {
         let name = CString::new("named").unwrap();
         link(&context, nameless.as_fd(), tree.fd.as_fd(), &name).unwrap();
         assert_eq!(nlink("named"), 1);
-    })
-    .join()
-    .unwrap();
-}
-
-#[test]
-fn reopen_of_what_is_held_reads_and_writes() {
-    std::thread::spawn(|| {
-        let context = context();
-        let tree = Tree::new();
-        let node = tree.hold(c"file");
-        let file = reopen(&context, node.as_fd(), OPEN | OFlags::RDWR).unwrap();
-        assert_eq!(rustix::io::pwrite(&file, b"ab", 1), Ok(2));
-        let mut data = [0; 8];
-        assert_eq!(rustix::io::pread(&file, &mut data, 0), Ok(5));
-        assert_eq!(&data[..5], b"1ab45");
-        let link = reopen(&context, tree.hold(c"symlink").as_fd(), OPEN);
-        assert_eq!(link.unwrap_err(), Errno::LOOP);
     })
     .join()
     .unwrap();

@@ -89,11 +89,6 @@ impl Ports for Fake {
         self.note(format!("flush {port:?}"));
         Ok(5)
     }
-
-    fn pause(&self, paused: bool) -> bool {
-        self.note(format!("pause {paused}"));
-        paused
-    }
 }
 
 struct Fixture {
@@ -363,12 +358,4 @@ fn mac_table_is_shown_and_flushed_where_there_is_a_switch() {
         let error = without.error(method, &Value::Null);
         assert_eq!(error, "not possible now: there is no switch");
     }
-}
-
-#[test]
-fn drain_and_resume_tell_whether_they_are_done() {
-    let fixture = Fixture::new(true);
-    assert_eq!(fixture.call("drain", &Value::Null), json!({"done": true}));
-    assert_eq!(fixture.call("resume", &Value::Null), json!({"done": false}));
-    assert_eq!(fixture.done(), ["pause true", "pause false"]);
 }
