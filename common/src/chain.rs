@@ -3,12 +3,14 @@
 //!
 //! A chain is served whole or not at all: whatever is wrong with it is a [`ChainFault`], never a
 //! silently shorter chain. What could be read before the fault stays in the [`Buffers`], so that
-//! a device whose requests end with a status byte can answer the driver where that byte is sound:
+//! a device can answer the driver where the place of its answer is sound:
 //!
-//! * a fault of *structure* (loop, bad link, bad indirect table, order) ends the walk; the last
-//!   writable byte before it is where the answer goes;
+//! * a fault of *structure* (loop, bad link, bad indirect table, order) ends the walk; the bytes
+//!   before it are there;
 //! * a fault of *address* (a buffer outside of guest memory) does not: the links are sound, and
-//!   if the last writable buffer is too, the answer goes there.
+//!   the buffers behind it are there, too. A status byte at the end of the chain is sound if the
+//!   last writable buffer is ([`Buffers::take_tail`]); for a header at its front, what lies before
+//!   the first buffer that is not ([`Buffers::keep_front`]).
 
 use std::rc::Rc;
 
@@ -157,8 +159,6 @@ struct Seen {
     writable: bool,
     /// The first buffer outside of guest memory.
     hole: Option<ChainFault>,
-    /// Whether the last writable buffer was such a one: then there is no place for an answer.
-    tail_lost: bool,
 }
 
 impl Walk<'_> {
@@ -167,11 +167,7 @@ impl Walk<'_> {
     pub(crate) fn run(&mut self, table: &impl Table, head: u16) -> Result<(), ChainFault> {
         self.out.begin(self.memory);
         let mut seen = Seen::default();
-        let result = self.whole(table, head, &mut seen);
-        if seen.tail_lost {
-            self.out.release();
-        }
-        result
+        self.whole(table, head, &mut seen)
     }
 
     /// Walks the chain that starts at `head` of `table`, all of it device-writable, into `out`
@@ -262,9 +258,6 @@ impl Walk<'_> {
                 len_bytes: d.len_bytes,
             };
             seen.hole.get_or_insert(fault);
-        }
-        if writable && d.len_bytes != 0 {
-            seen.tail_lost = !sound;
         }
         Ok(())
     }

@@ -30,6 +30,8 @@ pub enum Manner {
     Obliging,
     /// It answers with an error.
     Refusing,
+    /// It maps nothing that can be written.
+    ReadOnly,
     /// It does not answer.
     Silent,
 }
@@ -142,7 +144,8 @@ impl State {
         match self.manner {
             Manner::Silent => None,
             Manner::Refusing => Some(1),
-            Manner::Obliging => match self.serve(message) {
+            Manner::ReadOnly if wants_to_write(&message) => Some(1),
+            Manner::Obliging | Manner::ReadOnly => match self.serve(message) {
                 Ok(()) => Some(0),
                 Err(fault) => {
                     self.faults.push(fault);
@@ -195,4 +198,9 @@ impl State {
         self.mapped.remove(&offset);
         Ok(())
     }
+}
+
+fn wants_to_write(message: &Message) -> bool {
+    let request = VhostUserMMap::from_slice(&message.body);
+    request.is_some_and(|request| request.flags == VhostUserMMapFlags::WRITABLE.bits())
 }

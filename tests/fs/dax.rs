@@ -333,6 +333,23 @@ fn front_end_that_refuses_maps_nothing() -> TestResult {
 }
 
 #[test]
+fn range_that_cannot_be_written_stays_mapped_to_be_read() -> TestResult {
+    let mut bench = bench(&[])?;
+    bench.map(READ, (0, 2 * MIB, 2 * MIB))?;
+    bench.window.set_manner(Manner::ReadOnly);
+    let refused = bench.map_errno(READ | WRITE, (0, 2 * MIB, 2 * MIB));
+    assert_eq!(refused, Some(libc::EIO));
+    assert_eq!(bench.window.mapped(), [(2 * MIB, 2 << 20, false)]);
+    assert_eq!(bench.window.read(2 * MIB + 7, 1), Some(vec![pattern(7)]));
+    // Another part of the file is not what was there.
+    let refused = bench.map_errno(READ | WRITE, (2 * MIB, 2 * MIB, 2 * MIB));
+    assert_eq!(refused, Some(libc::EIO));
+    assert_eq!(bench.window.mapped(), []);
+    assert_eq!(bench.window.faults(), [""; 0]);
+    Ok(())
+}
+
+#[test]
 fn front_end_that_is_silent_holds_up_nothing_else() -> TestResult {
     let mut bench = bench(&[])?;
     bench.window.set_manner(Manner::Silent);

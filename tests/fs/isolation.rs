@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::error::Error;
 use std::time::{Duration, Instant};
 
+use ringside_common::management::ctl;
 use ringside_fs::wire::flags::ROOT_NODE;
 use ringside_fs::wire::operation::LockIn;
 use ringside_tests::frontend::fuse::{
@@ -241,6 +242,34 @@ fn queue_that_stops_ends_its_locks_that_are_waited_for() -> TestResult {
     scene.assert_served(1)?;
     scene.client.session.stop(2)?;
     assert_eq!(scene.finish(1)?, [libc::ENOLCK; SLOW]);
+    Ok(())
+}
+
+#[test]
+fn drain_does_not_wait_for_locks_that_only_the_guest_can_give_up() -> TestResult {
+    let share = tempfile::tempdir()?;
+    let own = tempfile::tempdir()?;
+    let control = own.path().join("control.sock");
+    let at = control.to_str().ok_or("a path that is no text")?;
+    let args = ["--posix-lock", "--flock", "--control-socket", at];
+    let mut scene = Scene::new(share.path(), &args)?;
+    wait_for_locks(&mut scene)?;
+    for _ in 0..2 {
+        assert_eq!(ctl(&control, "drain", &[])?, "{\n  \"done\": true\n}");
+        assert_eq!(ctl(&control, "resume", &[])?, "{\n  \"done\": true\n}");
+        scene.assert_all_served()?;
+    }
+    // What was waited for comes as before.
+    let free = LockIn {
+        kind: 2,
+        ..whole(scene.handle, 1, false)
+    };
+    scene.send_slow(0, &Request::setlk(scene.node, &free, false))?;
+    assert_eq!([scene.next()?, scene.next()?], [0, 0]);
+    // Drained, a queue stops all the same.
+    assert_eq!(ctl(&control, "drain", &[])?, "{\n  \"done\": true\n}");
+    scene.client.session.stop(2)?;
+    assert!(scene.finish(1)?.contains(&libc::ENOLCK));
     Ok(())
 }
 

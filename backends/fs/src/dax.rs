@@ -9,7 +9,8 @@
 //! [`Window`] knows what is mapped, so that a guest can only take away what it has put there, and
 //! nothing is left over for the next one. A mapping is known by where it begins and how long it
 //! is. The same range may be mapped anew (Linux does to write where it has only read before),
-//! which takes the former one away first; another that overlaps is refused.
+//! which takes the former one away first, for the protocol has no way to change it, and brings it
+//! back if the front-end refuses the new one; another that overlaps is refused.
 //!
 //! What the front-end does not answer is taken for mapped, and taken away before the next use. A
 //! session that ends takes the window with it; a reset leaves it as it is until the next `INIT`,
@@ -38,8 +39,10 @@ pub const MIN_FILE_BYTES: u64 = 32 << 10;
 const MAX_MAPPINGS: usize = 1 << 15;
 
 /// A part of a file at a place of the window. All numbers are the guest's.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping {
+    /// Of which file.
+    pub node: u64,
     /// Where it is in the window.
     pub window_offset_bytes: u64,
     /// Where it begins in the file.
@@ -72,8 +75,8 @@ impl Mapping {
     }
 }
 
-/// Window offset and length of what is mapped, in bytes.
-type Mapped = BTreeMap<u64, u64>;
+/// What is mapped, by the offset in the window.
+type Mapped = BTreeMap<u64, Mapping>;
 
 /// The window, and the way to the front-end that has it.
 #[derive(Debug, Default)]
@@ -129,19 +132,41 @@ impl Window {
         mapping.check(self.size_bytes)?;
         let (offset, len) = (mapping.window_offset_bytes, mapping.len_bytes);
         let mut mapped = self.lock();
-        if mapped.get(&offset) == Some(&len) {
+        let former = mapped.get(&offset).copied();
+        let former = former.filter(|former| former.len_bytes == len);
+        if former.is_some() {
             match self.take_away(&mut mapped, offset, len) {
                 Ok(()) | Err(ShmemError::Refused(_)) => {}
                 Err(error) => return Err(failed(&error)),
             }
         }
         let before = mapped.range(..offset + len).next_back();
-        if before.is_some_and(|(start, len)| start + len > offset) {
+        if before.is_some_and(|(start, last)| start + last.len_bytes > offset) {
             return Err(Errno::INVAL);
         }
         if mapped.len() >= MAX_MAPPINGS {
             return Err(Errno::NOMEM);
         }
+        let mut result = self.put(&mut mapped, mapping, file);
+        let read_only = Mapping {
+            writable: false,
+            ..*mapping
+        };
+        if matches!(result, Err(ShmemError::Refused(_))) && former == Some(read_only) {
+            // The guest goes on reading where it has read before.
+            if let Err(error) = self.put(&mut mapped, &read_only, file) {
+                result = Err(error);
+            }
+        }
+        result.map_err(|error| failed(&error))
+    }
+
+    fn put(
+        &self,
+        mapped: &mut Mapped,
+        mapping: &Mapping,
+        file: BorrowedFd<'_>,
+    ) -> std::result::Result<(), ShmemError> {
         let flags = if mapping.writable {
             VhostUserMMapFlags::WRITABLE
         } else {
@@ -150,13 +175,13 @@ impl Window {
         let request = VhostUserMMap {
             fd_offset: mapping.file_offset_bytes,
             flags: flags.bits(),
-            ..range(offset, len)
+            ..range(mapping.window_offset_bytes, mapping.len_bytes)
         };
         let result = self.channel.shmem_map(&request, file);
         if matches!(result, Ok(()) | Err(ShmemError::Unanswered(_))) {
-            mapped.insert(offset, len);
+            mapped.insert(mapping.window_offset_bytes, *mapping);
         }
-        result.map_err(|error| failed(&error))
+        result
     }
 
     /// Takes a mapping away. May wait for the front-end.
@@ -165,7 +190,7 @@ impl Window {
     /// EINVAL when there is none; EIO when the front-end does not do it.
     pub fn unmap(&self, offset: u64, len: u64) -> Result<()> {
         let mut mapped = self.lock();
-        if mapped.get(&offset) != Some(&len) {
+        if mapped.get(&offset).is_none_or(|last| last.len_bytes != len) {
             return Err(Errno::INVAL);
         }
         self.take_away(&mut mapped, offset, len)
@@ -175,7 +200,8 @@ impl Window {
     /// Takes away whatever is mapped. May wait for the front-end.
     pub fn clear(&self) {
         let mut mapped = self.lock();
-        while let Some((&offset, &len)) = mapped.first_key_value() {
+        while let Some((&offset, first)) = mapped.first_key_value() {
+            let len = first.len_bytes;
             match self.take_away(&mut mapped, offset, len) {
                 Ok(()) | Err(ShmemError::Refused(_)) => {}
                 Err(error) => {

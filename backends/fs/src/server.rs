@@ -263,6 +263,7 @@ fn serve_rest(
             window_offset_bytes,
         } => {
             let mapping = Mapping {
+                node: cx.header.node,
                 window_offset_bytes: *window_offset_bytes,
                 file_offset_bytes: *file_offset_bytes,
                 len_bytes: *len_bytes,

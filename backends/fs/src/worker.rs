@@ -405,7 +405,11 @@ impl RequestWorker for FsWorker {
         note(queue, head, 0, OTHER);
         self.scratch.reply.clear();
         self.scratch.reply.resize(OUT_HEADER_BYTES, 0);
-        let header = rcx.buffers(head).and_then(Buffers::take_header);
+        let header = rcx.buffers(head).and_then(|buffers| {
+            // The header of the reply is at its front.
+            buffers.keep_front();
+            buffers.take_header()
+        });
         let header = header.as_ref().map(InHeader::parse);
         let Some(header) = header else {
             // Nobody to reply to.

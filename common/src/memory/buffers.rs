@@ -40,6 +40,18 @@ pub struct Buffers {
     descriptors: u32,
     /// The last byte of the chain, once taken off the writable stream.
     tail: *mut u8,
+    /// Where a buffer was left out.
+    holes: Option<Holes>,
+}
+
+/// Buffers that are not guest memory and were left out.
+#[derive(Clone, Copy, Debug)]
+struct Holes {
+    /// The bytes of each stream before its first one; `u64::MAX`: it has none.
+    readable_bytes: u64,
+    writable_bytes: u64,
+    /// Whether the last writable buffer is one.
+    at_tail: bool,
 }
 
 /// Where [`Buffers::resume`] found the end.
@@ -62,6 +74,7 @@ impl Default for Buffers {
             writable_bytes: 0,
             descriptors: 0,
             tail: std::ptr::null_mut(),
+            holes: None,
         }
     }
 }
@@ -85,6 +98,7 @@ impl Buffers {
         self.readable_bytes = 0;
         self.writable_bytes = 0;
         self.tail = std::ptr::null_mut();
+        self.holes = None;
     }
 
     #[inline]
@@ -124,6 +138,7 @@ impl Buffers {
             last.iov_len = mark.last_len;
         }
         self.writable_bytes = mark.writable_bytes;
+        self.holes = None;
     }
 
     /// Lets go of guest memory; nothing is left to read or to write.
@@ -153,6 +168,17 @@ impl Buffers {
         if len_bytes == 0 {
             return true;
         }
+        let sound = self.push_sound(guest, len_bytes, writable, hint);
+        if !sound {
+            self.note_hole(writable);
+        } else if writable && let Some(holes) = &mut self.holes {
+            holes.at_tail = false;
+        }
+        sound
+    }
+
+    #[inline]
+    fn push_sound(&mut self, guest: u64, len_bytes: u32, writable: bool, hint: &mut usize) -> bool {
         let Some(memory) = &self.memory else {
             return false;
         };
@@ -169,6 +195,34 @@ impl Buffers {
             Some(_) => self.push_straddling(guest, want, writable, hint),
             None => false,
         }
+    }
+
+    /// A buffer was left out here.
+    #[cold]
+    pub(crate) fn note_hole(&mut self, writable: bool) {
+        let holes = self.holes.get_or_insert(Holes {
+            readable_bytes: u64::MAX,
+            writable_bytes: u64::MAX,
+            at_tail: false,
+        });
+        let (before, now) = if writable {
+            (&mut holes.writable_bytes, self.writable_bytes)
+        } else {
+            (&mut holes.readable_bytes, self.readable_bytes)
+        };
+        *before = now.min(*before);
+        holes.at_tail |= writable;
+    }
+
+    /// Drops what lies behind the first buffer that was left out because it is not guest memory, in
+    /// each of the streams: what is left is where the driver has it. To be called before anything
+    /// is taken.
+    pub fn keep_front(&mut self) {
+        let Some(holes) = self.holes else {
+            return;
+        };
+        self.truncate_readable(self.readable_bytes.saturating_sub(holes.readable_bytes));
+        self.truncate_writable(self.writable_bytes.saturating_sub(holes.writable_bytes));
     }
 
     /// Descriptors of the chain read last, sound or not: what it has cost to read it.
@@ -244,9 +298,10 @@ impl Buffers {
     }
 
     /// Takes the last byte off the writable stream, for a later [`put_tail`](Self::put_tail).
+    /// Returns false where there is none, or it is not guest memory.
     #[inline]
     pub fn take_tail(&mut self) -> bool {
-        if self.writable_bytes == 0 {
+        if self.writable_bytes == 0 || self.holes.is_some_and(|holes| holes.at_tail) {
             return false;
         }
         let Some(last) = self.iovecs.last_mut() else {
@@ -357,6 +412,27 @@ impl Buffers {
             }
             left -= last.iov_len as u64;
             self.iovecs.pop();
+        }
+    }
+
+    fn truncate_readable(&mut self, bytes: u64) {
+        let mut left = bytes.min(self.readable_bytes);
+        self.readable_bytes -= left;
+        while left > 0 {
+            let Some(at) = self.split.checked_sub(1) else {
+                return;
+            };
+            let Some(last) = self.iovecs.get_mut(at) else {
+                return;
+            };
+            if left < last.iov_len as u64 {
+                last.iov_len -= usize::try_from(left).unwrap_or(0);
+                return;
+            }
+            left -= last.iov_len as u64;
+            self.iovecs.remove(at);
+            self.split = at;
+            self.writable_start -= 1;
         }
     }
 

@@ -168,9 +168,13 @@ impl<'m, W: DeviceWorker> DataThread<'m, W> {
     }
 
     fn is_drained(&self, who: Who) -> bool {
-        let idle = |place: &Place<W::Queue>| self.worker.in_flight(&place.queue) == 0;
+        let in_flight = |place: &Place<W::Queue>| self.worker.in_flight(&place.queue);
+        let idle = |place: &Place<W::Queue>| in_flight(place) == self.worker.parked(&place.queue);
         match who {
-            Who::Slot(slot) => self.vrings.get(slot).is_none_or(idle),
+            Who::Slot(slot) => self
+                .vrings
+                .get(slot)
+                .is_none_or(|place| in_flight(place) == 0),
             Who::Session(session) => self
                 .vrings
                 .iter()

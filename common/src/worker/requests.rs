@@ -67,6 +67,8 @@ pub struct RequestQueue<Q> {
 struct Heads {
     heads: Box<[Head]>,
     in_flight: u32,
+    /// Those of them that wait for a promise.
+    parked: u32,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +78,8 @@ struct Head {
     busy: bool,
     /// I/O of it that the kernel or a blocking thread works on.
     pending: u16,
+    /// A promise of it is not kept yet.
+    parked: bool,
     taken_ns: u64,
 }
 
@@ -107,6 +111,7 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
             heads: Heads {
                 heads: (0..size).map(|_| Head::default()).collect(),
                 in_flight: 0,
+                parked: 0,
             },
             state: self.0.start_queue(vring.index(), vring.size()),
         }
@@ -170,6 +175,10 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
         queue.heads.in_flight
     }
 
+    fn parked(&self, queue: &Self::Queue) -> u32 {
+        queue.heads.parked
+    }
+
     fn io_done(&mut self, turn: &mut Turn<'_, Self::Queue>, token: u64, result: i32) {
         let Token { slot, head, tag } = Token::unpack(token);
         let now_ns = turn.now_ns();
@@ -179,6 +188,7 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
         let heads = &mut place.queue.heads;
         if let Some(slot) = heads.heads.get_mut(usize::from(head)) {
             slot.pending = slot.pending.saturating_sub(1);
+            heads.parked -= u32::from(std::mem::take(&mut slot.parked));
         }
         let mut cx = RequestCx {
             vring: &mut place.vring,
@@ -268,14 +278,19 @@ impl RequestCx<'_> {
     }
 
     /// `io_done` will be called for `head` when the promise is kept, on whatever thread. A promise
-    /// that is dropped instead keeps the request for ever.
+    /// that is dropped instead keeps the request for ever. It is the only thing that a request
+    /// waits for; a pause does not wait for it.
     pub fn promise(&mut self, head: u16, tag: u16) -> Option<Promise> {
         let mut promise = None;
         let started = self.start(head, tag, |io, _buffers, token| {
             promise = Some(io.promise(token));
             Ok(())
         });
-        started.ok().and(promise)
+        started.ok()?;
+        let slot = self.heads.heads.get_mut(usize::from(head))?;
+        slot.parked = true;
+        self.heads.parked += 1;
+        promise
     }
 
     /// Gives `head` back to the driver: `used_bytes` were written to its buffers.

@@ -54,6 +54,12 @@ pub trait DeviceWorker {
         0
     }
 
+    /// How many of those in flight wait for somebody, maybe for ever, and for no I/O: a pause does
+    /// not wait for them.
+    fn parked(&self, _queue: &Self::Queue) -> u32 {
+        0
+    }
+
     /// I/O is done: bytes, or a negative errno.
     fn io_done(&mut self, _turn: &mut Turn<'_, Self::Queue>, _token: u64, _result: i32) {}
 

@@ -137,6 +137,59 @@ fn d_malformed_chains_are_not_served_and_the_ring_goes_on() -> TestResult {
     scene.check(client)
 }
 
+/// An error is told where its place is sound, and nowhere else.
+#[test]
+fn d18_reply_goes_to_its_front_or_nowhere() -> TestResult {
+    const HOLE: u64 = 1 << 60;
+    let scene = Scene::start(&[])?;
+    let mut client = scene.client()?;
+    let queue = client.queue();
+    let laid = Laid::new(queue)?;
+    let whole = Segment::readable(laid.request, REQUEST_BYTES);
+    let header = Segment::readable(laid.request, 40);
+    let front = Segment::writable(laid.reply, 16);
+    let behind = Segment::writable(laid.reply + 16, 128);
+    let cases: [(&str, &[Segment], u32); 4] = [
+        (
+            "the end of the reply",
+            &[whole, front, Segment::writable(HOLE, 128)],
+            16,
+        ),
+        (
+            "the front of the reply",
+            &[whole, Segment::writable(HOLE, 16), behind],
+            0,
+        ),
+        (
+            "the arguments",
+            &[header, Segment::readable(HOLE, 13), front, behind],
+            16,
+        ),
+        (
+            "the header",
+            &[Segment::readable(HOLE, 40), whole, front, behind],
+            0,
+        ),
+    ];
+    for (name, segments, used_bytes) in cases {
+        let vring = queue.vring_mut();
+        vring.memory().write(laid.reply, &[0; 144])?;
+        let head = vring.ring.add(segments, &[])?;
+        assert_eq!(used(vring, head)?, used_bytes, "{name}");
+        let mut reply = [0; 144];
+        vring.memory().read(laid.reply, &mut reply)?;
+        let mut wanted = [0; 144];
+        if used_bytes != 0 {
+            wanted[0] = 16;
+            wanted[4..8].copy_from_slice(&(-libc::EIO).to_le_bytes());
+            wanted[8] = 7;
+        }
+        assert_eq!(reply, wanted, "{name}");
+        assert!(!scene.host("made").exists(), "{name}");
+    }
+    scene.check(client)
+}
+
 #[test]
 fn d9_flags_unknown_are_not_served_or_ignored() -> TestResult {
     let scene = Scene::start(&[])?;

@@ -27,6 +27,7 @@ pub(super) fn serve(turn: &mut NetTurn<'_>, slot: usize) -> bool {
         };
         served += 1;
         let sound = vring.read_chain(head, buffers).is_ok();
+        buffers.keep_front();
         // The answer is the first writable byte; without room for it there is nothing to be done.
         if buffers.writable_bytes() == 0 {
             buffers.release();
