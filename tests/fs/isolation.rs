@@ -249,48 +249,66 @@ fn queue_that_stops_ends_its_locks_that_are_waited_for() -> TestResult {
     Ok(())
 }
 
-/// Linux takes one place in the ring for each request, and waits for a place before it sends
-/// another. So the one that gives the lock back must find one.
-#[test]
-fn lock_is_given_up_on_a_queue_where_more_wait_for_it_than_there_are_places() -> TestResult {
-    const PLACES: u16 = 16;
-    const MOST: usize = 8;
+/// A guest waits for a place in the ring before it sends another request. So the one that gives a
+/// lock back must find a place, however many wait for the lock.
+fn lock_is_given_up_where_others_wait(
+    client: &FuseConfig,
+    at_once: usize,
+    most: u64,
+) -> TestResult {
     let share = tempfile::tempdir()?;
-    let narrow = FuseConfig {
-        queue_size: PLACES,
-        ..config()
-    };
-    let mut scene = Scene::with(share.path(), &["--posix-lock"], &narrow)?;
+    let mut scene = Scene::with(share.path(), &["--posix-lock"], client)?;
     let (node, handle) = (scene.node, scene.handle);
     let held = whole(handle, 1, false);
     for round in 1..=2 {
         scene.call(0, &Request::setlk(node, &held, true))?;
-        let mut owners = 100 * round..;
-        // The second half finds the first one waiting, and none of its own kind in the way.
-        for sent in [usize::from(PLACES), MOST] {
-            for owner in owners.by_ref().take(sent) {
+        let first = 100 * round;
+        let mut owners = first..;
+        // The second time as many as may wait do so.
+        for _ in 0..2 {
+            while scene.slow[0].len() < at_once {
                 let shared = LockIn {
                     kind: 0,
-                    ..whole(handle, owner, false)
+                    ..whole(handle, owners.next().ok_or("no owner")?, false)
                 };
                 scene.send_slow(0, &Request::setlk(node, &shared, true))?;
             }
-            for _ in MOST..scene.slow[0].len() {
+            for _ in most..at_once as u64 {
                 assert_eq!(scene.next()?, libc::ENOLCK);
             }
         }
         scene.assert_served(0)?;
         scene.client.forget(node, 1)?;
 
-        // All of them get it, and others may wait.
+        // All of them get it, and others may wait in their stead.
         let free = LockIn { kind: 2, ..held };
         scene.send_slow(0, &Request::setlk(node, &free, false))?;
-        assert_eq!(scene.finish(0)?, [0; MOST + 1]);
-        for owner in (100 * round..).take(MOST) {
+        assert_eq!(scene.finish(0)?, vec![0; usize::try_from(most)? + 1]);
+        for owner in first..first + most {
             scene.call(0, &Request::flush(node, handle, owner))?;
         }
     }
     Ok(())
+}
+
+#[test]
+fn lock_is_given_up_on_a_queue_where_more_wait_for_it_than_there_are_places() -> TestResult {
+    let client = FuseConfig {
+        queue_size: 16,
+        ..config()
+    };
+    lock_is_given_up_where_others_wait(&client, 16, 8)
+}
+
+/// Each request takes three places.
+#[test]
+fn lock_is_given_up_on_a_queue_without_indirect_tables_where_many_wait_for_it() -> TestResult {
+    let mut client = FuseConfig {
+        queue_size: 32,
+        ..config()
+    };
+    client.session = client.session.indirect(false);
+    lock_is_given_up_where_others_wait(&client, 10, 5)
 }
 
 #[test]
