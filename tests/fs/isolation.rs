@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::error::Error;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ringside_common::management::ctl;
@@ -47,11 +48,15 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(dir: &std::path::Path, args: &[&str]) -> Result<Self> {
+    fn new(dir: &Path, args: &[&str]) -> Result<Self> {
+        Self::with(dir, args, &config())
+    }
+
+    fn with(dir: &Path, args: &[&str], config: &FuseConfig) -> Result<Self> {
         // One thread for each queue, so that it shows which of them wait.
         let args = [&["--threads", "3", "--xattr"], args].concat();
         let back_end = FsBackEnd::start(dir, &args)?;
-        let mut client = FuseClient::connect(&back_end.socket(), &config())?;
+        let mut client = FuseClient::connect(&back_end.socket(), config)?;
         let queue = client.queue();
         let (entry, opened) = queue.create(ROOT_NODE, "file", 2, 0o644)?;
         queue.write(entry.node, opened.handle, 0, &[7; FILE_BYTES])?;
@@ -242,6 +247,98 @@ fn queue_that_stops_ends_its_locks_that_are_waited_for() -> TestResult {
     scene.assert_served(1)?;
     scene.client.session.stop(2)?;
     assert_eq!(scene.finish(1)?, [libc::ENOLCK; SLOW]);
+    Ok(())
+}
+
+/// A guest waits for a place in the ring before it sends another request. So the one that gives a
+/// lock back must find a place, however many wait for the lock.
+fn lock_is_given_up_where_others_wait(
+    client: &FuseConfig,
+    at_once: usize,
+    most: u64,
+) -> TestResult {
+    let share = tempfile::tempdir()?;
+    let mut scene = Scene::with(share.path(), &["--posix-lock"], client)?;
+    let (node, handle) = (scene.node, scene.handle);
+    let held = whole(handle, 1, false);
+    for round in 1..=2 {
+        scene.call(0, &Request::setlk(node, &held, true))?;
+        let first = 100 * round;
+        let mut owners = first..;
+        // The second time as many as may wait do so.
+        for _ in 0..2 {
+            while scene.slow[0].len() < at_once {
+                let shared = LockIn {
+                    kind: 0,
+                    ..whole(handle, owners.next().ok_or("no owner")?, false)
+                };
+                scene.send_slow(0, &Request::setlk(node, &shared, true))?;
+            }
+            for _ in most..at_once as u64 {
+                assert_eq!(scene.next()?, libc::ENOLCK);
+            }
+        }
+        scene.assert_served(0)?;
+        scene.client.forget(node, 1)?;
+
+        // All of them get it, and others may wait in their stead.
+        let free = LockIn { kind: 2, ..held };
+        scene.send_slow(0, &Request::setlk(node, &free, false))?;
+        assert_eq!(scene.finish(0)?, vec![0; usize::try_from(most)? + 1]);
+        for owner in first..first + most {
+            scene.call(0, &Request::flush(node, handle, owner))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn lock_is_given_up_on_a_queue_where_more_wait_for_it_than_there_are_places() -> TestResult {
+    let client = FuseConfig {
+        queue_size: 16,
+        ..config()
+    };
+    lock_is_given_up_where_others_wait(&client, 16, 8)
+}
+
+/// Each request takes three places.
+#[test]
+fn lock_is_given_up_on_a_queue_without_indirect_tables_where_many_wait_for_it() -> TestResult {
+    let mut client = FuseConfig {
+        queue_size: 32,
+        ..config()
+    };
+    client.session = client.session.indirect(false);
+    lock_is_given_up_where_others_wait(&client, 10, 5)
+}
+
+#[test]
+fn lock_whose_interrupt_came_first_is_not_waited_for() -> TestResult {
+    let share = tempfile::tempdir()?;
+    let mut scene = Scene::new(share.path(), &["--posix-lock", "--flock"])?;
+    let (node, handle) = (scene.node, scene.handle);
+    let other = scene.call(0, &Request::open(node, 2))?;
+    let other = u64::from_le_bytes(other[..8].try_into()?);
+    for flock in [false, true] {
+        let held = whole(handle, 1, flock);
+        scene.call(0, &Request::setlk(node, &held, true))?;
+        // What this queue sends next has the next number but one.
+        let slot = scene.send_slow(0, &Request::getattr(node, None))?;
+        assert_eq!(scene.next()?, 0);
+        let unique = scene.client.queues[0].unique(slot) + 2;
+        scene.client.hiprio.send(&Request::interrupt(unique))?;
+        let wanted = whole(other, 2, flock);
+        let slot = scene.send_slow(0, &Request::setlk(node, &wanted, true))?;
+        assert_eq!(scene.client.queues[0].unique(slot), unique);
+        assert_eq!(scene.next()?, libc::EINTR);
+        // That was the end of it: the next one waits.
+        scene.send_slow(0, &Request::setlk(node, &wanted, true))?;
+        scene.assert_served(0)?;
+        scene.client.forget(node, 1)?;
+        let free = LockIn { kind: 2, ..held };
+        scene.send_slow(0, &Request::setlk(node, &free, false))?;
+        assert_eq!(scene.finish(0)?, [0, 0]);
+    }
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ringside_common::backchannel::BackChannel;
 use ringside_common::device::Device;
@@ -58,9 +59,16 @@ pub struct Shared {
     options: FsOptions,
     proc_self_fd: OwnedFd,
     stats: Arc<DeviceStats>,
+    /// Whether the driver puts chains into indirect tables.
+    indirect: AtomicBool,
 }
 
 impl Shared {
+    /// Whether a chain takes one descriptor of the ring (virtio 1.3 §2.7.5.3).
+    pub(crate) fn has_indirect(&self) -> bool {
+        self.indirect.load(Ordering::Acquire)
+    }
+
     /// `/proc/self/fd`.
     pub(crate) fn proc_self_fd(&self) -> BorrowedFd<'_> {
         self.proc_self_fd.as_fd()
@@ -115,6 +123,7 @@ impl FsDevice {
             options,
             proc_self_fd,
             stats: Arc::new(DeviceStats::new("fs", KINDS)),
+            indirect: AtomicBool::new(false),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -142,6 +151,11 @@ impl VhostUserBackend for FsDevice {
 
     fn features(&self) -> u64 {
         1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX
+    }
+
+    fn acked_features(&self, features: u64) {
+        let indirect = features & 1 << VIRTIO_RING_F_INDIRECT_DESC != 0;
+        self.shared.indirect.store(indirect, Ordering::Release);
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {

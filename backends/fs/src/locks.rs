@@ -4,9 +4,14 @@
 //! A lock of `fcntl(2)` belongs to a process of the guest, which comes as a number (`owner`). Each
 //! owner of locks of a node has an open file description of its own, whose locks (`F_OFD_SETLK`)
 //! exclude those of every other, in this process or elsewhere. It goes when the owner closes the
-//! file (`FLUSH`, `RELEASE`), and all its locks with it; so files of such a device must not be
-//! opened with `FOPEN_NOFLUSH`. A lock of `flock(2)` belongs to an open file, and is taken on the
-//! handle's own description.
+//! file (`FLUSH`), and all its locks with it; so files of such a device must not be opened with
+//! `FOPEN_NOFLUSH`. A lock of `flock(2)` belongs to an open file, and is taken on the handle's own
+//! description.
+//!
+//! A lock of `F_OFD_SETLK` comes as one of `fcntl(2)` whose owner is an open file of the guest, and
+//! no `FLUSH` ever names that. So an owner also goes when the handles that it has locked with are
+//! closed (`RELEASE`). To a process nothing happens by that: it has closed its handle, and said so,
+//! before the guest does.
 //!
 //! No thread waits in the kernel for a lock, since nothing could end that but a signal; the module
 //! `waiters` tries again instead. Owners that wait for each other in a circle are not noticed,
@@ -14,9 +19,10 @@
 
 mod waiters;
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FlockOperation, flock};
@@ -27,12 +33,23 @@ use crate::error::{Errno, Result};
 use crate::sys::lock::{LockKind, OFFSET_MAX, RangeLock, ofd_get, ofd_set};
 
 /// Who has `fcntl(2)` locks, or is about to have some.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Owner {
     /// On which node.
     pub node: u64,
-    /// The process, as the guest numbers them.
+    /// The process or the open file, as the guest numbers them.
     pub owner: u64,
+}
+
+/// A lock that is wanted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Wanted {
+    /// Who wants it.
+    pub owner: Owner,
+    /// The open file that it is wanted with.
+    pub handle: u64,
+    /// Of what.
+    pub lock: RangeLock,
 }
 
 /// The locks of a device.
@@ -44,9 +61,27 @@ pub struct Locks {
 
 #[derive(Debug)]
 struct Table {
-    owners: Mutex<HashMap<Owner, Arc<OwnedFd>>>,
+    owners: Mutex<BTreeMap<Owner, Held>>,
+    /// How many there are: most files that are closed were never locked.
+    count: AtomicUsize,
     max_owners: usize,
 }
+
+/// What is kept of an owner.
+#[derive(Debug)]
+struct Held {
+    fd: Arc<OwnedFd>,
+    /// The open files that it has locked with and that are not closed, the latest last; never
+    /// none, and no more than [`MAX_HANDLES`].
+    ///
+    /// All of them count, not the latest only: a lock that a process takes with one file, while
+    /// another thread of it closes another, must not go with the other.
+    handles: Vec<u64>,
+}
+
+/// An open file has itself, and another one when the guest gives its number away before it is
+/// closed here. A process may have any number, of which the latest do: `FLUSH` comes for it.
+const MAX_HANDLES: usize = 4;
 
 /// The whole of a file.
 const WHOLE: RangeLock = RangeLock {
@@ -55,37 +90,106 @@ const WHOLE: RangeLock = RangeLock {
     end: OFFSET_MAX,
 };
 
+impl Held {
+    fn note(&mut self, handle: u64) {
+        if self.handles.contains(&handle) {
+            return;
+        }
+        if self.handles.len() == MAX_HANDLES {
+            self.handles.remove(0);
+        }
+        self.handles.push(handle);
+    }
+}
+
 impl Table {
     /// Nothing panics while it is held.
-    fn owners(&self) -> MutexGuard<'_, HashMap<Owner, Arc<OwnedFd>>> {
+    fn owners(&self) -> MutexGuard<'_, BTreeMap<Owner, Held>> {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn find(&self, owner: Owner) -> Option<Arc<OwnedFd>> {
-        self.owners().get(&owner).cloned()
+    /// To be called with the owners locked, after a change.
+    fn count(&self, owners: &BTreeMap<Owner, Held>) {
+        self.count.store(owners.len(), Ordering::Release);
     }
 
-    /// The description of an owner, which becomes `fd` if it has none.
-    fn keep(&self, owner: Owner, fd: Arc<OwnedFd>) -> Result<Arc<OwnedFd>> {
+    /// Without locking anything.
+    fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Acquire) == 0
+    }
+
+    fn find(&self, owner: Owner) -> Option<Arc<OwnedFd>> {
+        self.owners().get(&owner).map(|held| Arc::clone(&held.fd))
+    }
+
+    /// The description of an owner who locks with `handle`.
+    fn find_for(&self, owner: Owner, handle: u64) -> Option<Arc<OwnedFd>> {
+        let mut owners = self.owners();
+        let held = owners.get_mut(&owner)?;
+        held.note(handle);
+        Some(Arc::clone(&held.fd))
+    }
+
+    /// The description of an owner who locks with `handle`, which becomes `fd` if it has none.
+    fn keep(&self, owner: Owner, handle: u64, fd: Arc<OwnedFd>) -> Result<Arc<OwnedFd>> {
         let mut owners = self.owners();
         let full = owners.len() >= self.max_owners;
-        match owners.entry(owner) {
-            Entry::Occupied(there) => Ok(Arc::clone(there.get())),
-            Entry::Vacant(_) if full => Err(Errno::NOLCK),
-            Entry::Vacant(place) => Ok(Arc::clone(place.insert(fd))),
-        }
+        let fd = match owners.entry(owner) {
+            Entry::Occupied(mut there) => {
+                there.get_mut().note(handle);
+                Arc::clone(&there.get().fd)
+            }
+            Entry::Vacant(_) if full => return Err(Errno::NOLCK),
+            Entry::Vacant(place) => {
+                let handles = vec![handle];
+                Arc::clone(&place.insert(Held { fd, handles }).fd)
+            }
+        };
+        self.count(&owners);
+        Ok(fd)
     }
 
     fn find_or_open(
         &self,
         owner: Owner,
+        handle: u64,
         open: impl FnOnce() -> Result<OwnedFd>,
     ) -> Result<Arc<OwnedFd>> {
-        match self.find(owner) {
+        match self.find_for(owner, handle) {
             Some(fd) => Ok(fd),
             // Opened without the table locked. Whoever is second uses the first one's.
-            None => self.keep(owner, Arc::new(open()?)),
+            None => self.keep(owner, handle, Arc::new(open()?)),
         }
+    }
+
+    fn remove(&self, owner: Owner) -> Option<Held> {
+        let mut owners = self.owners();
+        let removed = owners.remove(&owner);
+        self.count(&owners);
+        removed
+    }
+
+    /// Removes the owners who have locked with this handle, and with no other that is not closed.
+    fn remove_handle(&self, node: u64, handle: u64) -> Vec<Held> {
+        let of_node = |owner| Owner { node, owner };
+        let mut owners = self.owners();
+        let mut gone = Vec::new();
+        for (owner, held) in owners.range_mut(of_node(0)..=of_node(u64::MAX)) {
+            held.handles.retain(|other| *other != handle);
+            if held.handles.is_empty() {
+                gone.push(*owner);
+            }
+        }
+        let removed = gone.iter().filter_map(|owner| owners.remove(owner));
+        let removed = removed.collect();
+        self.count(&owners);
+        removed
+    }
+
+    fn clear(&self) {
+        let mut owners = self.owners();
+        owners.clear();
+        self.count(&owners);
     }
 }
 
@@ -95,6 +199,7 @@ impl Locks {
     pub fn new(max_owners: usize) -> Self {
         let table = Table {
             owners: Mutex::default(),
+            count: AtomicUsize::new(0),
             max_owners,
         };
         Self {
@@ -126,16 +231,16 @@ impl Locks {
     /// # Errors
     /// `EAGAIN` if somebody else holds it, `ENOLCK` if there are too many owners, of `open`, or as
     /// [`ofd_set`].
-    pub fn set(
-        &self,
-        owner: Owner,
-        lock: RangeLock,
-        open: impl FnOnce() -> Result<OwnedFd>,
-    ) -> Result<()> {
+    pub fn set(&self, wanted: Wanted, open: impl FnOnce() -> Result<OwnedFd>) -> Result<()> {
+        let Wanted {
+            owner,
+            handle,
+            lock,
+        } = wanted;
         if lock.kind == LockKind::Unlock {
             return self.unlock(owner, lock);
         }
-        let fd = self.table.find_or_open(owner, open)?;
+        let fd = self.table.find_or_open(owner, handle, open)?;
         ofd_set(fd.as_fd(), lock)
     }
 
@@ -144,32 +249,54 @@ impl Locks {
     pub fn set_waiting(
         &self,
         ticket: Ticket,
-        (owner, lock): (Owner, RangeLock),
+        wanted: Wanted,
         open: impl FnOnce() -> Result<OwnedFd>,
         done: Done,
     ) {
+        let Wanted {
+            owner,
+            handle,
+            lock,
+        } = wanted;
         if lock.kind == LockKind::Unlock {
             return done(self.unlock(owner, lock));
         }
-        let fd = match self.table.find_or_open(owner, open) {
+        let fd = match self.table.find_or_open(owner, handle, open) {
             Ok(fd) => fd,
             Err(error) => return done(Err(error)),
         };
         let table = Arc::clone(&self.table);
-        // The owner may close the file on another thread, and has no description then.
-        let retry = move || ofd_set(table.keep(owner, Arc::clone(&fd))?.as_fd(), lock);
+        // The owner may close the file on another thread, and has no description then. It goes
+        // with the handle, which the guest keeps while it waits.
+        let retry = move || ofd_set(table.keep(owner, handle, Arc::clone(&fd))?.as_fd(), lock);
         self.wait(ticket, Box::new(retry), done);
     }
 
     /// Drops all locks of an owner, who has closed the file once (`FLUSH`, `RELEASE`).
     pub fn drop_owner(&self, owner: Owner) {
-        let removed = self.table.owners().remove(&owner);
-        if let Some(fd) = removed {
+        if !self.table.is_empty() {
+            self.give_up(self.table.remove(owner));
+        }
+    }
+
+    /// Drops all locks of those who have locked with this handle, which is closed (`RELEASE`), and
+    /// with no other that is still open.
+    pub fn drop_handle(&self, node: u64, handle: u64) {
+        if !self.table.is_empty() {
+            self.give_up(self.table.remove_handle(node, handle));
+        }
+    }
+
+    fn give_up(&self, removed: impl IntoIterator<Item = Held>) {
+        let mut any = false;
+        for held in removed {
             // Somebody of the same owner who waits may still have the description.
-            if let Err(error) = ofd_set(fd.as_fd(), WHOLE) {
+            if let Err(error) = ofd_set(held.fd.as_fd(), WHOLE) {
                 log::debug!("locks of a closed file: {error}");
             }
-            drop(fd);
+            any = true;
+        }
+        if any {
             self.waiters.nudge();
         }
     }
@@ -215,11 +342,10 @@ impl Locks {
         self.waiters.nudge();
     }
 
-    /// Ends the waiting of a request with `EINTR`. False if it does not wait (any more).
+    /// Ends the waiting of a request with `EINTR`, at once or when it is about to begin. False if
+    /// it does not wait (any more, or yet).
     pub fn interrupt(&self, unique: u64) -> bool {
-        self.waiters
-            .cancel(|waits| waits.unique == unique, Errno::INTR)
-            > 0
+        self.waiters.interrupt(unique)
     }
 
     /// Ends the waiting of all requests of a queue, which stops, with `ENOLCK`: for `EINTR` the
@@ -231,8 +357,8 @@ impl Locks {
 
     /// Drops all locks of `fcntl(2)` and ends all waiting with `ENOLCK`: the guest has gone.
     pub fn clear(&self) {
-        self.waiters.cancel(|_| true, Errno::NOLCK);
-        self.table.owners().clear();
+        self.waiters.clear();
+        self.table.clear();
     }
 
     fn wait(&self, ticket: Ticket, mut retry: Retry, done: Done) {

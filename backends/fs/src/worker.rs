@@ -11,6 +11,7 @@
 //! waiting first, and handed over if the bytes are not in memory.
 
 mod blocking;
+mod queue;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -32,6 +33,9 @@ use crate::wire::header::{IN_HEADER_BYTES, InHeader, OUT_HEADER_BYTES, out_heade
 use crate::wire::limits::{WRITE_ARGS_BYTES, args_limit_bytes, has_reply};
 use crate::wire::operation::{LockIn, Operation, ReadIn, WriteIn};
 use crate::wire::reply::Written;
+
+pub use self::queue::FsQueue;
+use self::queue::Pending;
 
 /// A blocking thread has written the reply: its bytes, negative if it is an error.
 const TAG_REPLIED: u16 = 0;
@@ -57,20 +61,6 @@ struct Scratch {
     reply: Vec<u8>,
     dirs: DirScratch,
     io: IoScratch,
-}
-
-/// What is kept of a started vring.
-#[derive(Debug)]
-pub struct FsQueue {
-    index: u16,
-    /// Of each head whose request is not done.
-    pending: Box<[Pending]>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Pending {
-    unique: u64,
-    kind: usize,
 }
 
 /// How a request ended.
@@ -122,7 +112,7 @@ impl FsWorker {
         buffers.read_at(0, args);
         let op = Operation::parse(header, args, self.shared.fs.negotiated())
             .map_err(|error| Errno::from_raw_os_error(error.errno()))?;
-        note(queue, head, header.unique, kind_of(&op));
+        queue.note(head, header.unique, kind_of(&op));
         if !has_reply(header.opcode) {
             self.shared.serve_silent(header, &op);
             return Ok(Outcome::NoReply);
@@ -143,7 +133,7 @@ impl FsWorker {
             },
             args,
             room,
-            queue: queue.index,
+            queue,
         };
         request.serve(&op, reply, dirs, io)
     }
@@ -192,7 +182,7 @@ struct Request<'a, 'c> {
     cx: Cx<'a>,
     args: &'a [u8],
     room: usize,
-    queue: u16,
+    queue: &'a mut FsQueue,
 }
 
 impl Request<'_, '_> {
@@ -301,11 +291,17 @@ impl Request<'_, '_> {
             Err(Errno::AGAIN) => {}
             Err(error) => return Err(error),
         }
+        if !self.queue.may_wait() {
+            // As fcntl(2) and flock(2) have it where there is no room for another lock. EAGAIN is
+            // no answer to who waits, EDEADLK is a lie, and after EINTR he would ask again at once.
+            return Err(Errno::NOLCK);
+        }
         let promise = self.rcx.promise(self.head, TAG_LOCK).ok_or(Errno::NOLCK)?;
+        self.queue.wait_begins();
         let done = Box::new(move |result: Result<()>| {
             promise.keep(result.err().map_or(0, |error| -error.raw_os_error()));
         });
-        if let Err((error, done)) = fs.wait_for_lock(&self.cx, lock, self.queue, done) {
+        if let Err((error, done)) = fs.wait_for_lock(&self.cx, lock, self.queue.index(), done) {
             done(Err(error));
         }
         Ok(Outcome::Later)
@@ -352,12 +348,6 @@ fn narrow(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
-fn note(queue: &mut FsQueue, head: u16, unique: u64, kind: usize) {
-    if let Some(pending) = queue.pending.get_mut(usize::from(head)) {
-        *pending = Pending { unique, kind };
-    }
-}
-
 /// A reply cannot have more than the guest has room for.
 fn clamp<'a>(op: &Operation<'a>, room: usize) -> Operation<'a> {
     let most = u32::try_from(room).unwrap_or(u32::MAX);
@@ -389,10 +379,7 @@ impl RequestWorker for FsWorker {
     type Queue = FsQueue;
 
     fn start_queue(&mut self, index: u16, size: u16) -> FsQueue {
-        FsQueue {
-            index,
-            pending: vec![Pending::default(); usize::from(size)].into(),
-        }
+        FsQueue::new(index, size, self.shared.has_indirect())
     }
 
     fn request(
@@ -402,7 +389,7 @@ impl RequestWorker for FsWorker {
         head: u16,
         chain: std::result::Result<(), ChainFault>,
     ) {
-        note(queue, head, 0, OTHER);
+        queue.note(head, 0, OTHER);
         self.scratch.reply.clear();
         self.scratch.reply.resize(OUT_HEADER_BYTES, 0);
         let header = rcx.buffers(head).and_then(|buffers| {
@@ -423,8 +410,7 @@ impl RequestWorker for FsWorker {
             Ok(()) => self.serve(queue, rcx, head, &header),
             Err(_) => Err(Errno::IO),
         };
-        let pending = queue.pending.get(usize::from(head));
-        let kind = pending.map_or(OTHER, |pending| pending.kind);
+        let kind = queue.pending(head).kind;
         self.answer(rcx, head, &header, kind, &outcome);
     }
 
@@ -436,8 +422,7 @@ impl RequestWorker for FsWorker {
         tag: u16,
         result: i32,
     ) {
-        let pending = queue.pending.get(usize::from(head));
-        let Pending { unique, kind } = pending.copied().unwrap_or_default();
+        let Pending { unique, kind } = queue.pending(head);
         if tag == TAG_REPLIED {
             let counted = Counted {
                 kind,
@@ -446,6 +431,7 @@ impl RequestWorker for FsWorker {
             };
             return rcx.complete(head, result.unsigned_abs(), counted);
         }
+        queue.wait_ended();
         let header = InHeader {
             unique,
             opcode: opcode::SETLKW,
@@ -460,7 +446,7 @@ impl RequestWorker for FsWorker {
     }
 
     fn stopping(&mut self, queue: &mut FsQueue) {
-        self.shared.fs.locks.cancel_queue(queue.index.into());
+        self.shared.fs.locks.cancel_queue(queue.index().into());
     }
 }
 

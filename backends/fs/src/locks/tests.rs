@@ -15,6 +15,7 @@ struct Fixture {
 
 const ONE: Owner = Owner { node: 5, owner: 1 };
 const TWO: Owner = Owner { node: 5, owner: 2 };
+const HANDLE: u64 = 30;
 const TICKET: Ticket = Ticket {
     queue: 1,
     unique: 77,
@@ -49,7 +50,16 @@ impl Fixture {
     }
 
     fn set(&self, owner: Owner, lock: RangeLock) -> Result<()> {
-        self.locks.set(owner, lock, || Ok(self.file().into()))
+        self.set_with(HANDLE, owner, lock)
+    }
+
+    fn set_with(&self, handle: u64, owner: Owner, lock: RangeLock) -> Result<()> {
+        let wanted = Wanted {
+            owner,
+            handle,
+            lock,
+        };
+        self.locks.set(wanted, || Ok(self.file().into()))
     }
 
     fn get(&self, owner: Owner, lock: RangeLock) -> Option<RangeLock> {
@@ -61,7 +71,12 @@ impl Fixture {
         let (done, result) = channel();
         let done = Box::new(move |value| done.send(value).unwrap());
         let open = || Ok(self.file().into());
-        self.locks.set_waiting(ticket, (owner, lock), open, done);
+        let wanted = Wanted {
+            owner,
+            handle: HANDLE,
+            lock,
+        };
+        self.locks.set_waiting(ticket, wanted, open, done);
         result
     }
 
@@ -155,6 +170,82 @@ fn lock_of_one_owner_too_many_is_refused() {
 }
 
 #[test]
+fn lock_of_a_handle_that_is_closed_is_gone_and_no_other() {
+    let it = fixture();
+    it.set_with(7, ONE, range(LockKind::Write, 0, 0)).unwrap();
+    it.set_with(8, TWO, range(LockKind::Write, 1, 1)).unwrap();
+    it.locks.drop_handle(ONE.node + 1, 7);
+    it.locks.drop_handle(ONE.node, 9);
+    assert_eq!(it.owners(), 2);
+    it.locks.drop_handle(ONE.node, 7);
+    assert_eq!(it.owners(), 1);
+    assert_eq!(
+        it.get(ONE, whole(LockKind::Write)),
+        Some(range(LockKind::Write, 1, 1))
+    );
+    it.locks.drop_handle(ONE.node, 8);
+    assert_eq!(it.owners(), 0);
+    assert_eq!(it.get(ONE, whole(LockKind::Write)), None);
+}
+
+#[test]
+fn lock_of_an_owner_with_another_handle_goes_with_the_last_of_them() {
+    let it = fixture();
+    it.set_with(7, ONE, range(LockKind::Write, 0, 0)).unwrap();
+    it.set_with(8, ONE, range(LockKind::Write, 1, 1)).unwrap();
+    it.set_with(7, ONE, range(LockKind::Write, 2, 2)).unwrap();
+    it.locks.drop_handle(ONE.node, 7);
+    assert_eq!(
+        it.get(TWO, whole(LockKind::Write)),
+        Some(range(LockKind::Write, 0, 2))
+    );
+    it.locks.drop_handle(ONE.node, 8);
+    assert_eq!(it.get(TWO, whole(LockKind::Write)), None);
+}
+
+#[test]
+fn lock_of_an_owner_with_many_handles_goes_with_the_latest_of_them() {
+    let it = fixture();
+    for handle in 1..=100 {
+        it.set_with(handle, ONE, whole(LockKind::Write)).unwrap();
+    }
+    for handle in (1..=96).chain(98..=100) {
+        it.locks.drop_handle(ONE.node, handle);
+        assert_eq!(it.owners(), 1, "{handle}");
+    }
+    it.locks.drop_handle(ONE.node, 97);
+    assert_eq!(it.owners(), 0);
+}
+
+#[test]
+fn lock_of_one_handle_after_the_other_is_never_refused() {
+    let it = fixture();
+    it.set(TWO, range(LockKind::Write, 0, 0)).unwrap();
+    for number in 100..200 {
+        let owner = Owner {
+            node: 5,
+            owner: number,
+        };
+        let free = range(LockKind::Write, 1, 1);
+        assert_eq!(it.set_with(number, owner, free), Ok(()));
+        let taken = whole(LockKind::Read);
+        assert_eq!(it.set_with(number, owner, taken), Err(Errno::AGAIN));
+        it.locks.drop_handle(5, number);
+    }
+    assert_eq!(it.owners(), 1);
+}
+
+#[test]
+fn lock_of_a_handle_that_is_closed_is_had_by_who_waits() {
+    let it = fixture();
+    it.set_with(7, ONE, whole(LockKind::Write)).unwrap();
+    let result = it.wait(TICKET, TWO, whole(LockKind::Write));
+    assert_eq!(result.try_recv(), Err(TryRecvError::Empty));
+    it.locks.drop_handle(ONE.node, 7);
+    assert_eq!(result.recv(), Ok(Ok(())));
+}
+
+#[test]
 fn lock_of_a_range_that_is_none_is_refused() {
     let it = fixture();
     assert_eq!(it.set(ONE, range(LockKind::Read, 2, 1)), Err(Errno::INVAL));
@@ -206,6 +297,9 @@ fn lock_waited_for_by_an_owner_who_closes_is_kept() {
         it.get(ONE, whole(LockKind::Read)),
         Some(range(LockKind::Write, 0, 0))
     );
+    // No further `FLUSH` comes.
+    it.locks.drop_handle(TWO.node, HANDLE);
+    assert_eq!(it.owners(), 0);
 }
 
 #[test]
@@ -230,6 +324,62 @@ fn lock_waited_for_is_interrupted_by_its_number_only() {
     assert_eq!(result.try_recv(), Ok(Err(Errno::INTR)));
     it.set(ONE, whole(LockKind::Unlock)).unwrap();
     assert_eq!(it.get(ONE, whole(LockKind::Write)), None);
+}
+
+#[test]
+fn lock_whose_interrupt_came_first_is_not_waited_for() {
+    let it = fixture();
+    it.set(ONE, whole(LockKind::Write)).unwrap();
+    let other = Ticket {
+        queue: 1,
+        unique: 78,
+    };
+    assert!(!it.locks.interrupt(TICKET.unique));
+    let second = it.wait(other, TWO, whole(LockKind::Write));
+    let first = it.wait(TICKET, TWO, whole(LockKind::Write));
+    assert_eq!(first.try_recv(), Ok(Err(Errno::INTR)));
+    assert_eq!(second.try_recv(), Err(TryRecvError::Empty));
+    // It counts once.
+    let again = it.wait(TICKET, TWO, whole(LockKind::Write));
+    assert_eq!(again.try_recv(), Err(TryRecvError::Empty));
+    it.locks.clear();
+    for waiting in [second, again] {
+        assert_eq!(waiting.try_recv(), Ok(Err(Errno::NOLCK)));
+    }
+}
+
+#[test]
+fn lock_that_is_free_is_had_though_its_interrupt_came_first() {
+    let it = fixture();
+    assert!(!it.locks.interrupt(TICKET.unique));
+    let result = it.wait(TICKET, ONE, whole(LockKind::Write));
+    assert_eq!(result.try_recv(), Ok(Ok(())));
+}
+
+#[test]
+fn interrupts_that_come_first_are_kept_until_64_others_have_come() {
+    let it = fixture();
+    it.set(ONE, whole(LockKind::Write)).unwrap();
+    for unique in 1000..1065 {
+        // Twice is once.
+        assert!(!it.locks.interrupt(unique));
+        assert!(!it.locks.interrupt(unique));
+    }
+    let ticket = |unique| Ticket { queue: 1, unique };
+    let oldest = it.wait(ticket(1000), TWO, whole(LockKind::Write));
+    assert_eq!(oldest.try_recv(), Err(TryRecvError::Empty));
+    for unique in [1001, 1064] {
+        let kept = it.wait(ticket(unique), TWO, whole(LockKind::Write));
+        assert_eq!(kept.try_recv(), Ok(Err(Errno::INTR)));
+    }
+    // The next guest begins with the same numbers.
+    it.locks.clear();
+    assert_eq!(oldest.try_recv(), Ok(Err(Errno::NOLCK)));
+    it.set(ONE, whole(LockKind::Write)).unwrap();
+    let next = it.wait(ticket(1030), TWO, whole(LockKind::Write));
+    assert_eq!(next.try_recv(), Err(TryRecvError::Empty));
+    it.locks.clear();
+    assert_eq!(next.try_recv(), Ok(Err(Errno::NOLCK)));
 }
 
 #[test]

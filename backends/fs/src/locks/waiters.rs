@@ -7,7 +7,12 @@
 //!
 //! A request is tried under its own mutex, and whoever wants it ended takes that too. So it ends
 //! once, and a request that ended with `EINTR` has not got its lock after all.
+//!
+//! Interrupts come on a queue of their own, and may come before what they interrupt. Those that
+//! nobody waits for are kept for a while. Most are for requests that do not wait at all; they are
+//! in nobody's way, since a guest gives a number to one request only.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -22,6 +27,9 @@ pub(super) type Retry = Box<dyn FnMut() -> Result<()> + Send>;
 
 const FIRST_DELAY: Duration = Duration::from_millis(1);
 const MAX_DELAY: Duration = Duration::from_millis(50);
+/// Interrupts that are kept; the oldest gives way. Far more than come between the moment when a
+/// request is sent and that when it waits.
+const MAX_EARLY: usize = 64;
 
 /// Which request waits.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -48,6 +56,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     waiting: Vec<Arc<Waiter>>,
+    /// The numbers of requests that were interrupted and did not wait, the oldest first.
+    early: VecDeque<u64>,
     /// They are to be tried at once.
     nudged: bool,
     ends: bool,
@@ -102,6 +112,36 @@ impl Waiter {
     }
 }
 
+impl State {
+    /// Takes out those chosen.
+    fn take(&mut self, chosen: impl Fn(Ticket) -> bool) -> Vec<Arc<Waiter>> {
+        let is_chosen = |waiter: &mut Arc<Waiter>| chosen(waiter.ticket);
+        self.waiting.extract_if(.., is_chosen).collect()
+    }
+
+    /// Keeps an interrupt of a request that does not wait.
+    fn note_early(&mut self, unique: u64) {
+        if self.early.contains(&unique) {
+            return;
+        }
+        if self.early.len() == MAX_EARLY {
+            self.early.pop_front();
+        }
+        self.early.push_back(unique);
+    }
+
+    /// Whether a request was interrupted before.
+    fn take_early(&mut self, unique: u64) -> bool {
+        let at = self.early.iter().position(|early| *early == unique);
+        at.and_then(|at| self.early.remove(at)).is_some()
+    }
+}
+
+/// Ends them with an error, and says how many were not done.
+fn cancel_all(taken: &[Arc<Waiter>], error: Errno) -> usize {
+    taken.iter().filter(|waiter| waiter.cancel(error)).count()
+}
+
 impl Waiters {
     /// Waits for something that was tried in vain.
     pub(super) fn add(&self, ticket: Ticket, retry: Retry, done: Done) {
@@ -113,7 +153,17 @@ impl Waiters {
             ticket,
             pending: Mutex::new(Some((retry, done))),
         };
-        locked(&self.shared.state).waiting.push(Arc::new(waiter));
+        let waiter = Arc::new(waiter);
+        let mut state = locked(&self.shared.state);
+        let is_interrupted = state.take_early(ticket.unique);
+        if !is_interrupted {
+            state.waiting.push(Arc::clone(&waiter));
+        }
+        drop(state);
+        if is_interrupted {
+            waiter.cancel(Errno::INTR);
+            return;
+        }
         // It may have been freed since.
         self.nudge();
     }
@@ -141,13 +191,30 @@ impl Waiters {
         }
     }
 
-    /// Ends the waiting of those chosen with an error, and says how many there were.
-    pub(super) fn cancel(&self, chosen: impl Fn(Ticket) -> bool, error: Errno) -> usize {
-        let taken: Vec<Arc<Waiter>> = locked(&self.shared.state)
-            .waiting
-            .extract_if(.., |waiter| chosen(waiter.ticket))
-            .collect();
-        taken.iter().filter(|waiter| waiter.cancel(error)).count()
+    /// Ends the waiting of a request with `EINTR`, now or when it begins. True if it was now.
+    pub(super) fn interrupt(&self, unique: u64) -> bool {
+        let mut state = locked(&self.shared.state);
+        let taken = state.take(|waits| waits.unique == unique);
+        if taken.is_empty() {
+            state.note_early(unique);
+        }
+        drop(state);
+        cancel_all(&taken, Errno::INTR) > 0
+    }
+
+    /// Ends the waiting of those chosen with an error.
+    pub(super) fn cancel(&self, chosen: impl Fn(Ticket) -> bool, error: Errno) {
+        let taken = locked(&self.shared.state).take(chosen);
+        cancel_all(&taken, error);
+    }
+
+    /// Ends all waiting with `ENOLCK`. What comes next may have numbers that there were before.
+    pub(super) fn clear(&self) {
+        let mut state = locked(&self.shared.state);
+        let taken = state.take(|_| true);
+        state.early.clear();
+        drop(state);
+        cancel_all(&taken, Errno::NOLCK);
     }
 }
 

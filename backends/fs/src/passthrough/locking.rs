@@ -8,7 +8,7 @@ use rustix::fs::OFlags;
 
 use super::{Cx, PassThrough};
 use crate::error::{Errno, Result};
-use crate::locks::{Done, Owner, Ticket};
+use crate::locks::{Done, Owner, Ticket, Wanted};
 use crate::sys::lock::{LockKind, RangeLock};
 use crate::tables::Node;
 use crate::wire::flags::InitFlags;
@@ -51,9 +51,8 @@ impl PassThrough {
             let handle = self.handles.get(lock.handle, node.number())?;
             return self.locks.flock(&**handle, kind(lock)?);
         }
-        let owner = owner(&node, lock);
-        self.locks
-            .set(owner, range(lock)?, || self.open_to_lock(&node))
+        let wanted = wanted(&node, lock)?;
+        self.locks.set(wanted, || self.open_to_lock(&node))
     }
 
     /// `SETLKW`, where somebody is: `done` is called when he has gone.
@@ -85,11 +84,10 @@ impl PassThrough {
                 .flock_waiting(ticket, Arc::clone(&handle), kind, done);
             return Ok(());
         }
-        let range = match range(lock) {
-            Ok(range) => range,
+        let wanted = match wanted(&node, lock) {
+            Ok(wanted) => wanted,
             Err(error) => return Err((error, done)),
         };
-        let wanted = (owner(&node, lock), range);
         self.locks
             .set_waiting(ticket, wanted, || self.open_to_lock(&node), done);
         Ok(())
@@ -124,7 +122,8 @@ impl PassThrough {
     }
 
     /// A handle was closed, and what was locked by it is free.
-    pub(super) fn released(&self) {
+    pub(super) fn released(&self, node: u64, handle: u64) {
+        self.locks.drop_handle(node, handle);
         if self.negotiated().contains(InitFlags::FLOCK_LOCKS) {
             self.locks.closed();
         }
@@ -136,6 +135,14 @@ fn owner(node: &Node, lock: &LockIn) -> Owner {
         node: node.number(),
         owner: lock.owner,
     }
+}
+
+fn wanted(node: &Node, lock: &LockIn) -> Result<Wanted> {
+    Ok(Wanted {
+        owner: owner(node, lock),
+        handle: lock.handle,
+        lock: range(lock)?,
+    })
 }
 
 fn range(lock: &LockIn) -> Result<RangeLock> {

@@ -175,7 +175,7 @@ impl PassThrough {
             self.drop_locks(node, release.lock_owner);
         }
         drop(handle);
-        self.released();
+        self.released(node, release.handle);
         Ok(())
     }
 }

@@ -5,6 +5,7 @@ mod attributes;
 mod create;
 mod directory;
 mod handles;
+mod locking;
 mod shares;
 
 use std::ffi::CStr;

@@ -6,12 +6,12 @@ use crate::wire::flags::OpenInFlags;
 use crate::wire::operation::Release;
 
 impl Guest {
-    fn open(&mut self, node: u64) -> Result<u64> {
+    pub(super) fn open(&mut self, node: u64) -> Result<u64> {
         let opened = self.ask(node, |fs, cx| fs.open(cx, 0, OpenInFlags::empty()));
         opened.map(|opened| opened.handle)
     }
 
-    fn release(&mut self, node: u64, handle: u64) -> Result<()> {
+    pub(super) fn release(&mut self, node: u64, handle: u64) -> Result<()> {
         let release = Release {
             handle,
             ..Release::default()
