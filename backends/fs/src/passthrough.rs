@@ -191,7 +191,7 @@ impl PassThrough {
     fn entry(&self, parent: &Node, found: &Found) -> Entry {
         let submount = self.negotiated().contains(InitFlags::SUBMOUNTS)
             && found.node.is_dir()
-            && found.node.key().mount != parent.key().mount;
+            && found.node.key().is_apart_from(parent.key());
         let flags = if submount {
             AttrFlags::SUBMOUNT
         } else {

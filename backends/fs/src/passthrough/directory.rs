@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{MutexGuard, PoisonError};
 
-use rustix::fs::{OFlags, RawDir, RawDirEntry};
+use rustix::fs::{FileType, OFlags, RawDir, RawDirEntry};
 
 use super::{Cx, Handle, PassThrough};
 use crate::error::Result;
@@ -201,7 +201,7 @@ impl Listing<'_> {
         let entry = DirEntry {
             ino: host.ino(),
             next_offset: host.next_entry_cookie(),
-            kind: kind_number(host),
+            kind: kind_number(host.file_type()),
             name: name.to_bytes(),
         };
         if !self.plus {
@@ -228,7 +228,10 @@ enum Filled {
     Part,
 }
 
-/// `DT_*` of an entry.
-fn kind_number(entry: &RawDirEntry<'_>) -> u32 {
-    entry.file_type().as_raw_mode() >> 12 & 15
+/// `DT_*` of a kind; 0 (`DT_UNKNOWN`) where the file system does not say, as ext4 need not.
+pub(super) fn kind_number(kind: FileType) -> u32 {
+    match kind {
+        FileType::Unknown => libc::DT_UNKNOWN.into(),
+        known => known.as_raw_mode() >> 12 & 15,
+    }
 }

@@ -4,7 +4,9 @@
 mod attributes;
 mod create;
 mod directory;
+mod extended;
 mod handles;
+mod no_open;
 mod shares;
 
 use std::ffi::CStr;

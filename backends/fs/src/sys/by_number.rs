@@ -44,9 +44,6 @@ pub fn getxattr(
 /// Of `listxattr(2)`.
 pub fn listxattr(_: &ThreadContext, node: BorrowedFd<'_>, list: &mut [u8]) -> Result<usize> {
     let path = DecInt::from_fd(node);
-    if list.is_empty() {
-        return rustix::fs::listxattr_query(path.as_c_str());
-    }
     rustix::fs::listxattr(path.as_c_str(), list)
 }
 

@@ -207,3 +207,20 @@ fn listing_of_a_handle_of_another_directory_or_of_none_is_refused() {
     assert_eq!(guest.list(dir, handle, 0, 4096, false), Err(Errno::BADF));
     assert_eq!(guest.list(ROOT_NODE, 0, 0, 4096, false), Err(Errno::BADF));
 }
+
+#[test]
+fn kind_of_an_entry_is_that_of_readdir_and_unknown_is_none() {
+    use rustix::fs::FileType;
+    for (kind, number) in [
+        (FileType::Unknown, libc::DT_UNKNOWN),
+        (FileType::Fifo, libc::DT_FIFO),
+        (FileType::CharacterDevice, libc::DT_CHR),
+        (FileType::Directory, libc::DT_DIR),
+        (FileType::BlockDevice, libc::DT_BLK),
+        (FileType::RegularFile, libc::DT_REG),
+        (FileType::Symlink, libc::DT_LNK),
+        (FileType::Socket, libc::DT_SOCK),
+    ] {
+        assert_eq!(super::super::directory::kind_number(kind), u32::from(number), "{kind:?}");
+    }
+}
