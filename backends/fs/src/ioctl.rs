@@ -12,7 +12,8 @@ use std::os::fd::BorrowedFd;
 use crate::error::{Errno, Result};
 use crate::sys::inode_flags::{
     FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR, FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IOC32_GETFLAGS,
-    FS_IOC32_SETFLAGS, FS_PROJINHERIT_FL, FS_XFLAG_PROJINHERIT, FSXATTR_BYTES, Fsxattr, get_flags, get_fsxattr, set_flags, set_fsxattr,
+    FS_IOC32_SETFLAGS, FS_PROJINHERIT_FL, FS_XFLAG_PROJINHERIT, FSXATTR_BYTES, Fsxattr, get_flags,
+    get_fsxattr, set_flags, set_fsxattr,
 };
 use crate::wire::flags::IoctlFlags;
 use crate::wire::operation::IoctlIn;

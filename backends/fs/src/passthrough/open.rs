@@ -135,7 +135,7 @@ impl PassThrough {
     fn can_skip_flush(&self, node: &Node, flags: u32) -> bool {
         let reads_only = OFlags::from_bits_retain(flags) & OFlags::RWMODE == OFlags::RDONLY;
         !self.negotiated().contains(InitFlags::POSIX_LOCKS)
-            && (reads_only || !node.mount().is_remote())
+            && (reads_only || node.mount().closes_silently())
     }
 
     /// `FLUSH`: somebody has closed the file.
@@ -149,7 +149,7 @@ impl PassThrough {
             return Ok(());
         }
         let handle = self.handles.get(handle, node.number())?;
-        if !node.mount().is_remote() {
+        if node.mount().closes_silently() {
             return Ok(());
         }
         // Closing any descriptor of the file makes the host send what it has.

@@ -38,7 +38,7 @@ pub fn getxattr(
 }
 
 /// The names of all extended attributes into `list`, a NUL behind each, and how many bytes that
-/// is. An empty `list` asks for the size only.
+/// is.
 ///
 /// # Errors
 /// Of `listxattr(2)`.

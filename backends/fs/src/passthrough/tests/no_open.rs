@@ -75,7 +75,10 @@ fn new_file_has_no_handle_and_is_used_whatever_its_mode_and_name() {
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
         std::fs::set_permissions(guest.dir.path(), open).unwrap();
         (guest.uid, guest.gid) = (1000, 1000);
-        let names = [c"none", c"read", c"all"].map(Some).into_iter().chain([None]);
+        let names = [c"none", c"read", c"all"]
+            .map(Some)
+            .into_iter()
+            .chain([None]);
         for (name, mode) in names.zip([0, 0o444, 0o666, 0]) {
             let created = guest.create_unopened(name, libc::O_RDWR, mode).unwrap();
             assert_eq!(created.opened.handle, 0);
