@@ -115,7 +115,7 @@ impl PassThrough {
                 let place = handle.position()?.lock();
                 Reader::Open(handle, place.unwrap_or_else(PoisonError::into_inner))
             }
-            None => Reader::Fresh(self.nodes.open(&node, OFlags::RDONLY | OFlags::DIRECTORY)?),
+            None => Reader::Fresh(self.open_host(cx, &node, OFlags::RDONLY | OFlags::DIRECTORY)?),
         };
         let behind = reader.seek(read.offset_bytes)?;
         // So many that all of them fit, were their names as short as they can be.

@@ -177,7 +177,7 @@ impl PassThrough {
         }
         let node = self.node(cx)?;
         // Never that of the handle: it may be open to write, which an immutable file cannot be.
-        let file = self.nodes.open(&node, OFlags::RDONLY)?;
+        let file = self.open_host(cx, &node, OFlags::RDONLY)?;
         // Kernels before 5.13 do not ask whose file it is. Those with idmapped mounts do not say who
         // asks.
         let reply = if ioctl.writes() && cx.header.uid != u32::MAX {

@@ -85,6 +85,7 @@ impl Guest {
         let mut cx = Cx {
             header: &header,
             thread: &mut self.thread,
+            waits: false,
         };
         let result = act(&self.fs, &mut cx);
         assert!(self.thread.is_initial());

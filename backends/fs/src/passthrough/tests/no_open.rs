@@ -45,7 +45,7 @@ impl Guest {
             rustix::io::pwrite(target.as_fd(), b"12345", 0).unwrap();
             fs.fallocate(cx, 0, 0, 4096, FallocateFlags::empty())
                 .unwrap();
-            let target = fs.target(node, 0, rustix::fs::OFlags::RDONLY).unwrap();
+            let target = fs.target(cx, node, 0, OFlags::RDONLY).unwrap();
             let mut bytes = [0; 5];
             rustix::io::pread(target.as_fd(), &mut bytes, 0).unwrap();
             assert_eq!(&bytes, b"12345");
