@@ -90,7 +90,7 @@ fn project_of_a_file_is_not_the_guests_to_change() -> TestResult {
     const FS_IOC_FSSETXATTR: u32 = 0x401c_5820;
     const FS_NODUMP_FL: u32 = 0x40;
     const FS_PROJINHERIT_FL: u32 = 0x2000_0000;
-    let share = host_fs!("mkfs.ext4", ["-q", "-O", "project"], 64 << 20);
+    let share = host_fs!("mkfs.xfs", ["-q"], 320 << 20);
     let on_host = share.path().join("dir");
     std::fs::create_dir(&on_host)?;
     let set = Command::new("chattr")
