@@ -37,13 +37,22 @@ impl HostFs {
     ///
     /// When there is no `mkfs.ext4` or no loop device, or one may not use them.
     pub fn ext4(bytes: u64) -> Result<Self> {
+        Self::in_file(Command::new("mkfs.ext4").arg("-q"), bytes)
+    }
+
+    /// A file system in a file of its own, which `mkfs` makes.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such program, no such file system or no loop device, or one may not use them.
+    pub fn in_file(mkfs: &mut Command, bytes: u64) -> Result<Self> {
         let image = tempfile::NamedTempFile::new()?;
         File::options()
             .write(true)
             .open(image.path())?
             .set_len(bytes)?;
         let dir = tempfile::tempdir()?;
-        run(Command::new("mkfs.ext4").arg("-q").arg(image.path()))?;
+        run(mkfs.arg(image.path()))?;
         run(Command::new("mount")
             .args(["-o", "loop"])
             .arg(image.path())

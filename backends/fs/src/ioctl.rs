@@ -4,14 +4,16 @@
 //! Linux sends the argument of such a call by value, as long as its number says, except that the
 //! `long` of the flags is 32 bits. Everything else is answered with `ENOTTY`, as a file system
 //! does that does not know a call: an ioctl of a guest must not reach a driver of the host.
-//! Changing the immutable and append-only flags takes `CAP_LINUX_IMMUTABLE`.
+//! Changing the immutable and append-only flags takes `CAP_LINUX_IMMUTABLE`. Projects, which
+//! quotas of directories go by, are the host's alone.
 
 use std::os::fd::BorrowedFd;
 
 use crate::error::{Errno, Result};
 use crate::sys::inode_flags::{
     FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR, FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IOC32_GETFLAGS,
-    FS_IOC32_SETFLAGS, FSXATTR_BYTES, Fsxattr, get_flags, get_fsxattr, set_flags, set_fsxattr,
+    FS_IOC32_SETFLAGS, FS_PROJINHERIT_FL, FS_XFLAG_PROJINHERIT, FSXATTR_BYTES, Fsxattr, get_flags,
+    get_fsxattr, set_flags, set_fsxattr,
 };
 use crate::wire::flags::IoctlFlags;
 use crate::wire::operation::IoctlIn;
@@ -76,13 +78,23 @@ impl Ioctl {
     /// Does it on an open file or directory; `O_PATH` is not enough.
     ///
     /// # Errors
-    /// Of `ioctl(2)`.
+    /// Of `ioctl(2)`; `EPERM` for what would change whose project the file is in.
     pub fn run(self, file: BorrowedFd<'_>) -> Result<IoctlReply> {
         match self {
             Self::GetFlags => get_flags(file).map(|flags| IoctlReply::Flags(flags.to_ne_bytes())),
-            Self::SetFlags(flags) => set_flags(file, flags).map(|()| IoctlReply::Empty),
+            Self::SetFlags(flags) => {
+                let changes = get_flags(file)? ^ flags;
+                keep_project(changes & FS_PROJINHERIT_FL == 0)?;
+                set_flags(file, flags).map(|()| IoctlReply::Empty)
+            }
             Self::GetXattr => get_fsxattr(file).map(IoctlReply::Xattr),
-            Self::SetXattr(value) => set_fsxattr(file, value).map(|()| IoctlReply::Empty),
+            Self::SetXattr(value) => {
+                let now = get_fsxattr(file)?;
+                let changes = number(&now, FSX_XFLAGS) ^ number(&value, FSX_XFLAGS);
+                let same = number(&now, FSX_PROJID) == number(&value, FSX_PROJID);
+                keep_project(same && changes & FS_XFLAG_PROJINHERIT == 0)?;
+                set_fsxattr(file, value).map(|()| IoctlReply::Empty)
+            }
         }
     }
 }
@@ -97,6 +109,22 @@ impl IoctlReply {
             Self::Xattr(bytes) => bytes,
         }
     }
+}
+
+/// Where `fsx_xflags` is in `struct fsxattr`.
+const FSX_XFLAGS: usize = 0;
+/// Where `fsx_projid` is.
+const FSX_PROJID: usize = 12;
+
+fn number(xattr: &Fsxattr, at: usize) -> u32 {
+    let bytes = xattr.get(at..).and_then(|rest| rest.first_chunk());
+    bytes.copied().map_or(0, u32::from_ne_bytes)
+}
+
+/// A share may be the directory of a project, with a quota that the guest is not to get out of:
+/// the kernel would let it, for it takes us for who sets quotas.
+fn keep_project(kept: bool) -> Result<()> {
+    if kept { Ok(()) } else { Err(Errno::PERM) }
 }
 
 /// The argument at the front of the data.
@@ -223,5 +251,29 @@ mod tests {
             run(Ioctl::GetFlags),
             Ok(IoctlReply::Flags(flags.to_ne_bytes()))
         );
+    }
+
+    #[test]
+    fn ioctl_that_would_change_the_project_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = File::open(directory.path()).unwrap();
+        let run = |ioctl: Ioctl| ioctl.run(file.as_fd());
+        let (Ok(IoctlReply::Flags(flags)), Ok(IoctlReply::Xattr(before))) =
+            (run(Ioctl::GetFlags), run(Ioctl::GetXattr))
+        else {
+            let reason = format!("no flags on {directory:?}");
+            return crate::testing::skip("ioctl_that_would_change_the_project_is_refused", &reason);
+        };
+        let flags = u32::from_ne_bytes(flags);
+        let inherits = Ioctl::SetFlags(flags ^ FS_PROJINHERIT_FL);
+        assert_eq!(run(inherits), Err(Errno::PERM));
+        for (at, bits) in [(FSX_XFLAGS, FS_XFLAG_PROJINHERIT), (FSX_PROJID, 1)] {
+            let mut other = before;
+            let changed = number(&before, at) ^ bits;
+            other[at..at + 4].copy_from_slice(&changed.to_ne_bytes());
+            assert_eq!(run(Ioctl::SetXattr(other)), Err(Errno::PERM), "{at}");
+        }
+        assert_eq!(run(Ioctl::GetXattr), Ok(IoctlReply::Xattr(before)));
+        assert_eq!(run(Ioctl::SetXattr(before)), Ok(IoctlReply::Empty));
     }
 }

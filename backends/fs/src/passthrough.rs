@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rustix::fs::Statx;
+use rustix::fs::{OFlags, Statx};
 
 use crate::attr::{attr, timeout};
 use crate::config::{FsConfig, InodeHandles};
@@ -59,6 +59,8 @@ pub struct Cx<'a> {
     pub header: &'a InHeader,
     /// The thread.
     pub thread: &'a mut ThreadContext,
+    /// Whether it may wait: for a process of the host that has a lease on a file (`fcntl(2)`).
+    pub waits: bool,
 }
 
 /// One shared directory.
@@ -176,6 +178,18 @@ impl PassThrough {
         self.nodes.get(cx.header.node)
     }
 
+    /// Opens a regular file or a directory anew.
+    ///
+    /// # Errors
+    /// As [`Nodes::open`]; EAGAIN where this thread is not to wait and would have to.
+    fn open_host(&self, cx: &Cx<'_>, node: &Node, flags: OFlags) -> Result<OwnedFd> {
+        if cx.waits {
+            self.nodes.open_waiting(node, flags)
+        } else {
+            self.nodes.open(node, flags)
+        }
+    }
+
     /// The caller in numbers of the host.
     fn caller(&self, cx: &Cx<'_>, with: &Creation<'_>) -> Result<Caller> {
         let ids = &self.config.ids;
@@ -191,7 +205,7 @@ impl PassThrough {
     fn entry(&self, parent: &Node, found: &Found) -> Entry {
         let submount = self.negotiated().contains(InitFlags::SUBMOUNTS)
             && found.node.is_dir()
-            && found.node.key().mount != parent.key().mount;
+            && found.node.key().is_apart_from(parent.key());
         let flags = if submount {
             AttrFlags::SUBMOUNT
         } else {

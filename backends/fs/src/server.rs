@@ -88,6 +88,16 @@ pub fn is_long(fs: &PassThrough, node: u64, op: &Operation<'_>) -> bool {
     }
 }
 
+/// Whether a request that is not long opens a file of the host. If the answer to that is EAGAIN,
+/// somebody has a lease on the file, and it is for a thread that may wait.
+#[must_use]
+pub fn may_open(op: &Operation<'_>) -> bool {
+    matches!(
+        op,
+        Operation::Open { .. } | Operation::Ioctl(_) | Operation::Lseek { .. }
+    )
+}
+
 /// Whether a request changes something, which a share that is read-only has none of.
 fn changes(op: &Operation<'_>) -> bool {
     const WRITES: u32 = (libc::O_ACCMODE | libc::O_TRUNC).cast_unsigned();

@@ -130,6 +130,7 @@ impl FsWorker {
             cx: Cx {
                 header,
                 thread: self.thread.as_mut().ok_or(Errno::IO)?,
+                waits: false,
             },
             args,
             room,
@@ -210,7 +211,10 @@ impl Request<'_, '_> {
             op if server::is_long(fs, self.cx.header.node, op) => self.hand_over(),
             op => {
                 let op = clamp(op, self.room);
-                server::serve(fs, &mut self.cx, &op, dirs, reply)?;
+                match server::serve(fs, &mut self.cx, &op, dirs, reply) {
+                    Err(Errno::AGAIN) if server::may_open(&op) => return self.hand_over(),
+                    served => served?,
+                }
                 if reply.len() - OUT_HEADER_BYTES > self.room {
                     return Err(Errno::RANGE);
                 }
@@ -225,8 +229,11 @@ impl Request<'_, '_> {
 
     /// Reads what is in memory; none when the rest has to be waited for.
     fn read_now(&mut self, io: &mut IoScratch, read: &ReadIn) -> Result<Option<usize>> {
-        let node = self.cx.header.node;
-        let target = self.shared.fs.target(node, read.handle, OFlags::RDONLY)?;
+        let (fs, node) = (&self.shared.fs, self.cx.header.node);
+        let target = match fs.target(&self.cx, node, read.handle, OFlags::RDONLY) {
+            Err(Errno::AGAIN) => return Ok(None),
+            target => target?,
+        };
         if target.waits_to_read() {
             return Ok(None);
         }
@@ -266,7 +273,10 @@ impl Request<'_, '_> {
         if data_bytes != Some(u64::from(write.size_bytes)) {
             return Err(Errno::INVAL);
         }
-        let (target, flags) = self.shared.fs.write_target(&mut self.cx, write)?;
+        let (target, flags) = match self.shared.fs.write_target(&mut self.cx, write) {
+            Err(Errno::AGAIN) => return Ok(None),
+            target => target?,
+        };
         if target.waits_to_write() {
             return Ok(None);
         }

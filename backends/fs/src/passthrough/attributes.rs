@@ -267,13 +267,13 @@ impl PassThrough {
             return self
                 .shares
                 .iter()
-                .try_for_each(|share| self.sync_fs_of(&share.node));
+                .try_for_each(|share| self.sync_fs_of(cx, &share.node));
         }
-        self.sync_fs_of(&node)
+        self.sync_fs_of(cx, &node)
     }
 
-    fn sync_fs_of(&self, node: &Node) -> Result<()> {
-        rustix::fs::syncfs(self.nodes.open(node, OFlags::RDONLY)?)
+    fn sync_fs_of(&self, cx: &Cx<'_>, node: &Node) -> Result<()> {
+        rustix::fs::syncfs(self.open_host(cx, node, OFlags::RDONLY)?)
     }
 }
 

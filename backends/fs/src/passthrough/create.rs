@@ -11,13 +11,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags, makedev};
 
+use super::handles::Reserved;
 use super::{Cx, PassThrough};
 use crate::attr::device_parts;
 use crate::credentials::ThreadContext;
 use crate::error::{Errno, Result};
 use crate::sys::{self, HOLD, OPEN, by_number};
 use crate::tables::{Found, Node};
-use crate::wire::flags::{InitFlags, OpenInFlags};
+use crate::wire::flags::{InitFlags, OpenInFlags, OpenOutFlags};
 use crate::wire::name::Name;
 use crate::wire::operation::Creation;
 use crate::wire::reply::{Created, Entry, Opened};
@@ -128,7 +129,7 @@ impl PassThrough {
         with: &Creation<'_>,
     ) -> Result<Created> {
         let parent = self.node(cx)?;
-        let room = self.handles.reserve()?;
+        let room = self.reserve()?;
         let dir = self.nodes.fd(&parent)?;
         let made = if with.security.is_some() {
             self.create_labelled(cx, dir.as_fd(), name, file, with)
@@ -146,9 +147,7 @@ impl PassThrough {
         };
         let found = self.nodes.adopt_open(fd.as_fd(), parent.mount());
         let found = found.inspect_err(|_| take_away(dir.as_fd(), name, false))?;
-        let handle = room.fill(&found.node, fd, self.host_flags(file.flags));
-        let handle = handle.inspect_err(|_| self.nodes.unremember(&found.node))?;
-        Ok(self.created(&parent, &found, handle.number(), file.flags))
+        self.created(&parent, &found, room, fd, file.flags)
     }
 
     /// `TMPFILE`: a file without a name, in the file system of a directory.
@@ -162,26 +161,54 @@ impl PassThrough {
         with: &Creation<'_>,
     ) -> Result<Created> {
         let parent = self.node(cx)?;
-        let room = self.handles.reserve()?;
+        let room = self.reserve()?;
         let dir = self.nodes.fd(&parent)?;
         // The guest links it in later if it likes, unless it says that it will not.
         let excl = OFlags::from_bits_retain(file.flags) & OFlags::EXCL;
         let fd = self.open_nameless(cx, dir.as_fd(), file, excl, with)?;
         self.label(cx.thread, fd.as_fd(), with)?;
         let found = self.nodes.adopt_open(fd.as_fd(), parent.mount())?;
-        let handle = room.fill(&found.node, fd, self.host_flags(file.flags));
-        let handle = handle.inspect_err(|_| self.nodes.unremember(&found.node))?;
-        Ok(self.created(&parent, &found, handle.number(), file.flags))
+        self.created(&parent, &found, room, fd, file.flags)
     }
 
-    fn created(&self, parent: &Node, found: &Found, handle: u64, flags: u32) -> Created {
-        Created {
-            entry: self.entry(parent, found),
-            opened: Opened {
-                handle,
-                flags: self.open_out_flags(&found.node, flags),
-            },
+    /// Room for the handle of a new file. A guest that opens files without telling us tells us
+    /// nothing of closing them either, not even of those it has made: they get no handle.
+    fn reserve(&self) -> Result<Option<Reserved<'_>>> {
+        if self.negotiated().contains(InitFlags::NO_OPEN_SUPPORT) {
+            return Ok(None);
         }
+        self.handles.reserve().map(Some)
+    }
+
+    /// What the guest is told of a new file, which `fd` has open. Without a handle it is closed: its
+    /// node has a descriptor of it then, whether it has a name or not.
+    fn created(
+        &self,
+        parent: &Node,
+        found: &Found,
+        room: Option<Reserved<'_>>,
+        fd: OwnedFd,
+        flags: u32,
+    ) -> Result<Created> {
+        let opened = match room {
+            // As Linux has it of a file that it opens by itself.
+            None => Opened {
+                handle: 0,
+                flags: OpenOutFlags::KEEP_CACHE,
+            },
+            Some(room) => {
+                let handle = room.fill(&found.node, fd, self.host_flags(flags));
+                let handle = handle.inspect_err(|_| self.nodes.unremember(&found.node))?;
+                Opened {
+                    handle: handle.number(),
+                    flags: self.open_out_flags(&found.node, flags),
+                }
+            }
+        };
+        Ok(Created {
+            entry: self.entry(parent, found),
+            opened,
+        })
     }
 
     /// Makes a file that was not there.

@@ -83,9 +83,9 @@ impl PassThrough {
     /// The file of a handle.
     ///
     /// # Errors
-    /// EBADF when there is none.
+    /// EBADF when there is none; of opening it, where the guest leaves that out.
     #[inline]
-    pub fn target(&self, node: u64, handle: u64, flags: OFlags) -> Result<Target> {
+    pub fn target(&self, cx: &Cx<'_>, node: u64, handle: u64, flags: OFlags) -> Result<Target> {
         match self.handles.file(handle, node) {
             Ok(handle) => Ok(Target::Open(handle)),
             Err(Errno::BADF)
@@ -95,7 +95,7 @@ impl PassThrough {
                 if !node.is_file() {
                     return Err(Errno::BADF);
                 }
-                self.nodes.open(&node, flags).map(Target::Fresh)
+                self.open_host(cx, &node, flags).map(Target::Fresh)
             }
             Err(error) => Err(error),
         }
@@ -111,7 +111,7 @@ impl PassThrough {
         cx: &mut Cx<'_>,
         write: &WriteIn,
     ) -> Result<(Target, ReadWriteFlags)> {
-        let target = self.target(cx.header.node, write.handle, OFlags::RDWR)?;
+        let target = self.target(cx, cx.header.node, write.handle, OFlags::RDWR)?;
         let kills = write.write_flags.contains(WriteFlags::KILL_SUIDGID)
             && self.negotiated().contains(InitFlags::HANDLE_KILLPRIV_V2);
         cx.thread.use_fsetid(!kills)?;
@@ -149,7 +149,7 @@ impl PassThrough {
         match self.handles.get(handle, node.number()) {
             Ok(handle) => sync(handle.as_fd()),
             Err(_) if handle == 0 && self.opens_itself(&node, is_dir) => {
-                sync(self.nodes.open(&node, OFlags::RDONLY)?.as_fd())
+                sync(self.open_host(cx, &node, OFlags::RDONLY)?.as_fd())
             }
             Err(error) => Err(error),
         }
@@ -177,7 +177,7 @@ impl PassThrough {
         len_bytes: u64,
         mode: FallocateFlags,
     ) -> Result<()> {
-        let target = self.target(cx.header.node, handle, OFlags::RDWR)?;
+        let target = self.target(cx, cx.header.node, handle, OFlags::RDWR)?;
         if i64::try_from(offset_bytes).is_err() || i64::try_from(len_bytes).is_err() {
             return Err(Errno::INVAL);
         }
@@ -200,7 +200,7 @@ impl PassThrough {
     /// # Errors
     /// Of the host; EINVAL for any other question.
     pub fn lseek(&self, cx: &Cx<'_>, handle: u64, offset_bytes: u64, whence: u32) -> Result<u64> {
-        let target = self.target(cx.header.node, handle, OFlags::RDONLY)?;
+        let target = self.target(cx, cx.header.node, handle, OFlags::RDONLY)?;
         // The offset of the open file moves with it, which nobody uses.
         let whence = match libc::c_int::try_from(whence) {
             Ok(libc::SEEK_DATA) => SeekFrom::Data(offset_bytes),
@@ -224,8 +224,8 @@ impl PassThrough {
         if copy.flags != 0 {
             return Err(Errno::INVAL);
         }
-        let from = self.target(cx.header.node, copy.handle_in, OFlags::RDONLY)?;
-        let to = self.target(copy.node_out, copy.handle_out, OFlags::RDWR)?;
+        let from = self.target(cx, cx.header.node, copy.handle_in, OFlags::RDONLY)?;
+        let to = self.target(cx, copy.node_out, copy.handle_out, OFlags::RDWR)?;
         let offset = |bytes: u64| i64::try_from(bytes).map(|_| bytes);
         let mut offset_in = offset(copy.offset_in_bytes).map_err(|_e| Errno::INVAL)?;
         let mut offset_out = offset(copy.offset_out_bytes).map_err(|_e| Errno::INVAL)?;

@@ -10,10 +10,11 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{MutexGuard, PoisonError};
 
-use rustix::fs::{OFlags, RawDir, RawDirEntry};
+use rustix::fs::{FileType, OFlags, RawDir, RawDirEntry};
 
 use super::{Cx, Handle, PassThrough};
-use crate::error::Result;
+use crate::error::{Errno, Result};
+use crate::sys::file::seek_to_cookie;
 use crate::tables::{Node, Place, SlabRef};
 use crate::wire::dirents::{DirEntries, DirEntry};
 use crate::wire::name::Name;
@@ -46,17 +47,30 @@ impl AsFd for Reader<'_> {
 }
 
 impl Reader<'_> {
-    /// Goes to `offset`.
-    fn seek(&mut self, offset: u64) -> Result<()> {
+    /// Goes to `offset`; or to the beginning, where the file system gives out cookies that it does
+    /// not take back (NFS, negative ones). What is returned is to be read past then.
+    fn seek(&mut self, offset: u64) -> Result<Option<u64>> {
         let place = match self {
             Self::Open(_, place) => **place,
             Self::Fresh(_) => 0,
         };
-        if place != offset {
-            crate::sys::file::seek_to_cookie(self.as_fd(), offset)?;
-            self.reached(offset);
+        if place == offset {
+            return Ok(None);
         }
-        Ok(())
+        match seek_to_cookie(self.as_fd(), offset) {
+            Ok(()) => {
+                self.reached(offset);
+                Ok(None)
+            }
+            Err(Errno::INVAL) => self.rewind().map(|()| Some(offset)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn rewind(&mut self) -> Result<()> {
+        // Until the entries are read, the kernel's place is none that the guest knows.
+        self.reached(u64::MAX);
+        seek_to_cookie(self.as_fd(), 0)
     }
 
     /// The kernel's place is `offset` now.
@@ -101,9 +115,9 @@ impl PassThrough {
                 let place = handle.position()?.lock();
                 Reader::Open(handle, place.unwrap_or_else(PoisonError::into_inner))
             }
-            None => Reader::Fresh(self.nodes.open(&node, OFlags::RDONLY | OFlags::DIRECTORY)?),
+            None => Reader::Fresh(self.open_host(cx, &node, OFlags::RDONLY | OFlags::DIRECTORY)?),
         };
-        reader.seek(read.offset_bytes)?;
+        let behind = reader.seek(read.offset_bytes)?;
         // So many that all of them fit, were their names as short as they can be.
         let host_bytes = if plus {
             limit_bytes / 20 * 3
@@ -118,6 +132,7 @@ impl PassThrough {
             dir: reader.as_fd(),
             plus,
             entries: DirEntries::new(out, limit_bytes),
+            behind,
         };
         let mut reached = read.offset_bytes;
         let filled = listing.fill(buffer, &mut reached)?;
@@ -168,31 +183,48 @@ impl PassThrough {
 }
 
 /// A listing of one directory that is being made.
-struct Listing<'a> {
-    fs: &'a PassThrough,
-    node: &'a Node,
-    dir: BorrowedFd<'a>,
-    plus: bool,
-    entries: DirEntries<'a>,
+pub(super) struct Listing<'a> {
+    pub(super) fs: &'a PassThrough,
+    pub(super) node: &'a Node,
+    pub(super) dir: BorrowedFd<'a>,
+    pub(super) plus: bool,
+    pub(super) entries: DirEntries<'a>,
+    /// The cookie of an entry, if what is wanted begins behind it and the kernel's place does not.
+    pub(super) behind: Option<u64>,
 }
 
 impl Listing<'_> {
-    fn fill(&mut self, buffer: &mut [MaybeUninit<u8>], reached: &mut u64) -> Result<Filled> {
+    /// Reads on, and moves what is `reached`.
+    ///
+    /// # Errors
+    /// Of the host; EINVAL where no entry has the cookie.
+    pub(super) fn fill(
+        &mut self,
+        buffer: &mut [MaybeUninit<u8>],
+        reached: &mut u64,
+    ) -> Result<Filled> {
         let mut host = RawDir::new(self.dir, buffer);
-        loop {
-            let Some(entry) = host.next() else {
-                return Ok(Filled::All);
-            };
+        while let Some(entry) = host.next() {
             let entry = entry?;
+            let cookie = entry.next_entry_cookie();
+            if let Some(wanted) = self.behind {
+                self.behind = (cookie != wanted).then_some(wanted);
+                continue;
+            }
             if !self.add(&entry) {
                 return Ok(Filled::Part);
             }
-            *reached = entry.next_entry_cookie();
+            *reached = cookie;
             // One call of the kernel for one of the guest.
             if host.is_buffer_empty() {
-                return Ok(Filled::All);
+                break;
             }
         }
+        // The guest must not take the end for the end of what it has not seen.
+        if self.behind.is_some() {
+            return Err(Errno::INVAL);
+        }
+        Ok(Filled::All)
     }
 
     /// Adds one entry, with its node if that is asked for; false when there is no room.
@@ -201,7 +233,7 @@ impl Listing<'_> {
         let entry = DirEntry {
             ino: host.ino(),
             next_offset: host.next_entry_cookie(),
-            kind: kind_number(host),
+            kind: kind_number(host.file_type()),
             name: name.to_bytes(),
         };
         if !self.plus {
@@ -221,14 +253,18 @@ impl Listing<'_> {
     }
 }
 
-enum Filled {
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Filled {
     /// All that the kernel gave.
     All,
     /// Less.
     Part,
 }
 
-/// `DT_*` of an entry.
-fn kind_number(entry: &RawDirEntry<'_>) -> u32 {
-    entry.file_type().as_raw_mode() >> 12 & 15
+/// `DT_*` of a kind; 0 (`DT_UNKNOWN`) where the file system does not say, as ext4 need not.
+pub(super) fn kind_number(kind: FileType) -> u32 {
+    match kind {
+        FileType::Unknown => libc::DT_UNKNOWN.into(),
+        known => known.as_raw_mode() >> 12 & 15,
+    }
 }

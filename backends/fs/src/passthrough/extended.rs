@@ -51,7 +51,12 @@ impl PassThrough {
         size_bytes: u32,
         out: &mut Vec<u8>,
     ) -> Result<()> {
-        let name = self.host_name(name)?;
+        let name = self.host_name(name).map_err(|error| match error {
+            // What a rule hides is not there. With another error Linux would not run a file whose
+            // `security.capability` is hidden.
+            Errno::PERM => Errno::NODATA,
+            error => error,
+        })?;
         let node = self.node(cx)?;
         if matches!(node.place(), Place::Virtual) {
             return Err(Errno::NODATA);
@@ -86,30 +91,33 @@ impl PassThrough {
             };
         }
         let fd = self.nodes.fd(&node)?;
+        // All of them, also for the size alone: some are not the guest's to see.
+        let mut list = vec![0; MAX_BYTES];
+        let size = by_number::listxattr(cx.thread, fd.as_fd(), &mut list)?;
+        list.truncate(size);
         if let Some(map) = &self.config.xattrmap {
-            let mut list = vec![0; MAX_BYTES];
-            let size = by_number::listxattr(cx.thread, fd.as_fd(), &mut list)?;
-            list.truncate(size);
             map.list_to_guest(&mut list);
-            if size_bytes == 0 {
-                return put_size(list.len(), out);
-            }
-            if list.len() > clamp(size_bytes) {
-                return Err(Errno::RANGE);
-            }
-            out.extend_from_slice(&list);
-            return Ok(());
-        }
-        if size_bytes == 0 {
-            let size = by_number::listxattr(cx.thread, fd.as_fd(), &mut [])?;
-            return put_size(size, out);
         }
         let head = out.len();
-        out.resize(head + clamp(size_bytes), 0);
-        let list = out.get_mut(head..).unwrap_or_default();
-        let size = by_number::listxattr(cx.thread, fd.as_fd(), list)?;
-        out.truncate(head + size);
+        for name in list.split_inclusive(|&byte| byte == 0) {
+            if self.is_listed(name) {
+                out.extend_from_slice(name);
+            }
+        }
+        let len = out.len() - head;
+        if size_bytes == 0 {
+            out.truncate(head);
+            return put_size(len, out);
+        }
+        if len > clamp(size_bytes) {
+            return Err(Errno::RANGE);
+        }
         Ok(())
+    }
+
+    /// Whether the guest can ask for what it is told of: `name` has its NUL.
+    fn is_listed(&self, name: &[u8]) -> bool {
+        CStr::from_bytes_with_nul(name).is_ok_and(|name| self.host_name(name).is_ok())
     }
 
     /// `SETXATTR`; with `kills_sgid` an access control list takes the set-group-ID bit off.
@@ -169,7 +177,7 @@ impl PassThrough {
         }
         let node = self.node(cx)?;
         // Never that of the handle: it may be open to write, which an immutable file cannot be.
-        let file = self.nodes.open(&node, OFlags::RDONLY)?;
+        let file = self.open_host(cx, &node, OFlags::RDONLY)?;
         // Kernels before 5.13 do not ask whose file it is. Those with idmapped mounts do not say who
         // asks.
         let reply = if ioctl.writes() && cx.header.uid != u32::MAX {

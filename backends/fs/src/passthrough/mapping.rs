@@ -51,7 +51,7 @@ impl PassThrough {
             } else {
                 OFlags::RDONLY
             };
-            return self.nodes.open(&node, flags).map(Target::Fresh);
+            return self.open_host(cx, &node, flags).map(Target::Fresh);
         }
         let open = self.handles.file(handle, node.number())?;
         match open.flags() & OFlags::RWMODE {

@@ -61,7 +61,7 @@ impl PassThrough {
             return Ok(Opened { handle: 0, flags });
         }
         let room = self.handles.reserve()?;
-        let fd = self.nodes.open(&node, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let fd = self.open_host(cx, &node, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let handle = room.fill(&node, fd, OFlags::RDONLY)?;
         Ok(Opened {
             handle: handle.number(),
@@ -78,7 +78,7 @@ impl PassThrough {
         open_flags: OpenInFlags,
     ) -> Result<OwnedFd> {
         if !node.is_file() {
-            return self.nodes.open(node, OFlags::RDONLY);
+            return self.open_host(cx, node, OFlags::RDONLY);
         }
         let appends = OFlags::from_bits_retain(flags).contains(OFlags::APPEND);
         // What comes from a cache has its place, and is not to be appended.
@@ -90,9 +90,11 @@ impl PassThrough {
             cx.thread.use_fsetid(!kills)?;
             self.drop_file_capabilities(cx, node)?;
         }
-        match self.nodes.open(node, flags) {
+        match self.open_host(cx, node, flags) {
             // A file that may only grow can be opened in no other way.
-            Err(Errno::PERM) if appends && !caches => self.nodes.open(node, flags | OFlags::APPEND),
+            Err(Errno::PERM) if appends && !caches => {
+                self.open_host(cx, node, flags | OFlags::APPEND)
+            }
             result => result,
         }
     }
@@ -135,7 +137,7 @@ impl PassThrough {
     fn can_skip_flush(&self, node: &Node, flags: u32) -> bool {
         let reads_only = OFlags::from_bits_retain(flags) & OFlags::RWMODE == OFlags::RDONLY;
         !self.negotiated().contains(InitFlags::POSIX_LOCKS)
-            && (reads_only || !node.mount().is_remote())
+            && (reads_only || node.mount().closes_silently())
     }
 
     /// `FLUSH`: somebody has closed the file.
@@ -149,7 +151,7 @@ impl PassThrough {
             return Ok(());
         }
         let handle = self.handles.get(handle, node.number())?;
-        if !node.mount().is_remote() {
+        if node.mount().closes_silently() {
             return Ok(());
         }
         // Closing any descriptor of the file makes the host send what it has.

@@ -4,8 +4,10 @@
 mod attributes;
 mod create;
 mod directory;
+mod extended;
 mod handles;
 mod locking;
+mod no_open;
 mod shares;
 
 use std::ffi::CStr;
@@ -84,6 +86,7 @@ impl Guest {
         let mut cx = Cx {
             header: &header,
             thread: &mut self.thread,
+            waits: false,
         };
         let result = act(&self.fs, &mut cx);
         assert!(self.thread.is_initial());

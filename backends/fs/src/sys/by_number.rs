@@ -38,15 +38,12 @@ pub fn getxattr(
 }
 
 /// The names of all extended attributes into `list`, a NUL behind each, and how many bytes that
-/// is. An empty `list` asks for the size only.
+/// is.
 ///
 /// # Errors
 /// Of `listxattr(2)`.
 pub fn listxattr(_: &ThreadContext, node: BorrowedFd<'_>, list: &mut [u8]) -> Result<usize> {
     let path = DecInt::from_fd(node);
-    if list.is_empty() {
-        return rustix::fs::listxattr_query(path.as_c_str());
-    }
     rustix::fs::listxattr(path.as_c_str(), list)
 }
 

@@ -22,6 +22,11 @@ pub const FS_IOC_FSGETXATTR: Opcode = opcode::read::<Fsxattr>(b'X', 31);
 /// `FS_IOC_FSSETXATTR`.
 pub const FS_IOC_FSSETXATTR: Opcode = opcode::write::<Fsxattr>(b'X', 32);
 
+/// `FS_PROJINHERIT_FL`: what is made in a directory is in its project.
+pub const FS_PROJINHERIT_FL: u32 = 0x2000_0000;
+/// `FS_XFLAG_PROJINHERIT`, the same in `struct fsxattr`.
+pub const FS_XFLAG_PROJINHERIT: u32 = 0x200;
+
 /// Bytes of `struct fsxattr`.
 pub const FSXATTR_BYTES: usize = 28;
 

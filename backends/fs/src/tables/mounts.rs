@@ -15,14 +15,25 @@ use crate::error::{Errno, Result};
 use crate::sys::HOLD;
 use crate::sys::handle::{FileHandle, name_to_handle, open_by_handle};
 
+/// Where the files of a file system are.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Home {
+    /// On this machine, and closing one does nothing that can fail.
+    Local,
+    /// In others of this machine. What closing one does is their affair.
+    Stacked,
+    /// On another machine or served by another process; or nobody knows, which is taken for that:
+    /// the price of being wrong is a thread that need not have waited.
+    Elsewhere,
+}
+
 /// One mount.
 #[derive(Debug)]
 pub struct Mount {
     number: u64,
     /// Its root, opened to read; none where file handles cannot be used.
     root: Option<OwnedFd>,
-    /// Whether its files are on another machine.
-    remote: bool,
+    home: Home,
     /// Its files cannot be read without waiting.
     no_nowait: AtomicBool,
 }
@@ -34,7 +45,7 @@ impl Mount {
         Arc::new(Self {
             number: 0,
             root: None,
-            remote: false,
+            home: Home::Local,
             no_nowait: AtomicBool::new(false),
         })
     }
@@ -51,10 +62,17 @@ impl Mount {
         self.root.is_some()
     }
 
-    /// Whether its files are on another machine, or served by another process.
+    /// Whether its files are on another machine, or served by another process, as far as we know.
     #[inline]
     pub fn is_remote(&self) -> bool {
-        self.remote
+        self.home == Home::Elsewhere
+    }
+
+    /// Whether closing a file tells nothing: neither the file system what to write now, nor us what
+    /// it could not write.
+    #[inline]
+    pub fn closes_silently(&self) -> bool {
+        self.home == Home::Local
     }
 
     /// Whether reads that would have to wait can be refused (`RWF_NOWAIT`).
@@ -105,7 +123,7 @@ impl Mounts {
         let mount = Arc::new(Mount {
             number,
             root,
-            remote: is_remote(fd),
+            home: home_of(fd),
             no_nowait: AtomicBool::new(false),
         });
         map.insert(number, Arc::downgrade(&mount));
@@ -129,18 +147,84 @@ pub(super) fn is_fuse(fd: BorrowedFd<'_>) -> bool {
     rustix::fs::fstatfs(fd).is_ok_and(|stat| stat.f_type == FUSE)
 }
 
-/// Whether a file system is one of those that are kept elsewhere.
-fn is_remote(fd: BorrowedFd<'_>) -> bool {
-    /// NFS, FUSE, SMB (three of them), Ceph, 9P, AFS: `statfs(2)`.
-    const REMOTE: [i64; 8] = [
-        0x6969,
-        FUSE,
-        0x517b,
-        0xff53_4d42,
-        0xfe53_4d42,
-        0x00c3_6400,
-        0x0102_1997,
-        0x5346_414f,
+fn home_of(fd: BorrowedFd<'_>) -> Home {
+    let kind = rustix::fs::fstatfs(fd).map(|stat| stat.f_type);
+    kind.map_or(Home::Elsewhere, home_of_kind)
+}
+
+/// Where files are, by the magic number of their file system (`statfs(2)`, `linux/magic.h`).
+fn home_of_kind(kind: i64) -> Home {
+    /// In order: ext2 to ext4, XFS, btrfs, tmpfs, ramfs, ZFS, F2FS, bcachefs, hugetlbfs, EROFS,
+    /// squashfs, ISO 9660, FAT, exFAT, NTFS (ntfs3). None of them has anything to do when a file is
+    /// closed, but F2FS, which ends what it alone knows of and never fails.
+    const LOCAL: [i64; 15] = [
+        0xef53,
+        0x5846_5342,
+        0x9123_683e,
+        0x0102_1994,
+        0x8584_58f6,
+        0x2fc1_2fc1,
+        0xf2f5_2010,
+        0xca45_1a4e,
+        0x9584_58f6,
+        0xe0f5_e1e2,
+        0x7371_7368,
+        0x9660,
+        0x4d44,
+        0x2011_bab0,
+        0x7366_746e,
     ];
-    rustix::fs::fstatfs(fd).is_ok_and(|stat| REMOTE.contains(&stat.f_type))
+    /// overlayfs, eCryptfs
+    const STACKED: [i64; 2] = [0x794c_7630, 0xf15f];
+    // Where `f_type` is 32 bits, some are negative.
+    let kind = kind & 0xffff_ffff;
+    if LOCAL.contains(&kind) {
+        Home::Local
+    } else if STACKED.contains(&kind) {
+        Home::Stacked
+    } else {
+        Home::Elsewhere
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn home_of_a_file_system_is_elsewhere_unless_it_is_known() {
+        for (kind, home) in [
+            (0xef53, Home::Local),
+            (0x5846_5342, Home::Local),
+            (i64::from(0x9123_683e_u32.cast_signed()), Home::Local),
+            (0x794c_7630, Home::Stacked),
+            (FUSE, Home::Elsewhere),
+            // NFS, SMB, 9P, Lustre, and nobody.
+            (0x6969, Home::Elsewhere),
+            (0xff53_4d42, Home::Elsewhere),
+            (0x0102_1997, Home::Elsewhere),
+            (0x0bd0_0bd0, Home::Elsewhere),
+            (0, Home::Elsewhere),
+        ] {
+            assert_eq!(home_of_kind(kind), home, "{kind:#x}");
+        }
+    }
+
+    #[test]
+    fn mount_of_an_unknown_file_system_is_remote_and_flushed() {
+        let mount = |path| {
+            let fd = File::open(path).unwrap();
+            Mounts::default().get(1, fd.as_fd(), || None)
+        };
+        let unknown = mount("/proc/self/status");
+        assert_eq!(
+            (unknown.is_remote(), unknown.closes_silently()),
+            (true, false)
+        );
+        let known = mount("/dev/shm");
+        assert_eq!((known.is_remote(), known.closes_silently()), (false, true));
+    }
 }

@@ -35,6 +35,15 @@ impl Key {
             inode: stat.stx_ino,
         }
     }
+
+    /// Whether inode numbers here and there have nothing to do with each other: another mount, or
+    /// another device in the same one, as the subvolumes of btrfs are, whose roots all have one
+    /// inode number.
+    #[inline]
+    #[must_use]
+    pub fn is_apart_from(self, other: Self) -> bool {
+        (self.mount, self.device) != (other.mount, other.device)
+    }
 }
 
 /// How a node is found on the host.
@@ -250,6 +259,31 @@ impl Node {
     pub(super) fn cool(&self) {
         if matches!(self.place, Place::Handle(_)) {
             self.fd.store(None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_of_another_mount_or_device_is_apart_whatever_its_inode() {
+        let key = |mount, device, inode| Key {
+            mount,
+            device,
+            inode,
+        };
+        let here = key(1, 2, 256);
+        for (other, apart) in [
+            (key(1, 2, 256), false),
+            (key(1, 2, 300), false),
+            (key(2, 2, 256), true),
+            // A subvolume of btrfs.
+            (key(1, 3, 256), true),
+        ] {
+            assert_eq!(here.is_apart_from(other), apart, "{other:?}");
+            assert_eq!(other.is_apart_from(here), apart, "{other:?}");
         }
     }
 }

@@ -168,14 +168,28 @@ impl Nodes {
     /// Opens a regular file or a directory anew, with the rights of this thread.
     ///
     /// # Errors
-    /// Of the host; ELOOP or ENXIO for what is never opened.
+    /// Of the host; EAGAIN while another process has a lease on the file, which it was told to give
+    /// up; ELOOP or ENXIO for what is never opened.
     pub fn open(&self, node: &Node, flags: OFlags) -> Result<OwnedFd> {
+        self.open_as(node, flags | OPEN)
+    }
+
+    /// As [`open`](Self::open), but waits for who has a lease. That may take until the kernel ends
+    /// it, `/proc/sys/fs/lease-break-time`. There is nothing else to wait for: what is opened is no
+    /// FIFO and no device.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open) but EAGAIN.
+    pub fn open_waiting(&self, node: &Node, flags: OFlags) -> Result<OwnedFd> {
+        self.open_as(node, (flags | OPEN) - OFlags::NONBLOCK)
+    }
+
+    fn open_as(&self, node: &Node, flags: OFlags) -> Result<OwnedFd> {
         match node.kind() {
             FileType::RegularFile | FileType::Directory => {}
             FileType::Symlink => return Err(Errno::LOOP),
             _ => return Err(Errno::NXIO),
         }
-        let flags = flags | OPEN;
         if let Place::Handle(handle) = node.place() {
             return self.opening(|| node.mount().open(handle, flags));
         }

@@ -93,9 +93,13 @@ impl Job {
         let header = &self.header;
         let op = Operation::parse(header, &self.args, fs.negotiated())
             .map_err(|error| Errno::from_raw_os_error(error.errno()))?;
-        let mut cx = Cx { header, thread };
+        let mut cx = Cx {
+            header,
+            thread,
+            waits: true,
+        };
         match op {
-            Operation::Read(read) => self.read(&read),
+            Operation::Read(read) => self.read(&cx, &read),
             Operation::Write(write) => self.write(&mut cx, &write),
             op => {
                 let op = clamp(&op, self.room);
@@ -109,9 +113,9 @@ impl Job {
         }
     }
 
-    fn read(&self, read: &ReadIn) -> Result<usize> {
-        let node = self.header.node;
-        let target = self.shared.fs.target(node, read.handle, OFlags::RDONLY)?;
+    fn read(&self, cx: &Cx<'_>, read: &ReadIn) -> Result<usize> {
+        let (fs, node) = (&self.shared.fs, self.header.node);
+        let target = fs.target(cx, node, read.handle, OFlags::RDONLY)?;
         let size = usize::try_from(read.size_bytes).map_or(self.room, |size| size.min(self.room));
         let mut scratch = IoScratch::default();
         whole(size, true, |done| {

@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::wire::dirents::{DIRENT_BYTES, DIRENT_PLUS_BYTES};
+use crate::passthrough::directory::{Filled, Listing, kind_number};
+use crate::wire::dirents::{DIRENT_BYTES, DIRENT_PLUS_BYTES, DirEntries};
 use crate::wire::operation::ReadIn;
 
 /// What the guest sees of an entry.
@@ -206,4 +207,63 @@ fn listing_of_a_handle_of_another_directory_or_of_none_is_refused() {
     let dir = guest.lookup(ROOT_NODE, c"dir").unwrap().node;
     assert_eq!(guest.list(dir, handle, 0, 4096, false), Err(Errno::BADF));
     assert_eq!(guest.list(ROOT_NODE, 0, 0, 4096, false), Err(Errno::BADF));
+}
+
+/// What a listing behind an entry has that the kernel cannot seek to.
+fn read_past(fs: &PassThrough, dir: &Path, behind: u64, buffer: usize) -> Result<Vec<Seen>> {
+    let dir = File::open(dir).unwrap();
+    let node = fs.nodes.get(ROOT_NODE).unwrap();
+    let mut out = Vec::new();
+    let mut listing = Listing {
+        fs,
+        node: &node,
+        dir: dir.as_fd(),
+        plus: false,
+        entries: DirEntries::new(&mut out, 1 << 20),
+        behind: Some(behind),
+    };
+    let mut buffer = vec![std::mem::MaybeUninit::uninit(); buffer];
+    let mut reached = behind;
+    let filled = listing.fill(&mut buffer, &mut reached)?;
+    assert_eq!(filled, Filled::All);
+    let seen = parse(&out, false);
+    assert_eq!(reached, seen.last().map_or(behind, |last| last.offset));
+    Ok(seen)
+}
+
+#[test]
+fn entries_behind_a_cookie_that_the_host_does_not_take_back_are_found() {
+    let (mut guest, handle) = guest_with_files();
+    let all = guest.rest(ROOT_NODE, handle, 0, 4096, false);
+    // Each time the kernel is asked it gives a part of them, or all.
+    for buffer in [280, 1000, 1 << 16] {
+        for at in [0, 1, 2, 77, 78, 300] {
+            let seen = read_past(&guest.fs, guest.dir.path(), all[at].offset, buffer).unwrap();
+            assert_eq!(seen[..], all[at + 1..][..seen.len()], "behind {at}");
+            assert!(!seen.is_empty(), "behind {at}");
+        }
+        let last = all[FILES + 1].offset;
+        let seen = read_past(&guest.fs, guest.dir.path(), last, buffer);
+        assert_eq!(seen, Ok(vec![]));
+        let nobody = u64::MAX - 1;
+        let seen = read_past(&guest.fs, guest.dir.path(), nobody, buffer);
+        assert_eq!(seen, Err(Errno::INVAL));
+    }
+}
+
+#[test]
+fn kind_of_an_entry_is_that_of_readdir_and_unknown_is_none() {
+    use rustix::fs::FileType;
+    for (kind, number) in [
+        (FileType::Unknown, libc::DT_UNKNOWN),
+        (FileType::Fifo, libc::DT_FIFO),
+        (FileType::CharacterDevice, libc::DT_CHR),
+        (FileType::Directory, libc::DT_DIR),
+        (FileType::BlockDevice, libc::DT_BLK),
+        (FileType::RegularFile, libc::DT_REG),
+        (FileType::Symlink, libc::DT_LNK),
+        (FileType::Socket, libc::DT_SOCK),
+    ] {
+        assert_eq!(kind_number(kind), u32::from(number), "{kind:?}");
+    }
 }

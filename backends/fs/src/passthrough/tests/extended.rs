@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Names of extended attributes that the guest does not get at, and those it sees.
+
+use rustix::fs::XattrFlags;
+
+use super::*;
+use crate::config::Negotiation;
+use crate::testing::as_root;
+
+const USER: &CStr = c"user.ringside";
+
+fn config(posix_acl: Negotiation, xattrmap: Option<&str>) -> FsConfig {
+    FsConfig {
+        xattr: true,
+        posix_acl,
+        xattrmap: xattrmap.map(|rules| rules.parse().unwrap()),
+        ..FsConfig::default()
+    }
+}
+
+/// A guest with a file that has an attribute and an access control list, and its node.
+fn guest(config: FsConfig) -> (Guest, u64) {
+    let mut guest = Guest::new(config);
+    let path = guest.path("file");
+    std::fs::write(&path, "").unwrap();
+    rustix::fs::setxattr(&path, USER, b"value", XattrFlags::empty()).unwrap();
+    // A version, then kind, permissions and number: owner, user 7, group, mask, others.
+    let entries: [(u16, u32); 5] = [(1, !0), (2, 7), (4, !0), (0x10, !0), (0x20, !0)];
+    let mut acl = 2_u32.to_le_bytes().to_vec();
+    for (kind, id) in entries {
+        acl.extend(kind.to_le_bytes());
+        acl.extend(6_u16.to_le_bytes());
+        acl.extend(id.to_le_bytes());
+    }
+    let name = c"system.posix_acl_access";
+    rustix::fs::setxattr(&path, name, &acl, XattrFlags::empty()).unwrap();
+    let node = guest.lookup(ROOT_NODE, c"file").unwrap().node;
+    (guest, node)
+}
+
+impl Guest {
+    fn list_xattr(&mut self, node: u64, size_bytes: u32) -> Result<Vec<u8>> {
+        let mut out = Vec::new();
+        self.ask(node, |fs, cx| fs.list_xattr(cx, size_bytes, &mut out))?;
+        Ok(out)
+    }
+
+    fn get_xattr(&mut self, node: u64, name: &CStr) -> Result<Vec<u8>> {
+        let mut out = Vec::new();
+        self.ask(node, |fs, cx| fs.get_xattr(cx, name, 100, &mut out))?;
+        Ok(out)
+    }
+}
+
+#[test]
+fn names_that_cannot_be_asked_for_are_not_listed_and_not_counted() {
+    as_root(|| {
+        let all: &[u8] = b"system.posix_acl_access\0user.ringside\0";
+        let own: &[u8] = b"user.ringside\0";
+        for (acl, map, expected) in [
+            (Negotiation::Never, None, own),
+            (Negotiation::Always, None, all),
+            (Negotiation::Never, Some(":ok:all:::"), own),
+            (Negotiation::Always, Some(":ok:all:::"), all),
+            (
+                Negotiation::Always,
+                Some(":bad:client:user.:: :ok:all:::"),
+                &all[..all.len() - own.len()],
+            ),
+        ] {
+            let (mut guest, node) = guest(config(acl, map));
+            let size = u32::try_from(expected.len()).unwrap();
+            let mut names = guest.list_xattr(node, size).unwrap();
+            // Not every file system sorts them alike.
+            let mut sorted: Vec<_> = names.split_inclusive(|&byte| byte == 0).collect();
+            sorted.sort_unstable();
+            names = sorted.concat();
+            assert_eq!(names, expected, "{acl:?} {map:?}");
+            let counted = guest.list_xattr(node, 0).unwrap();
+            assert_eq!(counted[..4], size.to_ne_bytes());
+            assert_eq!(guest.list_xattr(node, size - 1), Err(Errno::RANGE));
+        }
+    });
+}
+
+#[test]
+fn attribute_that_a_rule_hides_is_not_there_and_cannot_be_set() {
+    as_root(|| {
+        let map = ":bad:all:user.:user.: :unsupported:all:trusted.:trusted.: :ok:all:::";
+        let (mut guest, node) = guest(config(Negotiation::Never, Some(map)));
+        assert_eq!(guest.get_xattr(node, USER), Err(Errno::NODATA));
+        assert_eq!(guest.get_xattr(node, c"trusted.a"), Err(Errno::OPNOTSUPP));
+        let set = guest.ask(node, |fs, cx| fs.set_xattr(cx, USER, b"x", 0, false));
+        assert_eq!(set, Err(Errno::PERM));
+        let removed = guest.ask(node, |fs, cx| fs.remove_xattr(cx, USER));
+        assert_eq!(removed, Err(Errno::PERM));
+    });
+}
