@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::CommandFactory as _;
 use ringside_common::cli::{Endpoint, exit_code};
 use ringside_common::daemon::{Control, Source, serve};
 use ringside_common::device::Device as _;
@@ -34,7 +34,8 @@ const PROGRAM: &str = "ringside-fs";
 const CONNECT_RETRY: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
-    match run(Options::parse()) {
+    let options = Options::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    match run(options) {
         Ok(status) => ExitCode::from(status),
         Err(error) => exit_code(PROGRAM, Err(error)),
     }
