@@ -379,7 +379,9 @@ impl<Q: QueueCount> CommonArgs<Q> {
         }
     }
 
-    fn names_an_endpoint(&self) -> bool {
+    /// Whether the command line says where the front-end is met.
+    #[must_use]
+    pub fn names_an_endpoint(&self) -> bool {
         !self.socket_path.is_empty() || self.connect.is_some() || self.fd.is_some()
     }
 

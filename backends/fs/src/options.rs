@@ -42,6 +42,9 @@ const MAX_REQUEST_QUEUES: u16 = 63;
 /// Serves directories of this host as a virtio-fs device to any VMM that speaks vhost-user
 ///
 /// Takes the options of virtiofsd 1.14.
+///
+/// When its front-end has left it waits for the next one, unlike virtiofsd: end it with SIGTERM, or
+/// pass it a connected socket (--fd), with which it ends. SIGHUP is ignored.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "ringside-fs", version, max_term_width = 100)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -374,11 +377,12 @@ pub struct CompatibilityArgs {
     #[arg(long)]
     pub syslog: bool,
 
-    /// Options between commas, like source=/srv,cache=always,no_xattr, as older libvirt gives them
+    /// Options between commas, as libvirt gives them: source=/srv,cache=always,xattr
     ///
-    /// source, cache (none is never), sandbox, loglevel, modcaps and xattrmap with a value; xattr,
-    /// readdirplus, writeback, allow_direct_io, announce_submounts, killpriv_v2, posix_acl,
-    /// security_label, flock and posix_lock, also with no_ before them.
+    /// With a value `source`, `cache` (`none` is never), `sandbox`, `loglevel`, `modcaps` and
+    /// `xattrmap`; without one, also with `no_` before it, `xattr`, `flock`, `posix_lock`,
+    /// `posix_acl`, `security_label`, `killpriv_v2`, `readdirplus`, `writeback` and
+    /// `allow_direct_io`.
     #[arg(short = 'o', value_name = "LIST")]
     pub legacy: Vec<String>,
 
