@@ -377,7 +377,7 @@ pub struct CompatibilityArgs {
     #[arg(long)]
     pub syslog: bool,
 
-    /// Options between commas, as libvirt gives them: source=/srv,cache=always,xattr
+    /// Options between commas, as older libvirt gives them: source=/srv,cache=always,xattr
     ///
     /// With a value `source`, `cache` (`none` is never), `sandbox`, `loglevel`, `modcaps` and
     /// `xattrmap`; without one, also with `no_` before it, `xattr`, `flock`, `posix_lock`,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `-o LIST`: the options as QEMU's virtiofsd had them, and as libvirt gives them until this day.
+//! `-o LIST`: the options as QEMU's virtiofsd had them, and as libvirt gives them (9.0, for one).
 //!
 //! A list has items between commas, a word or `key=value`; a comma of a value is doubled. The words
 //! are those that virtiofsd 1.14 takes, and of libvirt's those for locks; what is given here counts
