@@ -18,6 +18,7 @@ use rustix::fs::{Mode, OFlags, RawDir, openat};
 use rustix::io::Errno;
 use rustix::process::{Gid, Resource, Uid, getegid, geteuid, getgid, getrlimit, getuid};
 use rustix::thread::{UnshareFlags, capabilities as current, capability_is_in_bounding_set};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 use vmm_sys_util::signal::register_signal_handler;
 
 /// What the probe ends with after SIGTERM, so that it is known for its own.
@@ -48,6 +49,16 @@ pub(crate) fn stay() -> io::Result<u8> {
     loop {
         std::thread::sleep(Duration::from_secs(1));
     }
+}
+
+/// As if the kernel had no Landlock.
+pub(crate) fn hide_landlock() -> Result<(), Box<dyn Error>> {
+    let absent = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+    let rules = [(libc::SYS_landlock_create_ruleset, Vec::new())].into();
+    let arch = std::env::consts::ARCH.try_into()?;
+    let program: BpfProgram =
+        SeccompFilter::new(rules, SeccompAction::Allow, absent, arch)?.try_into()?;
+    Ok(apply_filter(&program)?)
 }
 
 /// Whether the kernel has Landlock.

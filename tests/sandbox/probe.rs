@@ -34,6 +34,9 @@ fn run(args: &[String]) -> Result<u8, Box<dyn Error>> {
         return Err("MODE SECCOMP CAPABILITIES SOCKET ACT SHARE...".into());
     };
     let shares: Vec<PathBuf> = shares.iter().map(PathBuf::from).collect();
+    if mode == "bare" {
+        acts::hide_landlock()?;
+    }
     let (mode, uid_map, gid_map) = mode_of(mode)?;
     let sandbox = Sandbox {
         mode,
@@ -101,7 +104,7 @@ fn mode_of(word: &str) -> Result<Terms, String> {
     }];
     let plain = |mode| Ok((mode, Vec::new(), Vec::new()));
     match word {
-        "auto" => plain(Mode::Auto),
+        "auto" | "bare" => plain(Mode::Auto),
         "strict" => plain(Mode::Strict),
         "none" => plain(Mode::None),
         "namespace" => plain(Mode::Namespace),
