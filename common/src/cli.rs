@@ -23,7 +23,7 @@ use log::LevelFilter;
 use thiserror::Error;
 
 pub use self::cpus::{CpuList, CpuListError};
-pub use self::values::{SizeError, ValueError, size};
+pub use self::values::{MAX_THREADS, SizeError, ValueError, size};
 use crate::management::{self, CtlError, MetricsAddress};
 use crate::socket::{InheritedSocket, SocketError};
 use crate::worker::WorkerOptions;
@@ -60,6 +60,9 @@ pub enum CliError {
 
 /// How a device lets its user say how many queues it offers.
 pub trait QueueCount: Args {
+    /// The largest queue that is accepted unless the user says otherwise, a power of two.
+    const QUEUE_SIZE: &'static str = "1024";
+
     /// The number of vrings that the device has then, 1 to 256.
     fn vrings(&self) -> u16;
 }
@@ -80,6 +83,11 @@ impl QueueCount for NumQueues {
         self.num_queues
     }
 }
+
+/// A socket for ourselves.
+const PRIVATE_SOCKET_MODE: u32 = 0o600;
+/// A socket for a group, as virtiofsd makes it.
+const GROUP_SOCKET_MODE: u32 = 0o770;
 
 /// Options every back-end has.
 ///
@@ -121,15 +129,10 @@ pub struct CommonArgs<Q: QueueCount = NumQueues> {
     )]
     pub connect: Option<PathBuf>,
 
-    /// Permissions of the socket, in octal
-    #[arg(
-        long,
-        value_name = "MODE",
-        default_value = "600",
-        help_heading = "Connection"
-    )]
+    /// Permissions of the socket, in octal [default: 600, or 770 with --socket-group]
+    #[arg(long, value_name = "MODE", help_heading = "Connection")]
     #[arg(requires = "listening", conflicts_with_all = ["fd", "connect"], value_parser = values::mode)]
-    pub socket_mode: u32,
+    pub socket_mode: Option<u32>,
 
     /// Group of the socket, by name or number
     #[arg(long, value_name = "GROUP", help_heading = "Connection")]
@@ -144,7 +147,7 @@ pub struct CommonArgs<Q: QueueCount = NumQueues> {
     #[arg(
         long,
         value_name = "N",
-        default_value_t = 1024,
+        default_value = Q::QUEUE_SIZE,
         help_heading = "Queues"
     )]
     #[arg(value_parser = values::queue_size)]
@@ -176,6 +179,7 @@ pub struct CommonArgs<Q: QueueCount = NumQueues> {
 
     /// The log level, below `RUST_LOG`.
     #[arg(long, value_enum, value_name = "LEVEL", default_value_t = LogLevel::Info)]
+    #[arg(ignore_case = true)]
     #[arg(
         help_heading = "Management",
         help = "Log this and what is worse, unless RUST_LOG is set"
@@ -285,6 +289,16 @@ impl<E> CommonConfig<E> {
 }
 
 impl<Q: QueueCount> CommonArgs<Q> {
+    /// The permission bits of a socket that is bound: a group that is named is let in.
+    #[must_use]
+    pub fn socket_mode(&self) -> u32 {
+        let default = match self.socket_group {
+            Some(_) => GROUP_SOCKET_MODE,
+            None => PRIVATE_SOCKET_MODE,
+        };
+        self.socket_mode.unwrap_or(default)
+    }
+
     /// Prints what is asked for instead of serving: `capabilities`, or the man page of `command`.
     /// Returns whether that was all.
     ///
@@ -297,6 +311,12 @@ impl<Q: QueueCount> CommonArgs<Q> {
             io::stdout().write_all(&man_page(command)?)?;
         }
         Ok(self.print_capabilities || self.print_man)
+    }
+
+    /// For a device where an option that is given again replaces what was given before.
+    pub fn keep_last_socket_path(&mut self) {
+        let before = self.socket_path.len().saturating_sub(1);
+        self.socket_path.drain(..before);
     }
 
     /// Checks what the parser cannot, and takes over the socket of `--fd` or, when no endpoint is
@@ -359,7 +379,9 @@ impl<Q: QueueCount> CommonArgs<Q> {
         }
     }
 
-    fn names_an_endpoint(&self) -> bool {
+    /// Whether the command line says where the front-end is met.
+    #[must_use]
+    pub fn names_an_endpoint(&self) -> bool {
         !self.socket_path.is_empty() || self.connect.is_some() || self.fd.is_some()
     }
 
@@ -383,7 +405,7 @@ impl<Q: QueueCount> CommonArgs<Q> {
     fn listen(&self, path: PathBuf) -> Endpoint {
         Endpoint::Listen {
             path,
-            mode: self.socket_mode,
+            mode: self.socket_mode(),
             group: self.socket_group,
         }
     }

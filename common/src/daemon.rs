@@ -229,7 +229,6 @@ pub fn serve<D: Device>(
     options: &WorkerOptions,
     control: &Control,
 ) -> Result<(), HostError> {
-    raise_descriptor_limit();
     serve_one(device, source, &Pool::new(options.clone()), control)?;
     log::info!("bye");
     Ok(())
@@ -245,7 +244,6 @@ pub fn serve_all<D: Device>(
     options: &WorkerOptions,
     control: &Control,
 ) -> Result<(), HostError> {
-    raise_descriptor_limit();
     let pool = Pool::new(options.clone());
     let result = std::thread::scope(|scope| {
         let mut threads = Vec::new();
@@ -502,8 +500,9 @@ impl<D: Device> Daemon<'_, D> {
     }
 }
 
-/// A full table of memory slots and 256 queues need more descriptors than the usual soft limit.
-fn raise_descriptor_limit() {
+/// Lets this process have as many descriptors as it may: a full table of memory slots and 256 queues
+/// need more than the usual soft limit. For a back-end that does not let its user choose the limit.
+pub fn raise_descriptor_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum {
         let raised = Rlimit {

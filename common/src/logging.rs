@@ -49,24 +49,25 @@ pub fn init_syslog(program: &'static str, level: LevelFilter) -> Result<(), Logg
     let mut builder = Builder::new();
     let pid = std::process::id();
     builder.format(move |buffer, record| {
-        let priority = LOG_DAEMON + severity(record.level());
+        let priority = priority(record.level());
         write!(buffer, "<{priority}>{program}[{pid}]: {}", record.args())
     });
     builder.target(Target::Pipe(Box::new(Datagrams(socket))));
     start(builder, level)
 }
 
-/// `LOG_DAEMON` of syslog(3), in the place where it goes.
-const LOG_DAEMON: u8 = 3 << 3;
+/// `LOG_USER` of syslog(3), in the place where it goes: the facility that virtiofsd has.
+const LOG_USER: u8 = 1 << 3;
 
-/// The severities of syslog(3).
-fn severity(level: Level) -> u8 {
-    match level {
+/// The facility, and the severities of syslog(3).
+fn priority(level: Level) -> u8 {
+    let severity = match level {
         Level::Error => 3,
         Level::Warn => 4,
         Level::Info => 6,
         Level::Debug | Level::Trace => 7,
-    }
+    };
+    LOG_USER + severity
 }
 
 /// A socket that never waits: a log that nobody reads must not hold up a guest.
@@ -174,6 +175,12 @@ fn monotonic_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn syslog_priorities_are_those_of_a_user_program() {
+        let levels = [Level::Error, Level::Warn, Level::Info, Level::Trace];
+        assert_eq!(levels.map(priority), [11, 12, 14, 15]);
+    }
 
     #[test]
     fn syslog_lines_are_one_datagram_each_and_a_full_queue_does_not_block() {

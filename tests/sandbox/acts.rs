@@ -16,8 +16,9 @@ use libc::{c_int, c_void, siginfo_t};
 use ringside_common::sandbox::{CapabilitySet, Inside};
 use rustix::fs::{Mode, OFlags, RawDir, openat};
 use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Gid, Resource, Uid, getegid, geteuid, getgid, getrlimit, getuid};
 use rustix::thread::{UnshareFlags, capabilities as current, capability_is_in_bounding_set};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 use vmm_sys_util::signal::register_signal_handler;
 
 /// What the probe ends with after SIGTERM, so that it is known for its own.
@@ -40,6 +41,44 @@ pub(crate) fn wait_for_termination() -> io::Result<u8> {
         std::thread::sleep(Duration::from_millis(10));
     }
     Ok(TERMINATED)
+}
+
+/// Ends by no signal that can be ignored, like a process that waits for what does not come.
+pub(crate) fn stay() -> io::Result<u8> {
+    writeln!(io::stdout(), "ready")?;
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// As if the kernel had no Landlock.
+pub(crate) fn hide_landlock() -> Result<(), Box<dyn Error>> {
+    let absent = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+    let rules = [(libc::SYS_landlock_create_ruleset, Vec::new())].into();
+    let arch = std::env::consts::ARCH.try_into()?;
+    let program: BpfProgram =
+        SeccompFilter::new(rules, SeccompAction::Allow, absent, arch)?.try_into()?;
+    Ok(apply_filter(&program)?)
+}
+
+/// Whether the kernel has Landlock.
+pub(crate) fn landlock() -> io::Result<()> {
+    /// linux/landlock.h: asks for the version.
+    const LANDLOCK_CREATE_RULESET_VERSION: libc::c_uint = 1;
+    let (none, size) = (std::ptr::null::<c_void>(), 0_usize);
+    let flags = LANDLOCK_CREATE_RULESET_VERSION;
+    // SAFETY: nothing is read or written.
+    if unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, size, flags) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// The user and the group, real and effective.
+pub(crate) fn identity() -> String {
+    let user = [getuid(), geteuid()].map(Uid::as_raw);
+    let group = [getgid(), getegid()].map(Gid::as_raw);
+    format!("{user:?} {group:?}")
 }
 
 /// The names in each share, which are opened as the device does: through `/proc/self/fd`.

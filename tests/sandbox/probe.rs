@@ -11,7 +11,8 @@ use std::sync::Arc;
 use ringside_common::daemon::Control;
 use ringside_common::sandbox::seccomp::{Action, AllowList};
 use ringside_common::sandbox::{
-    CapabilitySet, Inside, Mode, Sandbox, Side, forbid_core_dumps, harden, keep_capabilities,
+    CapabilitySet, IdRange, Inside, Mode, Sandbox, Side, forbid_core_dumps, harden,
+    keep_capabilities,
 };
 use ringside_common::socket::BoundSocket;
 
@@ -33,9 +34,15 @@ fn run(args: &[String]) -> Result<u8, Box<dyn Error>> {
         return Err("MODE SECCOMP CAPABILITIES SOCKET ACT SHARE...".into());
     };
     let shares: Vec<PathBuf> = shares.iter().map(PathBuf::from).collect();
+    if mode == "bare" {
+        acts::hide_landlock()?;
+    }
+    let (mode, uid_map, gid_map) = mode_of(mode)?;
     let sandbox = Sandbox {
-        mode: mode_of(mode)?,
+        mode,
         shares: &shares,
+        uid_map: &uid_map,
+        gid_map: &gid_map,
         ..Sandbox::default()
     };
     let _control = Control::new()?;
@@ -63,6 +70,7 @@ fn allow_list() -> Result<AllowList, Box<dyn Error>> {
 fn attempt(act: &str, inside: &Arc<Inside>) -> Result<u8, Box<dyn Error>> {
     let outcome = match act.split_once(':').unwrap_or((act, "")) {
         ("wait", _) => return Ok(acts::wait_for_termination()?),
+        ("stay", _) => return Ok(acts::stay()?),
         ("panic", _) => fail(),
         ("read", path) => told(std::fs::read(path)),
         ("shares", _) => acts::list_shares(inside)?,
@@ -76,20 +84,33 @@ fn attempt(act: &str, inside: &Arc<Inside>) -> Result<u8, Box<dyn Error>> {
         ("namespace", _) => told(acts::new_user_namespace()),
         ("executable", _) => told(acts::map_executable()),
         ("thread", _) => acts::thread_and_ring()?,
+        ("landlock", _) => told(acts::landlock()),
         ("limits", _) => acts::limits(),
+        ("identity", _) => acts::identity(),
         (act, _) => return Err(format!("no act {act}").into()),
     };
     writeln!(io::stdout(), "{outcome}")?;
     Ok(0)
 }
 
-fn mode_of(word: &str) -> Result<Mode, String> {
+/// A mode, and maps of users and groups.
+type Terms = (Mode, Vec<IdRange>, Vec<IdRange>);
+
+fn mode_of(word: &str) -> Result<Terms, String> {
+    let many = vec![IdRange {
+        inside: 0,
+        outside: 100_000,
+        count: 65_536,
+    }];
+    let plain = |mode| Ok((mode, Vec::new(), Vec::new()));
     match word {
-        "auto" => Ok(Mode::Auto),
-        "strict" => Ok(Mode::Strict),
-        "none" => Ok(Mode::None),
-        "namespace" => Ok(Mode::Namespace),
-        "chroot" => Ok(Mode::Chroot),
+        "auto" | "bare" => plain(Mode::Auto),
+        "strict" => plain(Mode::Strict),
+        "none" => plain(Mode::None),
+        "namespace" => plain(Mode::Namespace),
+        "users" => Ok((Mode::Namespace, many, Vec::new())),
+        "groups" => Ok((Mode::Namespace, Vec::new(), many)),
+        "chroot" => plain(Mode::Chroot),
         _ => Err(format!("no mode {word}")),
     }
 }

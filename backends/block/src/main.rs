@@ -16,7 +16,7 @@ use ringside_blk::image::CacheMode;
 use ringside_blk::manage::BlockManagement;
 use ringside_blk::options::{Action, Options};
 use ringside_common::cli::{CommonConfig, exit_code};
-use ringside_common::daemon::{Control, Source, serve};
+use ringside_common::daemon::{Control, Source, raise_descriptor_limit, serve};
 use ringside_common::device::Device as _;
 use ringside_common::logging::init_logging;
 use ringside_common::management::{Devices, ManagementSockets, Services};
@@ -74,6 +74,7 @@ fn start(device: &Arc<BlockDevice>, config: CommonConfig) -> Result<(), Box<dyn 
         manage: vec![Arc::new(methods), Arc::clone(&control) as _],
     };
     let management = sockets.spawn(services, || {})?;
+    raise_descriptor_limit();
     serve(device, source, &workers, &control)?;
     drop(management);
     Ok(())

@@ -13,13 +13,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::CommandFactory as _;
 use ringside_common::cli::{Endpoint, exit_code};
 use ringside_common::daemon::{Control, Source, serve};
 use ringside_common::device::Device as _;
 use ringside_common::logging::{init_logging, init_syslog};
 use ringside_common::management::{Devices, ManagementSockets, Services};
-use ringside_common::sandbox::{Inside, Level, Mode, Side};
+use ringside_common::sandbox::{Inherited, Inside, Level, Mode, Side};
 use ringside_fs::config::{FsConfig, InodeHandles, Share};
 use ringside_fs::device::{FsDevice, FsOptions};
 use ringside_fs::manage::FsManagement;
@@ -34,7 +34,8 @@ const PROGRAM: &str = "ringside-fs";
 const CONNECT_RETRY: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
-    match run(Options::parse()) {
+    let options = Options::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    match run(options) {
         Ok(status) => ExitCode::from(status),
         Err(error) => exit_code(PROGRAM, Err(error)),
     }
@@ -48,17 +49,17 @@ fn run(options: Options) -> Result<u8, Box<dyn Error>> {
     if options.common.print(CAPABILITIES, Options::command())? {
         return Ok(0);
     }
-    process::close_foreign(&options)?;
+    let inherited = process::inherited(&options)?;
     if options.compatibility.syslog {
         init_syslog(PROGRAM, options.log_level())?;
     } else {
         init_logging(options.log_level())?;
     }
-    start(options.into_config()?)
+    start(options.into_config()?, inherited)
 }
 
 /// Binds what is to be bound outside, and goes inside; returns with the exit status.
-fn start(config: Config) -> Result<u8, Box<dyn Error>> {
+fn start(config: Config, inherited: Inherited) -> Result<u8, Box<dyn Error>> {
     let Config {
         common,
         mut fs,
@@ -79,7 +80,7 @@ fn start(config: Config) -> Result<u8, Box<dyn Error>> {
         ManagementSockets::bind(common.control_socket.as_deref(), common.metrics.as_ref())?;
     let source = Source::of(endpoint)?;
     let max_files = process::limit(&process)?;
-    let inside = match process::enter(&process, &shares, fs.readonly)? {
+    let inside = match process::enter(&process, &shares, fs.readonly, inherited)? {
         // What was bound is removed here.
         Side::Outside { status } => return Ok(status),
         Side::Inside(inside) => inside,
@@ -88,7 +89,7 @@ fn start(config: Config) -> Result<u8, Box<dyn Error>> {
         // What is opened by its handle has no path, and Landlock goes by paths.
         fs.inode_file_handles = InodeHandles::Never;
     }
-    process::seal(&process)?;
+    process::seal(&process, matches!(source, Source::Connect(_)))?;
     let options = FsOptions {
         tag,
         num_request_queues,

@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The command line of `ringside-fs`.
 //!
-//! Every option of virtiofsd 1.14 that is not deprecated is here with its meaning, so that
-//! management software may start one for the other; what is ours comes beside it. [`Options`] is
-//! what the user wrote, [`Options::into_config`] checks it as a whole and turns it into a
-//! [`Config`].
+//! Every option of virtiofsd 1.14 that is not deprecated is here with its meaning, and `-o` as well,
+//! so that management software may start one for the other; what is ours comes beside it.
+//! [`Options`] is what the user wrote, [`Options::into_config`] checks it as a whole and turns it
+//! into a [`Config`].
 
 mod config;
+mod legacy;
 mod values;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use ringside_common::cli::{CommonArgs, CtlArgs, QueueCount};
 use ringside_common::sandbox::seccomp::Action as SeccompAction;
 use ringside_common::sandbox::{CapabilityChanges, IdRange, Mode};
@@ -40,6 +42,9 @@ const MAX_REQUEST_QUEUES: u16 = 63;
 /// Serves directories of this host as a virtio-fs device to any VMM that speaks vhost-user
 ///
 /// Takes the options of virtiofsd 1.14.
+///
+/// When its front-end has left it waits for the next one, unlike virtiofsd: end it with SIGTERM, or
+/// pass it a connected socket (--fd), with which it ends. SIGHUP is ignored.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "ringside-fs", version, max_term_width = 100)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -78,6 +83,22 @@ pub struct Options {
     pub command: Option<Action>,
 }
 
+impl Options {
+    /// Reads a command line, with what `-o` says put in its place.
+    ///
+    /// # Errors
+    /// What is wrong with it, or a text that was asked for; see [`clap::Error::exit`].
+    pub fn read<T>(words: impl IntoIterator<Item = T>) -> Result<Self, clap::Error>
+    where
+        T: Into<OsString> + Clone,
+    {
+        let mut options = Self::try_parse_from(words)?;
+        legacy::apply(&mut options)
+            .map_err(|error| Self::command().error(error.kind(), error))
+            .map(|()| options)
+    }
+}
+
 /// What to do instead of serving.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Action {
@@ -111,6 +132,10 @@ impl RequestQueues {
 }
 
 impl QueueCount for RequestQueues {
+    /// More than any VMM offers. A guest can make each entry of a queue hold 4 KiB of ours, so that
+    /// the largest size there is (32768) is for those who ask for it.
+    const QUEUE_SIZE: &'static str = "4096";
+
     /// The request queues and the one for high priority (virtio 1.3 §5.11.2).
     fn vrings(&self) -> u16 {
         self.count() + 1
@@ -124,7 +149,7 @@ impl QueueCount for RequestQueues {
 pub struct ShareArgs {
     /// Share this directory, or file, as the root of the file system
     #[arg(long, value_name = "PATH", conflicts_with = "shares")]
-    #[arg(required_unless_present_any = ["shares", "print_capabilities", "print_man"])]
+    #[arg(required_unless_present_any = ["shares", "print_capabilities", "print_man", "legacy"])]
     pub shared_dir: Option<PathBuf>,
 
     /// Share this directory, or file, under a name in an otherwise empty root; may be repeated
@@ -344,14 +369,22 @@ pub struct SandboxArgs {
     reason = "switches of the command line"
 )]
 pub struct CompatibilityArgs {
-    /// Most data threads, as --threads; 0 is the default
+    /// Most data threads, as --threads; 0 is the default, and more than 256 are 256
     #[arg(long, value_name = "N", conflicts_with = "threads")]
-    #[arg(value_parser = clap::value_parser!(u16).range(0..=256))]
-    pub thread_pool_size: Option<u16>,
+    pub thread_pool_size: Option<usize>,
 
     /// Log to the system log instead of the standard error
     #[arg(long)]
     pub syslog: bool,
+
+    /// Options between commas, as older libvirt gives them: source=/srv,cache=always,xattr
+    ///
+    /// With a value `source`, `cache` (`none` is never), `sandbox`, `loglevel`, `modcaps` and
+    /// `xattrmap`; without one, also with `no_` before it, `xattr`, `flock`, `posix_lock`,
+    /// `posix_acl`, `security_label`, `killpriv_v2`, `readdirplus`, `writeback` and
+    /// `allow_direct_io`.
+    #[arg(short = 'o', value_name = "LIST")]
+    pub legacy: Vec<String>,
 
     /// Log as with --log-level debug
     #[arg(short = 'd')]

@@ -4,34 +4,44 @@
 //! The order is that of [`ringside_common::sandbox`]. Sockets are bound before; the device is made
 //! after, with every layer on, so that it starts with what it will go on with.
 
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use log::{debug, info};
 use ringside_common::sandbox::{
-    Sandbox, SandboxError, Side, close_inherited, forbid_core_dumps, harden, keep_capabilities,
+    Inherited, Mode, Sandbox, SandboxError, Side, forbid_core_dumps, harden, keep_capabilities,
     limit_open_files,
 };
+use rustix::process::{Pid, getpid};
 
 use crate::config::Share;
 use crate::options::{Options, ProcessConfig};
 use crate::seccomp::allow_list;
 
 /// `SD_LISTEN_FDS_START`.
-const FIRST_ACTIVATION_FD: u32 = 3;
+const FIRST_ACTIVATION_FD: RawFd = 3;
+/// More than one is refused, and told of with its number.
+const MAX_ACTIVATION_FDS: i32 = 1 << 16;
 
-/// Closes what we have inherited and were not told to use; to be called first of all.
+/// Finds what we have inherited and were not told to use; to be called first of all.
 ///
 /// # Errors
-/// When the kernel does not.
-pub fn close_foreign(options: &Options) -> Result<(), SandboxError> {
-    let named = options.common.fd.and_then(|fd| u32::try_from(fd).ok());
-    let passed = std::env::var("LISTEN_FDS")
-        .ok()
-        .and_then(|count| count.parse::<u32>().ok())
-        .map_or(0, |count| count.min(u32::from(u16::MAX)));
-    let mut keep: Vec<u32> = (FIRST_ACTIVATION_FD..FIRST_ACTIVATION_FD + passed).collect();
-    keep.extend(named);
-    close_inherited(&keep)
+/// When the kernel does not tell.
+pub fn inherited(options: &Options) -> Result<Inherited, SandboxError> {
+    if let Some(fd) = options.common.fd {
+        return Inherited::find(&[fd]);
+    }
+    let number = |name: &str| std::env::var(name).ok()?.parse::<i32>().ok();
+    // What another process was passed is nothing to us; that nobody is named is for testing tools.
+    let ours = std::env::var_os("LISTEN_PID").is_none_or(|pid| pid.is_empty())
+        || number("LISTEN_PID").and_then(Pid::from_raw) == Some(getpid());
+    let passed = number("LISTEN_FDS").filter(|_| ours && !options.common.names_an_endpoint());
+    let count = passed.unwrap_or(0).clamp(0, MAX_ACTIVATION_FDS);
+    let known: Vec<RawFd> = (FIRST_ACTIVATION_FD..)
+        .zip(0..count)
+        .map(|(fd, _)| fd)
+        .collect();
+    Inherited::find(&known)
 }
 
 /// Sets the limits; returns how many files this process may have open.
@@ -53,6 +63,7 @@ pub fn enter(
     config: &ProcessConfig,
     shares: &[Share],
     read_only: bool,
+    inherited: Inherited,
 ) -> Result<Side, SandboxError> {
     let shares: Vec<PathBuf> = shares.iter().map(|share| share.path.clone()).collect();
     let sandbox = Sandbox {
@@ -62,18 +73,24 @@ pub fn enter(
         uid_map: &config.uid_map,
         gid_map: &config.gid_map,
     };
-    sandbox.enter()
+    let side = sandbox.enter()?;
+    // Without a sandbox there is but one process.
+    if matches!(side, Side::Inside(_)) && config.sandbox != Mode::None {
+        inherited.close();
+    }
+    Ok(side)
 }
 
-/// Puts on the other layers, in the process that serves.
+/// Puts on the other layers, in the process that serves; it may go on to make connections if it
+/// `connects`.
 ///
 /// # Errors
 /// When the kernel refuses one.
-pub fn seal(config: &ProcessConfig) -> Result<(), SandboxError> {
+pub fn seal(config: &ProcessConfig, connects: bool) -> Result<(), SandboxError> {
     let missing = keep_capabilities(config.capabilities)?;
     if !missing.is_empty() {
         info!("without the capabilities {missing:?}: not every user's files can be served");
     }
     harden()?;
-    allow_list()?.install(config.seccomp)
+    allow_list(connects)?.install(config.seccomp)
 }

@@ -4,7 +4,7 @@
 //! The grammar is that of virtiofsd's `--xattrmap`: rules of fields, each with a separator of its
 //! own choice. The first rule that matches decides. A rule of the scope `client` matches what the
 //! guest asks for by its `key`, one of the scope `server` matches what the host lists by its
-//! `prepend`. Every name has to be decided, so rules that leave one open are refused at the start.
+//! `prepend`. A name that no rule matches is refused to the guest (EPERM), or not shown to it.
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString};
@@ -56,16 +56,6 @@ pub enum XattrMapError {
     /// Something behind a rule of the type `map`.
     #[error("rule {0} is a map and not the last rule")]
     MapNotLast(usize),
-    /// No rule for some name of the guest.
-    #[error(
-        "no rule matches all that is left of the guest's names: end with \":ok:all:::\" or such"
-    )]
-    OpenClient,
-    /// No rule for some name of the host.
-    #[error(
-        "no rule matches all that is left of the host's names: end with \":ok:all:::\" or such"
-    )]
-    OpenServer,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -193,15 +183,6 @@ impl FromStr for XattrMap {
         if rules.is_empty() {
             return Err(XattrMapError::Empty);
         }
-        if !rules.iter().any(|rule| rule.client && rule.key.is_empty()) {
-            return Err(XattrMapError::OpenClient);
-        }
-        if !rules
-            .iter()
-            .any(|rule| rule.server && rule.prepend.is_empty())
-        {
-            return Err(XattrMapError::OpenServer);
-        }
         let mut map = Self {
             rules,
             capability: None,
@@ -214,10 +195,24 @@ impl FromStr for XattrMap {
 }
 
 impl XattrMap {
+    /// Whether some rule matches whatever the guest may ask for.
+    #[must_use]
+    pub fn decides_all_of_guest(&self) -> bool {
+        let mut rules = self.rules.iter();
+        rules.any(|rule| rule.client && rule.key.is_empty())
+    }
+
+    /// Whether some rule matches whatever the host may list.
+    #[must_use]
+    pub fn decides_all_of_host(&self) -> bool {
+        let mut rules = self.rules.iter();
+        rules.any(|rule| rule.server && rule.prepend.is_empty())
+    }
+
     /// The name on the host of what the guest calls `name`.
     ///
     /// # Errors
-    /// `EPERM` or `EOPNOTSUPP`, as the rule says.
+    /// `EPERM` or `EOPNOTSUPP`, as the rule says; `EPERM` where there is none.
     pub fn to_host<'a>(&self, name: &'a CStr) -> Result<Cow<'a, CStr>> {
         let bytes = name.to_bytes();
         let found = self

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use clap::{CommandFactory as _, Parser as _};
 use ringside_common::cli::exit_code;
-use ringside_common::daemon::{Control, Source, serve_all};
+use ringside_common::daemon::{Control, Source, raise_descriptor_limit, serve_all};
 use ringside_common::logging::init_logging;
 use ringside_common::management::{ManagementSockets, Services};
 use ringside_net::manage::NetManagement;
@@ -52,6 +52,7 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
         manage: vec![Arc::new(methods), Arc::clone(&control) as _],
     };
     let management = sockets.spawn(services, || {})?;
+    raise_descriptor_limit();
     serve_all(served, &workers, &control)?;
     drop(management);
     Ok(())

@@ -134,6 +134,36 @@ fn socket_path_given_twice_is_for_devices_of_many_front_ends() {
 }
 
 #[test]
+fn socket_with_a_group_lets_the_group_in_unless_told_otherwise() {
+    for (args, expected) in [
+        (&["--socket-path=a"][..], 0o600),
+        (&["--socket-path=a", "--socket-group=1234"], 0o770),
+        (
+            &[
+                "--socket-path=a",
+                "--socket-group=1234",
+                "--socket-mode=640",
+            ],
+            0o640,
+        ),
+        (&["--socket-path=a", "--socket-mode=666"], 0o666),
+    ] {
+        let Endpoint::Listen { mode, .. } = config(args).unwrap().endpoint else {
+            panic!("{args:?}");
+        };
+        assert_eq!(mode, expected, "{args:?}");
+    }
+}
+
+#[test]
+fn log_level_in_any_case_is_understood() {
+    for (text, expected) in [("DEBUG", LogLevel::Debug), ("Off", LogLevel::Off)] {
+        let args = parse(&["--socket-path=a", "--log-level", text]).unwrap();
+        assert_eq!(args.log_level, expected, "{text}");
+    }
+}
+
+#[test]
 fn socket_options_without_socket_path_are_refused() {
     for option in ["--socket-mode=660", "--socket-group=0"] {
         let error = parse(&[option]).unwrap_err();

@@ -8,7 +8,7 @@ use thiserror::Error;
 /// The largest queue a split virtqueue can have (virtio 1.3 §2.7).
 const MAX_QUEUE_SIZE: u16 = 32768;
 /// More data threads than queues can be offered are never used.
-const MAX_THREADS: usize = 256;
+pub const MAX_THREADS: usize = 256;
 
 /// Why the value of an option was not understood.
 #[derive(Debug, Error)]

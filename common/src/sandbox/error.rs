@@ -33,6 +33,12 @@ pub enum SandboxError {
     /// `chroot(2)` is for root, and to one directory.
     #[error("sandbox: chroot is for root and a single share, use namespace instead")]
     Chroot,
+    /// There is no way to separate the process here.
+    #[error(
+        "sandbox: neither namespaces nor chroot nor Landlock are to be had here; \
+         only --sandbox none serves without"
+    )]
+    Nothing,
     /// Maps of user and group numbers belong to a user namespace.
     #[error("sandbox: --uid-map and --gid-map need the sandbox `namespace`")]
     Maps,

@@ -92,10 +92,14 @@ impl Maps {
         }
     }
 
-    /// Whether there is a root inside, both as user and as group.
-    pub(super) fn have_root(&self) -> bool {
-        let maps_root = |ranges: &[IdRange]| ranges.iter().any(|r| r.inside == 0 && r.count > 0);
-        maps_root(&self.users) && maps_root(&self.groups)
+    /// Whether there is a user 0 inside.
+    pub(super) fn have_root_user(&self) -> bool {
+        maps_root(&self.users)
+    }
+
+    /// Whether there is a group 0 inside.
+    pub(super) fn have_root_group(&self) -> bool {
+        maps_root(&self.groups)
     }
 
     /// Sets the maps of process `pid`.
@@ -113,6 +117,10 @@ impl Maps {
             getegid().as_raw(),
         )
     }
+}
+
+fn maps_root(ranges: &[IdRange]) -> bool {
+    ranges.iter().any(|r| r.inside == 0 && r.count > 0)
 }
 
 fn is_own(ranges: &[IdRange], own: u32) -> bool {
@@ -180,15 +188,22 @@ mod tests {
     }
 
     #[test]
-    fn maps_have_root_only_with_both_numbers() {
+    fn maps_have_root_by_each_number_of_its_own() {
         let root = IdRange {
             inside: 0,
             outside: 1000,
             count: 1,
         };
         let other = IdRange { inside: 1, ..root };
-        assert!(Maps::new(&[root], &[root]).have_root());
-        assert!(!Maps::new(&[root], &[other]).have_root());
-        assert!(!Maps::new(&[other], &[root]).have_root());
+        let none = IdRange { count: 0, ..root };
+        for (users, groups, expected) in [
+            (root, root, (true, true)),
+            (root, other, (true, false)),
+            (other, root, (false, true)),
+            (none, none, (false, false)),
+        ] {
+            let maps = Maps::new(&[users], &[groups]);
+            assert_eq!((maps.have_root_user(), maps.have_root_group()), expected);
+        }
     }
 }

@@ -1,40 +1,59 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the process may use, and what it inherits.
 
-use std::cmp::Ordering;
+use std::os::fd::RawFd;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::error::SandboxError;
 use super::sys;
 
+/// `STDERR_FILENO`.
+const LAST_STANDARD_STREAM: RawFd = 2;
+
 /// Open files a back-end asks for by default.
 const DEFAULT_FILES: u64 = 1_000_000;
 
-/// Closes every descriptor that this process has inherited, except the standard streams and those
-/// of `keep`.
+/// The descriptors that this process has got from whoever started it, without being told of them.
 ///
-/// To be called first of all in `main`.
-///
-/// # Errors
-/// When the kernel does not (before Linux 5.9).
-pub fn close_inherited(keep: &[u32]) -> Result<(), SandboxError> {
-    let mut keep = keep.to_vec();
-    keep.sort_unstable();
-    let mut first = 3_u32;
-    for kept in keep {
-        match kept.cmp(&first) {
-            Ordering::Less => continue,
-            Ordering::Equal => {}
-            Ordering::Greater => close(first, kept - 1)?,
-        }
-        first = kept.saturating_add(1);
-    }
-    close(first, u32::MAX)
+/// Locks of fcntl(2) are given up when their process closes the file, and libvirt leaves one with
+/// us on purpose: by it, it tells whether we still live. So files stay open in the process that was
+/// started, for as long as it lives, and are closed in the one that serves. Sockets carry no such
+/// locks, and their other ends wait for us to close them.
+#[derive(Debug)]
+#[must_use]
+pub struct Inherited {
+    foreign: Vec<RawFd>,
 }
 
-fn close(first: u32, last: u32) -> Result<(), SandboxError> {
-    sys::close_range(first, last).map_err(SandboxError::system("close inherited descriptors"))
+impl Inherited {
+    /// Looks for them, except the standard streams and those of `known`, and closes sockets among
+    /// them. No program that is started from here on gets any.
+    ///
+    /// To be called first of all in `main`: whatever is open then is taken for inherited.
+    ///
+    /// # Errors
+    /// When there is no `/proc`, or the kernel is older than Linux 5.11.
+    pub fn find(known: &[RawFd]) -> Result<Self, SandboxError> {
+        let mut foreign = sys::open_descriptors()
+            .map_err(SandboxError::system("look for inherited descriptors"))?;
+        foreign.retain(|fd| *fd > LAST_STANDARD_STREAM && !known.contains(fd));
+        let first = (LAST_STANDARD_STREAM + 1).unsigned_abs();
+        sys::close_on_exec(first).map_err(SandboxError::system(
+            "keep inherited descriptors from others",
+        ))?;
+        let (sockets, foreign): (Vec<_>, Vec<_>) =
+            foreign.into_iter().partition(|fd| sys::is_socket(*fd));
+        Self { foreign: sockets }.close();
+        Ok(Self { foreign })
+    }
+
+    /// Closes them, in the process that serves, when it is not the one that was started.
+    pub fn close(self) {
+        for fd in self.foreign {
+            sys::close_inherited(fd);
+        }
+    }
 }
 
 /// Leaves no core dump, which would hold memory of the guest.

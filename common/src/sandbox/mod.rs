@@ -3,10 +3,10 @@
 //!
 //! Layers, in the order in which a back-end puts them on; each is a function of its own:
 //!
-//! 1. [`close_inherited`], first of all; then it reads its command line and opens its sockets;
+//! 1. [`Inherited::find`], first of all; then it opens its sockets;
 //! 2. [`limit_open_files`], [`forbid_core_dumps`];
 //! 3. [`Sandbox::enter`]: namespaces, a root directory with nothing but the shares, and a parent
-//!    process that stays outside;
+//!    process that stays outside; and [`Inherited::close`];
 //! 4. [`keep_capabilities`];
 //! 5. [`harden`]: no new privileges, not traceable by others;
 //! 6. [`seccomp::AllowList::install`], before the first byte of a front-end is read.
@@ -51,14 +51,14 @@ pub use self::capabilities::{CapabilityChanges, keep_capabilities};
 pub use self::error::SandboxError;
 use self::idmap::Maps;
 pub use self::idmap::{IdRange, IdRangeError};
-pub use self::limits::{close_inherited, forbid_core_dumps, limit_open_files};
+pub use self::limits::{Inherited, forbid_core_dumps, limit_open_files};
 use self::parent::Separation;
 use self::root::Root;
 
 /// How a back-end is separated from the rest of the system (`--sandbox`).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
 pub enum Mode {
-    /// The strongest that works here: namespaces, else chroot, else Landlock, else nothing.
+    /// The strongest that works here: namespaces, else chroot, else Landlock, or the start fails.
     #[default]
     Auto,
     /// Namespaces and every other layer, or the start fails.
@@ -150,7 +150,8 @@ impl Sandbox<'_> {
     /// the back-end installed.
     ///
     /// # Errors
-    /// When the mode asked for cannot be had, or a share cannot be opened.
+    /// When the mode asked for cannot be had, or a share cannot be opened. No mode but
+    /// [`Mode::None`] ends without any separation.
     pub fn enter(&self) -> Result<Side, SandboxError> {
         self.check()?;
         if self.mode == Mode::None {
@@ -221,8 +222,10 @@ impl Sandbox<'_> {
             }
         }
         let root = root::unchanged(self.shares)?;
-        let level = landlock::restrict(&root.shares)?;
-        inside(root, level)
+        match landlock::restrict(&root.shares)? {
+            Level::None => Err(SandboxError::Nothing),
+            level => inside(root, level),
+        }
     }
 }
 

@@ -12,11 +12,16 @@ pub(super) const NAMESPACES: UnshareFlags = UnshareFlags::NEWNS
     .union(UnshareFlags::NEWNET)
     .union(UnshareFlags::NEWIPC);
 
-/// Becomes the root of a user namespace that has one.
-pub(super) fn become_root() -> Result<(), SandboxError> {
+/// Becomes group 0 of a user namespace that has one.
+pub(super) fn become_root_group() -> Result<(), SandboxError> {
     set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)
-        .and_then(|()| set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT))
-        .map_err(SandboxError::system("become root inside"))
+        .map_err(SandboxError::system("become the group root inside"))
+}
+
+/// Becomes user 0 of a user namespace that has one.
+pub(super) fn become_root_user() -> Result<(), SandboxError> {
+    set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
+        .map_err(SandboxError::system("become the user root inside"))
 }
 
 /// Leaves the supplementary groups of whoever has started us: a guest's user must not be let in

@@ -4,7 +4,7 @@
 //!
 //! The parent waits, passes on the signals that it gets, and ends as the child did. It has kept
 //! what can only be undone outside: the socket file is removed when its `main` returns. It has no
-//! capability left. When it is killed the child ends as if by SIGTERM.
+//! capability left. When it is killed the child is killed as well.
 
 use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
 use std::os::fd::OwnedFd;
@@ -20,7 +20,7 @@ use rustix::thread::{CapabilitySet, UnshareFlags};
 use super::capabilities::keep_capabilities;
 use super::error::SandboxError;
 use super::idmap::Maps;
-use super::namespace::{NAMESPACES, become_root};
+use super::namespace::{NAMESPACES, become_root_group, become_root_user};
 use super::sys;
 
 /// What a shell reports of a process that a signal has ended: this and its number.
@@ -99,13 +99,20 @@ fn settle_in(
             // The parent knows why, and tells.
             sys::exit_now(1);
         }
-        if maps.have_root() {
-            become_root()?;
+        // Who has a map of one kind alone is not left with a number that is not mapped.
+        if maps.have_root_group() {
+            become_root_group()?;
+        }
+        if maps.have_root_user() {
+            become_root_user()?;
         }
     }
     // What a terminal sends to its whole group is passed on by the parent, and so comes once.
     setsid().map_err(SandboxError::system("start a session"))?;
-    set_parent_process_death_signal(Some(Signal::TERM))
+    // Not SIGTERM: a child that waits for its requests to end would be left over, and nobody would
+    // know of it. There is nothing to save: what a guest wrote is in the host's page cache, and the
+    // socket's file was the parent's to remove.
+    set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(SandboxError::system("follow the parent"))?;
     let mut ended = [PollFd::new(parent, PollFlags::IN)];
     match poll(&mut ended, Some(&Timespec::default())) {

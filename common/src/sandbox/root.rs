@@ -102,10 +102,9 @@ fn clone_tree(path: &Path, more: OpenTreeFlags) -> rustix::io::Result<OwnedFd> {
 /// A share with what is mounted below it.
 fn share_tree(path: &Path, read_only: bool) -> Result<OwnedFd, SandboxError> {
     let tree = clone_tree(path, OpenTreeFlags::AT_RECURSIVE).map_err(failed_on(path, "clone"))?;
-    // Neither is of use: nothing is executed and no device is opened here.
-    let mut attributes = MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    // Neither is of use here. Without execution access(2) would say so to a guest, which may well
+    // execute; here it is seccomp that forbids it.
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
     if read_only {
         attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
     }

@@ -204,6 +204,17 @@ impl AllowList {
             .extend(calls.iter().map(|&call| (call, Vec::new())));
     }
 
+    /// Allows connections to other processes of this host, for a back-end that makes its own.
+    ///
+    /// # Errors
+    /// Never in practice: the rules are well-formed.
+    pub fn allow_unix_connections(&mut self) -> Result<(), SandboxError> {
+        let unix = u64::from(libc::AF_UNIX.unsigned_abs());
+        self.allow_value(libc::SYS_socket, 0, unix)?;
+        self.allow(&[libc::SYS_connect]);
+        Ok(())
+    }
+
     /// Allows `call` when the lower half of argument `argument`, counted from 0, is `value`. May be
     /// given several times for one call.
     ///

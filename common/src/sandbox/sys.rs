@@ -6,11 +6,13 @@
     reason = "forking, signals of a waiting parent, and calls that no crate wraps"
 )]
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use libc::{c_int, c_void, siginfo_t};
+use libc::{c_int, c_uint, c_void, siginfo_t};
+use rustix::fs::{Dir, FileType, fstat};
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 use vmm_sys_util::signal::register_signal_handler;
@@ -65,13 +67,37 @@ pub(super) fn exit_now(status: u8) -> ! {
     unsafe { libc::_exit(status.into()) }
 }
 
-/// Closes the descriptors from `first` to `last`.
-///
-/// To be called before this process has opened any of its own.
-pub(super) fn close_range(first: u32, last: u32) -> io::Result<()> {
-    // SAFETY: by contract of `close_inherited`, which is called first of all in `main`, nobody in
-    // this process owns what is open besides the standard streams, which are not in the range.
-    checked(unsafe { libc::close_range(first, last, 0) }).map(drop)
+/// The numbers of the descriptors that are open.
+pub(super) fn open_descriptors() -> io::Result<Vec<RawFd>> {
+    let listed = OwnedFd::from(File::open("/proc/self/fd")?);
+    let own = listed.as_raw_fd();
+    let mut numbers = Vec::new();
+    for entry in Dir::new(listed)? {
+        let number = entry?.file_name().to_str().map(str::parse::<RawFd>);
+        numbers.extend(number.ok().and_then(Result::ok).filter(|fd| *fd != own));
+    }
+    Ok(numbers)
+}
+
+/// No program that this process starts gets a descriptor from `first` on.
+pub(super) fn close_on_exec(first: c_uint) -> io::Result<()> {
+    let flags = libc::CLOSE_RANGE_CLOEXEC.cast_signed();
+    // SAFETY: nothing is closed in this process.
+    checked(unsafe { libc::close_range(first, c_uint::MAX, flags) }).map(drop)
+}
+
+/// Whether the descriptor is one of a socket.
+pub(super) fn is_socket(fd: RawFd) -> bool {
+    // SAFETY: by contract of `Inherited`, it is open, and nobody closes it meanwhile.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket)
+}
+
+/// Closes one that was inherited.
+pub(super) fn close_inherited(fd: RawFd) {
+    // SAFETY: by contract of `Inherited`, which is made first of all in `main`, nobody in this
+    // process owns what was open by then.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
 }
 
 /// `mount_setattr(2)` on the mount at `mount` and all below it.

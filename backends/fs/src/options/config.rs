@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use log::{LevelFilter, warn};
-use ringside_common::cli::{CliError, CommonConfig};
+use ringside_common::cli::{CliError, CommonConfig, MAX_THREADS};
 use ringside_common::sandbox::seccomp::Action as SeccompAction;
 use ringside_common::sandbox::{CapabilityChanges, CapabilitySet, IdRange, Mode};
 use thiserror::Error;
@@ -105,8 +105,9 @@ impl Options {
     ///
     /// # Errors
     /// [`OptionsError`] says what does not go together.
-    pub fn into_config(self) -> Result<Config, OptionsError> {
+    pub fn into_config(mut self) -> Result<Config, OptionsError> {
         self.check()?;
+        self.common.keep_last_socket_path();
         let ids = IdMaps::new(&self.ids.translate_uid, &self.ids.translate_gid)?;
         let fs = fs_config(&self.share, &self.cache, self.features, ids);
         let process = ProcessConfig {
@@ -155,6 +156,14 @@ impl Options {
         if self.sandbox.sandbox == Mode::Strict && !filters {
             return Err(OptionsError::StrictWithoutSeccomp);
         }
+        if let Some(map) = &self.features.xattrmap {
+            if !map.decides_all_of_guest() {
+                warn!("--xattrmap: names of the guest that no rule matches are refused (EPERM)");
+            }
+            if !map.decides_all_of_host() {
+                warn!("--xattrmap: names of the host that no rule matches are not shown");
+            }
+        }
         self.compatibility.check()
     }
 }
@@ -171,6 +180,9 @@ impl CompatibilityArgs {
         if self.foreground {
             warn!("-f is deprecated and has no effect");
         }
+        if !self.legacy.is_empty() {
+            warn!("-o is deprecated, use the options without it");
+        }
         Ok(())
     }
 }
@@ -178,7 +190,7 @@ impl CompatibilityArgs {
 fn pool_threads(compatibility: &CompatibilityArgs) -> Option<NonZeroUsize> {
     compatibility
         .thread_pool_size
-        .and_then(|size| NonZeroUsize::new(size.into()))
+        .and_then(|size| NonZeroUsize::new(size.min(MAX_THREADS)))
 }
 
 fn shares(args: ShareArgs) -> Result<Vec<Share>, OptionsError> {

@@ -12,7 +12,7 @@ use crate::config::FsConfig;
 const NEEDED: [&str; 4] = ["--socket-path", "/run/fs.sock", "--shared-dir", "/srv"];
 
 fn parse(args: &[&str]) -> Result<Options, clap::Error> {
-    Options::try_parse_from(std::iter::once("ringside-fs").chain(args.iter().copied()))
+    Options::read(std::iter::once("ringside-fs").chain(args.iter().copied()))
 }
 
 fn with_needed(args: &[&str]) -> Options {
@@ -144,13 +144,111 @@ fn command_line_of_libvirt_is_taken() {
 }
 
 #[test]
-fn deprecated_options_of_virtiofsd_are_unknown() {
-    for args in [
-        ["--fd=0", "-osource=/srv"],
-        ["--socket=/s", "--shared-dir=/srv"],
+fn command_line_of_older_libvirt_is_taken() {
+    // qemuVirtioFSBuildCommandLine of libvirt 9.0.
+    let list = "source=/srv/a,,b,cache=none,sandbox=chroot,xattr,flock,no_posix_lock";
+    let args = ["--fd=9", "-o", list, "--thread-pool-size=16", "-d"];
+    let options = parse(&args).unwrap();
+    assert_eq!(options.common.fd, Some(9));
+    assert_eq!(options.log_level(), LevelFilter::Debug);
+    // There is no descriptor 9.
+    let mut with_socket = args;
+    with_socket[0] = "--socket-path=/run/fs.sock";
+    let config = parse(&with_socket).unwrap().into_config().unwrap();
+    let share = Share {
+        name: None,
+        path: "/srv/a,b".into(),
+    };
+    assert_eq!(config.shares, [share]);
+    assert_eq!(config.fs.cache, CachePolicy::Never);
+    assert_eq!(config.process.sandbox, Mode::Chroot);
+    assert!(config.fs.xattr && config.fs.flocks && !config.fs.posix_locks);
+    assert_eq!(config.common.threads.get(), 16);
+}
+
+#[test]
+fn lists_of_options_set_what_the_options_do_and_count_more() {
+    let list = "writeback,allow_direct_io,no_readdirplus,killpriv_v2,posix_acl,security_label,\
+                posix_lock,announce_submounts,cache=always,loglevel=err,modcaps=+sys_admin,\
+                xattrmap=:map::user.virtiofs.:";
+    let before = ["--cache=never", "--no-announce-submounts", "-o", list];
+    let options = with_needed(&before);
+    assert_eq!(options.log_level(), LevelFilter::Error);
+    let config = options.into_config().unwrap();
+    let kept = config.process.capabilities;
+    assert!(kept.contains(CapabilitySet::SYS_ADMIN));
+    let fs = config.fs;
+    let on = [
+        fs.writeback,
+        fs.allow_direct_io,
+        fs.killpriv_v2,
+        fs.posix_locks,
+        fs.announce_submounts,
+        fs.xattrmap.is_some(),
+        !fs.readdirplus,
+    ];
+    assert_eq!(on, [true; 7]);
+    assert_eq!(fs.cache, CachePolicy::Always);
+    assert_eq!(
+        (fs.posix_acl, fs.security_label),
+        (Negotiation::Always, Negotiation::Always)
+    );
+    let taken_back = [
+        "--xattr",
+        "-o",
+        "no_xattr,no_writeback",
+        "-ono_security_label",
+    ];
+    assert!(!self::fs(&taken_back).xattr);
+}
+
+#[test]
+fn lists_of_options_that_mean_nothing_are_refused() {
+    for (list, expected) in [
+        ("", ErrorKind::UnknownArgument),
+        ("xattr,", ErrorKind::UnknownArgument),
+        ("no_announce_submounts", ErrorKind::UnknownArgument),
+        ("timeout=1", ErrorKind::UnknownArgument),
+        ("cache=some", ErrorKind::InvalidValue),
+        ("sandbox=jail", ErrorKind::InvalidValue),
+        ("loglevel=loud", ErrorKind::InvalidValue),
+        ("modcaps=chown", ErrorKind::InvalidValue),
+        ("xattrmap=:", ErrorKind::InvalidValue),
+        ("source=", ErrorKind::InvalidValue),
     ] {
-        assert_eq!(refused(&args), ErrorKind::UnknownArgument, "{args:?}");
+        let args = [&NEEDED[..], &["-o", list]].concat();
+        assert_eq!(refused(&args), expected, "{list}");
     }
+    let nothing = ["--socket-path=/s", "-o", "xattr"];
+    assert_eq!(refused(&nothing), ErrorKind::MissingRequiredArgument);
+    let both = ["--socket-path=/s", "--share=a=/b", "-osource=/c"];
+    assert_eq!(refused(&both), ErrorKind::ArgumentConflict);
+}
+
+#[test]
+fn deprecated_name_of_the_socket_is_unknown() {
+    let args = ["--socket=/s", "--shared-dir=/srv"];
+    assert_eq!(refused(&args), ErrorKind::UnknownArgument);
+}
+
+#[test]
+fn socket_path_given_twice_is_the_last_one() {
+    let config = config(&["--socket-path=/run/other.sock"]).unwrap();
+    let Endpoint::Listen { path, .. } = config.common.endpoint else {
+        panic!("{:?}", config.common.endpoint);
+    };
+    assert_eq!(path.to_str(), Some("/run/other.sock"));
+}
+
+#[test]
+fn numbers_of_virtiofsd_beyond_ours_are_taken() {
+    let threads = |n: &str| {
+        let config = config(&["--thread-pool-size", n]).unwrap();
+        config.common.threads.get()
+    };
+    assert_eq!((threads("256"), threads("1000000")), (256, 256));
+    assert_eq!(config(&[]).unwrap().common.queue_size, 4096);
+    config(&["--xattrmap=:ok:client:user.::"]).unwrap();
 }
 
 #[test]

@@ -114,6 +114,17 @@ fn map_with_faults_is_refused_with_what_is_wrong() {
         refused(":ok:all::::map:a:b::ok:all:::"),
         XattrMapError::MapNotLast(2)
     );
-    assert_eq!(refused(":ok:client:user.::"), XattrMapError::OpenClient);
-    assert_eq!(refused(":ok:client:::"), XattrMapError::OpenServer);
+}
+
+#[test]
+fn map_that_leaves_names_open_refuses_and_hides_those_alone() {
+    let open = map(":ok:client:user.:: :ok:server::trusted.:");
+    assert!(!open.decides_all_of_guest() && !open.decides_all_of_host());
+    assert_eq!(to_host(&open, c"user.a"), Ok("user.a".to_owned()));
+    assert_eq!(to_host(&open, c"trusted.a"), Err(Errno::PERM));
+    assert_eq!(listed(&open, b"user.a\0trusted.a\0"), b"trusted.a\0");
+    let of_guest = map(":ok:client:::");
+    assert!(of_guest.decides_all_of_guest() && !of_guest.decides_all_of_host());
+    let of_all = map(":map::user.virtiofs.:");
+    assert!(of_all.decides_all_of_guest() && of_all.decides_all_of_host());
 }

@@ -141,7 +141,7 @@ impl Options {
             command: _,
         } = self;
         check_descriptors(common.fd, &net)?;
-        let (mode, group) = (common.socket_mode, common.socket_group);
+        let (mode, group) = (common.socket_mode(), common.socket_group);
         let queues = common.queues.clone();
         let (mut common, endpoints) = common.into_config_of_many()?;
         let mut ports: Vec<PortConfig> = (0..)
