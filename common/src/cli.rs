@@ -60,9 +60,6 @@ pub enum CliError {
 
 /// How a device lets its user say how many queues it offers.
 pub trait QueueCount: Args {
-    /// The largest queue that is accepted unless the user says otherwise, a power of two.
-    const QUEUE_SIZE: &'static str = "1024";
-
     /// The number of vrings that the device has then, 1 to 256.
     fn vrings(&self) -> u16;
 }
@@ -147,7 +144,7 @@ pub struct CommonArgs<Q: QueueCount = NumQueues> {
     #[arg(
         long,
         value_name = "N",
-        default_value = Q::QUEUE_SIZE,
+        default_value_t = 1024,
         help_heading = "Queues"
     )]
     #[arg(value_parser = values::queue_size)]

@@ -153,7 +153,7 @@ const METHODS: &[MethodInfo] = &[
     MethodInfo {
         name: "drain",
         params: "",
-        help: "complete what is in flight, make it stable and take no more until resume",
+        help: "complete what is in flight, make a disk stable and take no more until resume",
     },
     MethodInfo {
         name: "resume",
@@ -167,7 +167,10 @@ impl Manage for Control {
         METHODS
     }
 
-    fn call(&self, method: &str, _params: &Value) -> Result<Value, ManageError> {
+    fn call(&self, method: &str, params: &Value) -> Result<Value, ManageError> {
+        if let Some(name) = params.as_object().and_then(|all| all.keys().next()) {
+            return Err(ManageError::UnknownParam { name: name.clone() });
+        }
         let paused = match method {
             "drain" => true,
             "resume" => false,

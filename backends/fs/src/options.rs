@@ -132,10 +132,6 @@ impl RequestQueues {
 }
 
 impl QueueCount for RequestQueues {
-    /// More than any VMM offers. A guest can make each entry of a queue hold 4 KiB of ours, so that
-    /// the largest size there is (32768) is for those who ask for it.
-    const QUEUE_SIZE: &'static str = "4096";
-
     /// The request queues and the one for high priority (virtio 1.3 §5.11.2).
     fn vrings(&self) -> u16 {
         self.count() + 1

@@ -18,7 +18,7 @@ use crate::config::Share;
 use crate::options::{Options, ProcessConfig};
 use crate::seccomp::allow_list;
 
-/// `SD_LISTEN_FDS_START`.
+/// `SD_LISTEN_FDS_START`, unless `LISTEN_FDS_FIRST_FD` says otherwise.
 const FIRST_ACTIVATION_FD: RawFd = 3;
 /// More than one is refused, and told of with its number.
 const MAX_ACTIVATION_FDS: i32 = 1 << 16;
@@ -37,10 +37,9 @@ pub fn inherited(options: &Options) -> Result<Inherited, SandboxError> {
         || number("LISTEN_PID").and_then(Pid::from_raw) == Some(getpid());
     let passed = number("LISTEN_FDS").filter(|_| ours && !options.common.names_an_endpoint());
     let count = passed.unwrap_or(0).clamp(0, MAX_ACTIVATION_FDS);
-    let known: Vec<RawFd> = (FIRST_ACTIVATION_FD..)
-        .zip(0..count)
-        .map(|(fd, _)| fd)
-        .collect();
+    let first = number("LISTEN_FDS_FIRST_FD").unwrap_or(FIRST_ACTIVATION_FD);
+    let first = first.clamp(0, MAX_ACTIVATION_FDS);
+    let known: Vec<RawFd> = (first..).zip(0..count).map(|(fd, _)| fd).collect();
     Inherited::find(&known)
 }
 

@@ -4,7 +4,8 @@
 //! The grammar is that of virtiofsd's `--xattrmap`: rules of fields, each with a separator of its
 //! own choice. The first rule that matches decides. A rule of the scope `client` matches what the
 //! guest asks for by its `key`, one of the scope `server` matches what the host lists by its
-//! `prepend`. A name that no rule matches is refused to the guest (EPERM), or not shown to it.
+//! `prepend`. A name that no rule matches is refused to the guest (EPERM; ENODATA
+//! where it asks for the value), or not shown to it.
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString};

@@ -17,9 +17,9 @@ const DEFAULT_FILES: u64 = 1_000_000;
 /// The descriptors that this process has got from whoever started it, without being told of them.
 ///
 /// Locks of fcntl(2) are given up when their process closes the file, and libvirt leaves one with
-/// us on purpose: by it, it tells whether we still live. So files stay open in the process that was
-/// started, for as long as it lives, and are closed in the one that serves. Sockets carry no such
-/// locks, and their other ends wait for us to close them.
+/// us on purpose: by it, it tells whether we still live. So regular files stay open in the process
+/// that was started, for as long as it lives, and are closed in the one that serves, if that is
+/// another. All else carries no such locks, and somebody may wait for us to close it.
 #[derive(Debug)]
 #[must_use]
 pub struct Inherited {
@@ -27,25 +27,23 @@ pub struct Inherited {
 }
 
 impl Inherited {
-    /// Looks for them, except the standard streams and those of `known`, and closes sockets among
-    /// them. No program that is started from here on gets any.
+    /// Looks for them, except the standard streams and those of `known`, and closes all but regular
+    /// files. No program that is started from here on gets any.
     ///
     /// To be called first of all in `main`: whatever is open then is taken for inherited.
     ///
     /// # Errors
-    /// When there is no `/proc`, or the kernel is older than Linux 5.11.
+    /// When there is no `/proc`.
     pub fn find(known: &[RawFd]) -> Result<Self, SandboxError> {
         let mut foreign = sys::open_descriptors()
             .map_err(SandboxError::system("look for inherited descriptors"))?;
         foreign.retain(|fd| *fd > LAST_STANDARD_STREAM && !known.contains(fd));
-        let first = (LAST_STANDARD_STREAM + 1).unsigned_abs();
-        sys::close_on_exec(first).map_err(SandboxError::system(
-            "keep inherited descriptors from others",
-        ))?;
-        let (sockets, foreign): (Vec<_>, Vec<_>) =
-            foreign.into_iter().partition(|fd| sys::is_socket(*fd));
-        Self { foreign: sockets }.close();
-        Ok(Self { foreign })
+        for fd in foreign.iter().chain(known) {
+            sys::close_on_exec(*fd);
+        }
+        let (files, others) = foreign.into_iter().partition(|fd| sys::is_file(*fd));
+        Self { foreign: others }.close();
+        Ok(Self { foreign: files })
     }
 
     /// Closes them, in the process that serves, when it is not the one that was started.

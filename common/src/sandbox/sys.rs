@@ -11,8 +11,9 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use libc::{c_int, c_uint, c_void, siginfo_t};
+use libc::{c_int, c_void, siginfo_t};
 use rustix::fs::{Dir, FileType, fstat};
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 use vmm_sys_util::signal::register_signal_handler;
@@ -79,18 +80,19 @@ pub(super) fn open_descriptors() -> io::Result<Vec<RawFd>> {
     Ok(numbers)
 }
 
-/// No program that this process starts gets a descriptor from `first` on.
-pub(super) fn close_on_exec(first: c_uint) -> io::Result<()> {
-    let flags = libc::CLOSE_RANGE_CLOEXEC.cast_signed();
-    // SAFETY: nothing is closed in this process.
-    checked(unsafe { libc::close_range(first, c_uint::MAX, flags) }).map(drop)
+/// No program that this process starts gets this descriptor, which may be none.
+pub(super) fn close_on_exec(fd: RawFd) {
+    // SAFETY: by contract of `Inherited`, nobody closes it meanwhile.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    // It fails where there is no such descriptor; whoever uses it will say so.
+    let _ = fcntl_setfd(fd, FdFlags::CLOEXEC);
 }
 
-/// Whether the descriptor is one of a socket.
-pub(super) fn is_socket(fd: RawFd) -> bool {
+/// Whether the descriptor is one of a regular file.
+pub(super) fn is_file(fd: RawFd) -> bool {
     // SAFETY: by contract of `Inherited`, it is open, and nobody closes it meanwhile.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket)
+    fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file())
 }
 
 /// Closes one that was inherited.

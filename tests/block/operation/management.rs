@@ -84,6 +84,7 @@ fn drain_completes_what_is_in_flight_and_takes_no_more_until_resume() -> Outcome
         assert_eq!(driver.vring().ring.used_idx(), taken);
         let stats = disk.control("stats", &Value::Null)?;
         assert_eq!(stats["queues"][0]["chains"], json!(taken), "{args:?}");
+        assert_eq!(disk.control("resume", &json!({"port": 0})).ok(), None);
         // Messages are answered all the same, and a second drain is none the wiser.
         assert_eq!(
             BlkDriver::capacity(&session.config(0, 8)?),

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// `F_SETSIG`
 const F_SETSIG: c_int = 10;
@@ -17,8 +18,21 @@ const F_SETSIG: c_int = 10;
 pub(crate) struct Lease(File);
 
 impl Lease {
-    /// Takes it.
+    /// Takes it, as soon as nobody else has the file open: another test that starts a process has
+    /// what we had open in it for a moment.
     pub(crate) fn take(path: &Path) -> io::Result<Self> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match Self::try_take(path) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                    std::thread::yield_now();
+                }
+                taken => return taken,
+            }
+        }
+    }
+
+    fn try_take(path: &Path) -> io::Result<Self> {
         let lease = Self(File::options().read(true).write(true).open(path)?);
         // Not SIGIO, which would end the process.
         lease.call(F_SETSIG, libc::SIGURG)?;

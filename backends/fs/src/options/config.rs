@@ -47,7 +47,7 @@ pub enum OptionsError {
     StrictWithoutSeccomp,
     /// Files that are opened without our knowing, and something that needs to know.
     #[error(
-        "--no-open needs --cache always, and goes neither with --flock nor with \
+        "--no-open needs --cache always, and goes neither with --flock or --posix-lock nor with \
          --inode-file-handles mandatory"
     )]
     NoOpen,
@@ -144,9 +144,9 @@ impl Options {
             return Err(OptionsError::TranslatedAcl);
         }
         let handles = self.share.inode_file_handles == InodeHandles::Mandatory;
-        if self.features.no_open
-            && (self.cache.cache != CachePolicy::Always || self.features.flock || handles)
-        {
+        // Locks go with the files that were opened.
+        let locks = self.features.flock || self.features.posix_lock;
+        if self.features.no_open && (self.cache.cache != CachePolicy::Always || locks || handles) {
             return Err(OptionsError::NoOpen);
         }
         let filters = matches!(
@@ -158,7 +158,7 @@ impl Options {
         }
         if let Some(map) = &self.features.xattrmap {
             if !map.decides_all_of_guest() {
-                warn!("--xattrmap: names of the guest that no rule matches are refused (EPERM)");
+                warn!("--xattrmap: names of the guest that no rule matches are refused");
             }
             if !map.decides_all_of_host() {
                 warn!("--xattrmap: names of the host that no rule matches are not shown");

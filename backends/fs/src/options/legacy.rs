@@ -59,6 +59,9 @@ pub(super) fn apply(options: &mut Options) -> Result<(), LegacyError> {
         }
         options.compatibility.legacy.push(list);
     }
+    if options.common.print_capabilities {
+        return Ok(());
+    }
     match (&options.share.shared_dir, options.share.shares.is_empty()) {
         (Some(_), false) => Err(LegacyError::SourceAndShares),
         (None, true) => Err(LegacyError::NoSource),

@@ -247,7 +247,6 @@ fn numbers_of_virtiofsd_beyond_ours_are_taken() {
         config.common.threads.get()
     };
     assert_eq!((threads("256"), threads("1000000")), (256, 256));
-    assert_eq!(config(&[]).unwrap().common.queue_size, 4096);
     config(&["--xattrmap=:ok:client:user.::"]).unwrap();
 }
 
@@ -426,7 +425,12 @@ fn options_that_contradict_are_refused() {
         config(&strict),
         Err(OptionsError::StrictWithoutSeccomp)
     ));
-    for also in ["--flock", "--inode-file-handles=mandatory", "--cache=auto"] {
+    for also in [
+        "--flock",
+        "--posix-lock",
+        "--inode-file-handles=mandatory",
+        "--cache=auto",
+    ] {
         let unasked = ["--cache=always", "--no-open", also];
         let refused = config(&unasked);
         assert!(matches!(refused, Err(OptionsError::NoOpen)), "{also}");
