@@ -9,7 +9,7 @@ mod sample;
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
@@ -290,6 +290,26 @@ impl Drop for Process {
             let stderr = self.stderr();
             // Losing the log of a failing test is no reason to fail differently.
             let _ = writeln!(io::stderr(), "--- log of the child process\n{stderr}---");
+        }
+    }
+}
+
+/// Accepts one of those who connect, within `patience`.
+///
+/// # Errors
+///
+/// When nobody does.
+pub fn accept(listener: &UnixListener, patience: Duration) -> io::Result<UnixStream> {
+    listener.set_nonblocking(true)?;
+    let deadline = Instant::now() + patience;
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false)?;
+                return Ok(stream);
+            }
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => std::thread::sleep(POLL_INTERVAL),
         }
     }
 }

@@ -10,12 +10,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use ringside_fs::wire::flags::ROOT_NODE;
 use ringside_tests::frontend::fuse::{FuseClient, FuseConfig};
-use ringside_tests::process::{Launch, Process, back_end_binary};
+use ringside_tests::process::{Launch, Process, accept, back_end_binary};
 use ringside_tests::skip;
 use rustix::fs::{StatVfsMountFlags, statvfs};
 use rustix::process::geteuid;
@@ -52,22 +52,6 @@ fn listening(launch: Launch, share: &Path, args: &[&str]) -> Result<Process> {
 
 fn client(stream: UnixStream) -> Result<FuseClient> {
     Ok(FuseClient::from_stream(stream, &FuseConfig::default())?)
-}
-
-/// One of those who connect.
-fn accept(listener: &UnixListener) -> Result<UnixStream> {
-    listener.set_nonblocking(true)?;
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match listener.accept() {
-            Ok((stream, _)) => {
-                stream.set_nonblocking(false)?;
-                return Ok(stream);
-            }
-            Err(error) if Instant::now() > deadline => return Err(error.into()),
-            Err(_) => std::thread::sleep(Duration::from_millis(2)),
-        }
-    }
 }
 
 /// Who has a lock of fcntl(2) on a file.
@@ -122,7 +106,7 @@ fn lock_left_by_libvirt_is_held_by_the_process_that_was_started_alone() -> TestR
         let front_end = client(process.connect(PATIENCE)?)?;
         assert_eq!(holder(&file)?, Some(process.id()), "{sandbox}");
         // Of sockets the other end is told.
-        let mut other_end = accept(&listener)?;
+        let mut other_end = accept(&listener, PATIENCE)?;
         other_end.set_read_timeout(Some(PATIENCE))?;
         assert_eq!(other_end.read(&mut [0])?, 0, "{sandbox}");
         assert!(has_open(process.id(), &file)?, "{sandbox}");
@@ -188,7 +172,7 @@ fn front_end_that_listens_is_connected_to_again_under_seccomp() -> TestResult {
         .args(["--sandbox", "none", "--seccomp", "kill"])
         .spawn()?;
     for _ in 0..3 {
-        let mut front_end = client(accept(&listener)?)?;
+        let mut front_end = client(accept(&listener, PATIENCE)?)?;
         front_end.queue().lookup(ROOT_NODE, "file")?;
     }
     assert_eq!(process.terminate(PATIENCE)?.code(), Some(0));

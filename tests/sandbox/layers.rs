@@ -8,7 +8,7 @@ mod scene;
 
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use ringside_common::sandbox::CapabilitySet;
 use ringside_tests::skip;
@@ -227,20 +227,23 @@ fn panic_under_seccomp_is_told_and_ends_the_process_as_ever() {
     assert!(!scene.socket().exists());
 }
 
+/// A probe that has said that it is ready, and what it says.
+fn started(scene: &Scene, terms: Terms, act: &str) -> (Child, BufReader<ChildStdout>) {
+    let mut command = scene.command(terms, act);
+    let mut probe = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(probe.stdout.take().unwrap());
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    (probe, lines)
+}
+
 #[test]
 fn parent_with_sigterm_passes_it_on_and_removes_the_socket() {
     root_or_skip!();
     for terms in [NAMESPACE, CHROOT, STRICT] {
         let scene = Scene::new();
-        let mut probe = scene
-            .command(terms, "wait")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(probe.stdout.take().unwrap());
-        let mut line = String::new();
-        lines.read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
+        let (mut probe, _lines) = started(&scene, terms, "wait");
         assert!(scene.socket().exists());
         kill_process(Pid::from_child(&probe), Signal::TERM).unwrap();
         assert_eq!(probe.wait().unwrap().code(), Some(7), "{terms:?}");
@@ -254,15 +257,7 @@ fn parent_that_is_killed_takes_the_serving_process_with_it() {
     // The latter does not end by SIGTERM.
     for act in ["wait", "stay"] {
         let scene = Scene::new();
-        let mut probe = scene
-            .command(STRICT, act)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(probe.stdout.take().unwrap());
-        let mut line = String::new();
-        lines.read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
+        let (mut probe, lines) = started(&scene, STRICT, act);
         probe.kill().unwrap();
         probe.wait().unwrap();
         // The other end of the pipe is closed when the last of both has ended.

@@ -13,7 +13,7 @@ use ringside_tests::frontend::session::Session;
 use ringside_tests::hostile::support_chains::{
     DISK_BYTES, Disk, IMAGE_SEED, Outcome, PACKAGE, PATIENCE, image_pattern, launch, launch_traced,
 };
-use ringside_tests::process::{Launch, Process, back_end_binary};
+use ringside_tests::process::{Launch, Process, accept, back_end_binary};
 use ringside_tests::skip;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -33,22 +33,6 @@ fn driver_on(stream: UnixStream) -> Outcome<(Session, BlkDriver)> {
     let mut session = Session::builder().from_stream(stream)?;
     let vring = session.start_all()?.remove(0);
     Ok((session, BlkDriver::new(vring, BlkConfig::default())?))
-}
-
-/// Accepts one connection in time.
-fn accept(listener: &UnixListener) -> Outcome<UnixStream> {
-    listener.set_nonblocking(true)?;
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match listener.accept() {
-            Ok((stream, _)) => {
-                stream.set_nonblocking(false)?;
-                return Ok(stream);
-            }
-            Err(error) if Instant::now() > deadline => return Err(error.into()),
-            Err(_) => std::thread::sleep(Duration::from_millis(2)),
-        }
-    }
 }
 
 #[test]
@@ -278,7 +262,7 @@ fn connect_mode_waits_for_the_front_end_and_comes_back() -> Outcome {
     })?;
     let listener = UnixListener::bind(&path)?;
     for seed in 1..4 {
-        let (_session, mut driver) = driver_on(accept(&listener)?)?;
+        let (_session, mut driver) = driver_on(accept(&listener, PATIENCE)?)?;
         verify_io(&mut driver, DISK_BYTES, seed)?;
     }
     // The front-end goes away altogether, and comes back.
@@ -287,7 +271,7 @@ fn connect_mode_waits_for_the_front_end_and_comes_back() -> Outcome {
     std::thread::sleep(Duration::from_millis(300));
     assert!(process.try_exit()?.is_none());
     let listener = UnixListener::bind(&path)?;
-    let (_session, mut driver) = driver_on(accept(&listener)?)?;
+    let (_session, mut driver) = driver_on(accept(&listener, PATIENCE)?)?;
     verify_io(&mut driver, DISK_BYTES, 5)?;
     assert_eq!(process.terminate(PATIENCE)?.code(), Some(0));
     assert!(
