@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Requests to the control threads: pause, and go on.
+//!
+//! Whoever asks raises a round and wakes all control threads; each does what is wanted and says so.
+//! The last of them wakes whoever asked, who may have lost patience meanwhile: the round is then
+//! still under way.
+
+use std::cell::Cell;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+use serde_json::{Value, json};
+
+use crate::management::{Manage, ManageError, MethodInfo};
+use crate::sys::signal::Signals;
+
+/// Requests to the control threads from other threads of the process.
+#[derive(Debug)]
+pub struct Control {
+    pause: Mutex<Pause>,
+    changed: Condvar,
+    /// Written to for every request, and never read: every control thread watches it.
+    pub(super) signal: OwnedFd,
+    pub(super) signals: Signals,
+}
+
+#[derive(Debug, Default)]
+struct Pause {
+    wanted: bool,
+    /// Counts the requests.
+    round: u64,
+    /// Control threads, and how many of them have not yet done what was asked for last.
+    threads: usize,
+    behind: usize,
+    /// It was done, but a device could not make stable what it had written.
+    flush_failed: bool,
+}
+
+impl Control {
+    /// A handle for one [`serve`](super::serve). From here on signals do not end the process any more but wait
+    /// for `serve`: to be made before any socket, so that whoever sees one may send a signal.
+    ///
+    /// # Errors
+    /// When there is no descriptor left.
+    pub fn new() -> io::Result<Self> {
+        let signals = Signals::install()?;
+        let signal = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self {
+            pause: Mutex::default(),
+            changed: Condvar::new(),
+            signal,
+            signals,
+        })
+    }
+
+    /// Stops taking requests and returns when those in flight are done; or goes on.
+    ///
+    /// Returns false when that took longer than `patience`, and is then still under way; or when
+    /// what was acknowledged could not be made stable.
+    pub fn pause(&self, paused: bool, patience: Duration) -> bool {
+        let mut state = self.lock();
+        state.wanted = paused;
+        state.round += 1;
+        state.behind = state.threads;
+        state.flush_failed = false;
+        // Full means that a wake-up is due already.
+        let _ = rustix::io::write(&self.signal, &1_u64.to_ne_bytes());
+        let waited = self
+            .changed
+            .wait_timeout_while(state, patience, |state| state.behind > 0);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.behind == 0 && !state.flush_failed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pause> {
+        self.pause.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A control thread begins.
+    pub(super) fn join(&self) -> Turnout<'_> {
+        let mut state = self.lock();
+        state.threads += 1;
+        Turnout {
+            control: self,
+            round: Cell::new(state.round),
+        }
+    }
+}
+
+/// How long `drain` waits for requests in flight before it says that they are not done yet.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+
+const METHODS: &[MethodInfo] = &[
+    MethodInfo {
+        name: "drain",
+        params: "",
+        help: "complete what is in flight, make a disk stable and take no more until resume",
+    },
+    MethodInfo {
+        name: "resume",
+        params: "",
+        help: "go on after drain",
+    },
+];
+
+impl Manage for Control {
+    fn methods(&self) -> &[MethodInfo] {
+        METHODS
+    }
+
+    fn call(&self, method: &str, params: &Value) -> Result<Value, ManageError> {
+        if let Some(name) = params.as_object().and_then(|all| all.keys().next()) {
+            return Err(ManageError::UnknownParam { name: name.clone() });
+        }
+        let paused = match method {
+            "drain" => true,
+            "resume" => false,
+            _ => return Err(ManageError::UnknownMethod),
+        };
+        Ok(json!({ "done": self.pause(paused, DRAIN_PATIENCE) }))
+    }
+}
+
+/// What a control thread knows of the requests to it.
+#[derive(Debug)]
+pub(super) struct Turnout<'a> {
+    control: &'a Control,
+    /// The last one it has done.
+    round: Cell<u64>,
+}
+
+impl Turnout<'_> {
+    pub(super) fn wanted(&self) -> (bool, u64) {
+        let state = self.control.lock();
+        (state.wanted, state.round)
+    }
+
+    /// Request `round` is done.
+    pub(super) fn reached(&self, round: u64, flush_failed: bool) {
+        if self.round.replace(round) == round {
+            return;
+        }
+        let mut state = self.control.lock();
+        // A later one counts all threads anew.
+        if state.round == round {
+            state.behind = state.behind.saturating_sub(1);
+            state.flush_failed |= flush_failed;
+            drop(state);
+            self.control.changed.notify_all();
+        }
+    }
+}
+
+impl Drop for Turnout<'_> {
+    fn drop(&mut self) {
+        let mut state = self.control.lock();
+        state.threads -= 1;
+        if self.round.get() != state.round {
+            state.behind = state.behind.saturating_sub(1);
+        }
+        drop(state);
+        self.control.changed.notify_all();
+    }
+}
