@@ -183,7 +183,7 @@ struct Request<'a, 'c> {
     cx: Cx<'a>,
     args: &'a [u8],
     room: usize,
-    queue: &'a mut FsQueue,
+    queue: &'a FsQueue,
 }
 
 impl Request<'_, '_> {
@@ -301,13 +301,12 @@ impl Request<'_, '_> {
             Err(Errno::AGAIN) => {}
             Err(error) => return Err(error),
         }
-        if !self.queue.may_wait() {
+        if !self.queue.may_wait(self.rcx.parked()) {
             // As fcntl(2) and flock(2) have it where there is no room for another lock. EAGAIN is
             // no answer to who waits, EDEADLK is a lie, and after EINTR he would ask again at once.
             return Err(Errno::NOLCK);
         }
         let promise = self.rcx.promise(self.head, TAG_LOCK).ok_or(Errno::NOLCK)?;
-        self.queue.wait_begins();
         let done = Box::new(move |result: Result<()>| {
             promise.keep(result.err().map_or(0, |error| -error.raw_os_error()));
         });
@@ -441,7 +440,6 @@ impl RequestWorker for FsWorker {
             };
             return rcx.complete(head, result.unsigned_abs(), counted);
         }
-        queue.wait_ended();
         let header = InHeader {
             unique,
             opcode: opcode::SETLKW,

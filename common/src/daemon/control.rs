@@ -40,8 +40,9 @@ struct Pause {
 }
 
 impl Control {
-    /// A handle for one [`serve`](super::serve). From here on signals do not end the process any more but wait
-    /// for `serve`: to be made before any socket, so that whoever sees one may send a signal.
+    /// A handle for one [`serve`](super::serve). From here on signals do not end the process any
+    /// more but wait for `serve`: to be made before any socket, so that whoever sees one may send a
+    /// signal.
     ///
     /// # Errors
     /// When there is no descriptor left.

@@ -199,7 +199,7 @@ impl Buffers {
 
     /// A buffer was left out here.
     #[cold]
-    pub(crate) fn note_hole(&mut self, writable: bool) {
+    fn note_hole(&mut self, writable: bool) {
         let holes = self.holes.get_or_insert(Holes {
             readable_bytes: u64::MAX,
             writable_bytes: u64::MAX,

@@ -293,6 +293,12 @@ impl RequestCx<'_> {
         promise
     }
 
+    /// Requests of the vring that wait for a [`promise`](Self::promise).
+    #[must_use]
+    pub fn parked(&self) -> u32 {
+        self.heads.parked
+    }
+
     /// Gives `head` back to the driver: `used_bytes` were written to its buffers.
     ///
     /// `kind`, `bytes` and `ok` are what the counters of the vring get.

@@ -11,11 +11,9 @@ pub struct FsQueue {
     index: u16,
     /// Of each head whose request is not done.
     pending: Box<[Pending]>,
-    /// Requests that wait for a lock.
-    waiting: u16,
-    /// The most of them: they take half of the ring. If they had all of it, the request that gives
-    /// the lock back would find no place, and nothing would ever go on.
-    max_waiting: u16,
+    /// The most requests that wait for a lock: they take half of the ring. If they had all of it,
+    /// the request that gives the lock back would find no place, and nothing would ever go on.
+    max_waiting: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,8 +29,7 @@ impl FsQueue {
         Self {
             index,
             pending: vec![Pending::default(); usize::from(size)].into(),
-            waiting: 0,
-            max_waiting: (size / 2 / per_lock).max(1),
+            max_waiting: (size / 2 / per_lock).max(1).into(),
         }
     }
 
@@ -54,19 +51,9 @@ impl FsQueue {
         pending.copied().unwrap_or_default()
     }
 
-    /// Whether one more request may wait for a lock.
-    pub(super) fn may_wait(&self) -> bool {
-        self.waiting < self.max_waiting
-    }
-
-    /// A request waits for a lock from now on.
-    pub(super) fn wait_begins(&mut self) {
-        self.waiting = self.waiting.saturating_add(1);
-    }
-
-    /// A request that waited is to be answered.
-    pub(super) fn wait_ended(&mut self) {
-        self.waiting = self.waiting.saturating_sub(1);
+    /// Whether one more request may wait for a lock, beside those that do.
+    pub(super) fn may_wait(&self, waiting: u32) -> bool {
+        waiting < self.max_waiting
     }
 }
 
@@ -75,14 +62,13 @@ mod tests {
     use super::*;
 
     /// How many requests may wait for locks at once.
-    fn most(size: u16, indirect: bool) -> u16 {
-        let mut queue = FsQueue::new(1, size, indirect);
-        while queue.may_wait() {
-            queue.wait_begins();
+    fn most(size: u16, indirect: bool) -> u32 {
+        let queue = FsQueue::new(1, size, indirect);
+        let mut waiting = 0;
+        while queue.may_wait(waiting) {
+            waiting += 1;
         }
-        queue.wait_ended();
-        assert!(queue.may_wait());
-        queue.waiting + 1
+        waiting
     }
 
     #[test]
