@@ -56,8 +56,8 @@ pub enum VmError {
         #[source]
         source: io::Error,
     },
-    /// QEMU lost a race of its own before the guest's script began.
-    #[error("QEMU aborted: {log}")]
+    /// QEMU did something wrong of its own before the guest's script began.
+    #[error("QEMU failed: {log}")]
     Emulator {
         /// What it said.
         log: String,

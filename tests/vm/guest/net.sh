@@ -75,7 +75,10 @@ nic_offloads() {
 pings() {
     address=$1
     shift
-    ping -q -c 3 -W 5 "$@" "$address" >/tmp/ping 2>&1 && grep -q ' 0% packet loss' /tmp/ping
+    ping -c 3 -W 5 "$@" "$address" >/tmp/ping 2>&1 && grep -q ' 0% packet loss' /tmp/ping || {
+        cat /tmp/ping /proc/interrupts
+        return 1
+    }
 }
 
 # fetch WHAT URL SHA256
