@@ -361,6 +361,8 @@ fn e7_flush_with_sector_or_data_is_done() -> Outcome {
 
 #[test]
 fn e7_flush_that_fails_on_the_host_fails_alone_and_for_good() -> Outcome {
+    // strace counts by thread: the first flush of each blocking thread is good.
+    const MOST_THREADS: usize = 64;
     let inject = "inject=fdatasync:error=EIO:when=2";
     let Some(launch) = launch_traced(&["-e", "trace=fdatasync", "-e", inject])? else {
         skip!("strace cannot trace here");
@@ -372,7 +374,14 @@ fn e7_flush_that_fails_on_the_host_fails_alone_and_for_good() -> Outcome {
     driver.flush()?.ok()?;
     assert_eq!(disk.info("lost_writes")?, json!(false));
     driver.write(4, &[8; SECTOR_BYTES])?.ok()?;
-    let failed = driver.flush()?;
+    let mut failed = driver.flush()?;
+    for _ in 0..MOST_THREADS {
+        if failed.status != status::OK {
+            break;
+        }
+        assert_eq!(disk.info("lost_writes")?, json!(false));
+        failed = driver.flush()?;
+    }
     assert_eq!((failed.status, failed.used_len), (status::IOERR, 1));
     assert_eq!(disk.info("lost_writes")?, json!(true));
     // The kernel would say yes now, having dropped what it could not write.
