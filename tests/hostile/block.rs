@@ -14,8 +14,9 @@ use ringside_tests::frontend::memory::{FIRST_GPA, MemoryLayout};
 use ringside_tests::frontend::ring::Descriptor;
 use ringside_tests::frontend::session::Session;
 use ringside_tests::hostile::support_chains::{
-    Answer, Bench, DISK_BYTES, DISK_SECTORS, Disk, IMAGE_SEED, MAX_TABLE, Outcome, PATIENCE,
-    SECTOR, TABLES, TRACE, Table, image_pattern, launch_traced, linked, readable, writable,
+    Answer, Bench, DISK_BYTES, DISK_SECTORS, Disk, IMAGE_SEED, MAX_TABLE, MOST_THREADS, Outcome,
+    PATIENCE, SECTOR, TABLES, TRACE, Table, image_pattern, launch_traced, linked, readable,
+    writable,
 };
 use ringside_tests::skip;
 use serde_json::json;
@@ -361,8 +362,7 @@ fn e7_flush_with_sector_or_data_is_done() -> Outcome {
 
 #[test]
 fn e7_flush_that_fails_on_the_host_fails_alone_and_for_good() -> Outcome {
-    // strace counts by thread: the first flush of each blocking thread is good.
-    const MOST_THREADS: usize = 64;
+    // The second of each blocking thread.
     let inject = "inject=fdatasync:error=EIO:when=2";
     let Some(launch) = launch_traced(&["-e", "trace=fdatasync", "-e", inject])? else {
         skip!("strace cannot trace here");

@@ -43,6 +43,9 @@ pub const SECTOR: u32 = 512;
 pub const PACKAGE: &str = "ringside-blk";
 /// What `strace` writes, in the directory of the process.
 pub const TRACE: &str = "trace.log";
+/// More than a back-end has blocking threads. `strace` counts calls by thread, so that each of them
+/// has a first and a second one.
+pub const MOST_THREADS: usize = 64;
 /// The image in the directory of the process.
 const IMAGE: &str = "disk.img";
 /// The control socket in the same place.

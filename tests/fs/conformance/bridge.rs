@@ -3,12 +3,12 @@
 
 use std::fs;
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::mount::umount;
 use ringside_tests::fs_mount::is_mounted;
+use ringside_tests::hostile::wait_until;
 use rustix::process::Signal;
 
 use super::support::{BRIDGE, TestResult, mount, needs_or_skip, scratch, text};
@@ -43,14 +43,10 @@ fn bridge_ends_well_when_somebody_unmounts() -> TestResult {
     let mut mount = mount(share.path(), &[], 60)?;
     assert_eq!(fs::read_dir(mount.path())?.count(), 0);
     // What other tests start at this moment may have the directory open until it is executed.
-    let deadline = Instant::now() + PATIENCE;
-    while let Err(error) = umount(mount.path()) {
-        assert!(
-            error == Errno::EBUSY && Instant::now() < deadline,
-            "{error}"
-        );
-        thread::sleep(Duration::from_millis(10));
-    }
+    wait_until("the unmount", || match umount(mount.path()) {
+        Err(Errno::EBUSY) => Ok(false),
+        ended => Ok(ended.map(|()| true)?),
+    })?;
     let status = mount.bridge_mut().wait_exit(PATIENCE)?;
     assert!(
         status.success(),
