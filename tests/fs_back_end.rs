@@ -7,10 +7,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::process::{Launch, Process, ProcessError, Result};
+use crate::process::{Launch, Process, ProcessError, Result, old_back_end_binary};
 
 /// Names the back-end the suites run: `ringside-fs` (default) or `virtiofsd`.
 pub const BACK_END_VARIABLE: &str = "RINGSIDE_FS_BACK_END";
+
+const PACKAGE: &str = "ringside-fs";
 
 /// How long the start may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -20,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub enum FsProgram {
     /// Ours.
     Ringside,
+    /// Ours from before a change.
+    Old,
     /// The one that is in use today.
     Virtiofsd,
 }
@@ -36,7 +40,11 @@ impl FsProgram {
 
     fn launch(self) -> Result<Launch> {
         match self {
-            Self::Ringside => Launch::back_end("ringside-fs"),
+            Self::Ringside => Launch::back_end(PACKAGE),
+            Self::Old => match old_back_end_binary(PACKAGE) {
+                Some(old) => Launch::program(old),
+                None => Launch::back_end(PACKAGE),
+            },
             Self::Virtiofsd => {
                 let found = crate::fs_tools::virtiofsd();
                 Launch::program(found.unwrap_or_else(|| PathBuf::from("virtiofsd")))

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::process::{Launch, Process, ProcessError, Result};
+use crate::process::{Launch, Process, ProcessError, Result, old_back_end_binary};
+
+const PACKAGE: &str = "ringside-net";
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -27,7 +29,23 @@ impl NetBackEnd {
     ///
     /// When it does not build or start.
     pub fn start(ports: usize, args: &[&str]) -> Result<Self> {
-        let launch = Self::launch()?;
+        Self::listen(Launch::back_end(PACKAGE)?, ports, args)
+    }
+
+    /// The same of the binary from before a change, where the environment says where it is.
+    ///
+    /// # Errors
+    ///
+    /// As [`NetBackEnd::start`].
+    pub fn start_old(ports: usize, args: &[&str]) -> Result<Self> {
+        match old_back_end_binary(PACKAGE) {
+            Some(old) => Self::listen(Launch::program(old)?, ports, args),
+            None => Self::start(ports, args),
+        }
+    }
+
+    fn listen(launch: Launch, ports: usize, args: &[&str]) -> Result<Self> {
+        let launch = Self::prepare(launch);
         let sockets: Vec<_> = (0..ports)
             .map(|port| Self::socket_of(&launch, port))
             .collect();
@@ -45,7 +63,7 @@ impl NetBackEnd {
     ///
     /// As [`NetBackEnd::start`].
     pub fn start_ports(ports: &[&str], args: &[&str]) -> Result<Self> {
-        let mut launch = Self::launch()?;
+        let mut launch = Self::prepare(Launch::back_end(PACKAGE)?);
         let mut sockets = Vec::with_capacity(ports.len());
         for (number, options) in ports.iter().enumerate() {
             let socket = Self::socket_of(&launch, number);
@@ -62,16 +80,16 @@ impl NetBackEnd {
     ///
     /// As [`NetBackEnd::start`].
     pub fn connecting(socket: &Path, args: &[&str]) -> Result<Self> {
-        let launch = Self::launch()?.arg("--connect").arg(socket).args(args);
-        Self::spawn(launch, Vec::new())
+        let launch = Self::prepare(Launch::back_end(PACKAGE)?);
+        Self::spawn(launch.arg("--connect").arg(socket).args(args), Vec::new())
     }
 
-    fn launch() -> Result<Launch> {
-        Ok(Launch::back_end("ringside-net")?.env(
+    fn prepare(launch: Launch) -> Launch {
+        launch.env(
             // As for the block device: mappings are then the back-end's own.
             "GLIBC_TUNABLES",
             "glibc.malloc.arena_max=1:glibc.pthread.stack_cache_size=0",
-        ))
+        )
     }
 
     fn socket_of(launch: &Launch, port: usize) -> PathBuf {

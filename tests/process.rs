@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
-pub use build::back_end_binary;
+pub use build::{back_end_binary, old_back_end_binary};
 pub use launch::Launch;
 pub use perf::{PRIVATE_TRACEFS, SyscallCounter, tracing_available};
 pub use sample::{Sample, ThreadActivity, sample, thread_activity, thread_ids};

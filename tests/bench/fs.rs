@@ -26,7 +26,7 @@ use ringside_tests::{fs_tools, skip};
 
 use contest::{Contender, Contest, FRONT_END_CPU, bind_self};
 use figures::{has_option, say};
-use program::{Program, Served};
+use program::{Program, Served, is_before_and_after};
 use tree::Tree;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -55,6 +55,7 @@ on either side.
   cargo bench -p ringside-tests --bench fs -- --calls       the front-end sleeps instead of polling
   cargo bench -p ringside-tests --bench fs -- --free        back-ends run where they like
   cargo bench -p ringside-tests --bench fs -- --rivals      virtiofsd's default takes our place
+  RINGSIDE_BENCH_OLD=DIR  DIR/ringside-fs takes virtiofsd's place: for a change under way
 ";
 
 /// What to run.
@@ -198,7 +199,7 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let plan = Plan::of_arguments()?;
-    if fs_tools::virtiofsd().is_none() {
+    if !is_before_and_after() && fs_tools::virtiofsd().is_none() {
         skip::report("bench fs", "no virtiofsd: run tests/fs/install");
         return Ok(());
     }

@@ -25,6 +25,7 @@ mod tap;
 use std::error::Error;
 use std::time::Duration;
 
+use ringside_tests::process::old_back_end_binary;
 use ringside_tests::vm::network_needs;
 use ringside_tests::{skip, testpmd};
 
@@ -55,6 +56,7 @@ In a to d the front-end is DPDK's virtio_user, without huge pages; in e and g it
   cargo bench -p ringside-tests --bench net -- --full       15 rounds, each twice as long
   cargo bench -p ringside-tests --bench net -- --noise      a to c with DPDK on both sides: what the
                                                             machine adds
+  RINGSIDE_BENCH_OLD=DIR  in a to d, DIR/ringside-net takes the place of others: for a change under way
 ";
 
 /// What to run.
@@ -141,10 +143,11 @@ fn measure(load: &Load, sides: [Side; 2], rounds: usize, slice: Duration) -> Res
         series
     });
     say(format_args!(
-        "\n{}: {}, million frames per second\n  ours {:>20}   DPDK {:>20}   ratio {ratio}",
+        "\n{}: {}, million frames per second\n  ours {:>20}   {} {:>20}   ratio {ratio}",
         load.part,
         load.name,
         ours.to_string(),
+        sides[1].name(),
         theirs.to_string()
     ));
     Ok(())
@@ -159,6 +162,8 @@ fn main() -> Result<()> {
     let (rounds, slice) = (plan.rounds, plan.slice);
     let sides = if has_option("--noise") {
         [Side::Theirs, Side::Theirs]
+    } else if old_back_end_binary("ringside-net").is_some() {
+        [Side::Ours, Side::Old]
     } else {
         [Side::Ours, Side::Theirs]
     };

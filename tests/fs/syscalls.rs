@@ -133,7 +133,9 @@ fn assert_cost(
 fn costs(program: FsProgram) -> [Cost; 5] {
     use Cost::{AtMost, Exactly};
     match program {
-        FsProgram::Ringside => [Exactly(1), AtMost(1), AtMost(3), AtMost(4), Exactly(1)],
+        FsProgram::Ringside | FsProgram::Old => {
+            [Exactly(1), AtMost(1), AtMost(3), AtMost(4), Exactly(1)]
+        }
         FsProgram::Virtiofsd => [Exactly(3), Exactly(6), Exactly(6), AtMost(20), AtMost(20)],
     }
 }

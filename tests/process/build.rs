@@ -12,6 +12,17 @@ use super::{ProcessError, Result};
 /// an installed back-end.
 const BIN_DIR_VARIABLE: &str = "RINGSIDE_BIN_DIR";
 
+/// Names the directory of the binaries from before a change, which benchmarks measure beside those of
+/// this tree.
+const OLD_BIN_DIR_VARIABLE: &str = "RINGSIDE_BENCH_OLD";
+
+/// A package's binary from before a change, where the environment says where it is.
+#[must_use]
+pub fn old_back_end_binary(package: &str) -> Option<PathBuf> {
+    let dir = std::env::var_os(OLD_BIN_DIR_VARIABLE)?;
+    Some(Path::new(&dir).join(package))
+}
+
 /// Packages built by this process. The lock is held while cargo runs, so that parallel tests wait
 /// for one build instead of starting several.
 static BUILT: Mutex<BTreeMap<&str, PathBuf>> = Mutex::new(BTreeMap::new());

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ringside_tests::frontend::fuse::{FuseClient, FuseConfig, QueueConfig};
 use ringside_tests::frontend::ring::CallMode;
 use ringside_tests::fs_back_end::{FsBackEnd, FsProgram};
+use ringside_tests::process::old_back_end_binary;
 use rustix::thread::{CpuSet, Pid, sched_setaffinity};
 
 use crate::Result;
@@ -33,6 +34,13 @@ const OURS: Program = Program {
     args: &[],
 };
 
+/// Ours from before a change.
+const OLD: Program = Program {
+    name: "old",
+    program: FsProgram::Old,
+    args: &[],
+};
+
 const POOL: &str = "--thread-pool-size=4";
 const NO_HANDLES: &str = "--inode-file-handles=never";
 
@@ -53,8 +61,11 @@ const fn virtiofsd(name: &'static str, args: &'static [&'static str]) -> Program
 }
 
 impl Program {
-    /// Ours, unless only its rivals are asked for, and theirs.
+    /// Ours, unless only its rivals are asked for, and theirs; or ours before and after a change.
     pub(crate) fn contenders(rivals_only: bool) -> Vec<Self> {
+        if is_before_and_after() {
+            return vec![OURS, OLD];
+        }
         let ours = (!rivals_only).then_some(OURS);
         ours.into_iter().chain(THEIRS).collect()
     }
@@ -66,6 +77,11 @@ impl Program {
     pub(crate) fn is_default(self) -> bool {
         self.args.is_empty()
     }
+}
+
+/// Whether a change is measured, and no rival.
+pub(crate) fn is_before_and_after() -> bool {
+    old_back_end_binary("ringside-fs").is_some()
 }
 
 /// A running back-end and its front-end.
@@ -84,7 +100,7 @@ impl Served {
     ) -> Result<Self> {
         let number = queues.to_string();
         let mut all = vec!["--seccomp=none"];
-        if program.program == FsProgram::Ringside {
+        if program.program != FsProgram::Virtiofsd {
             all.extend(["--num-request-queues", &number]);
         }
         all.extend(program.args.iter().chain(args));

@@ -145,7 +145,7 @@ fn p99(mut sample: impl FnMut() -> Result<Option<f64>>) -> Result<Option<f64>> {
 fn round(program: Program) -> Result<[Option<f64>; 2]> {
     let mut frozen = Frozen::new()?;
     let queues = match program.program {
-        FsProgram::Ringside => 2,
+        FsProgram::Ringside | FsProgram::Old => 2,
         FsProgram::Virtiofsd => 1,
     };
     let mut served = Served::start(program, frozen.share.path(), &[], queues)?;

@@ -63,7 +63,19 @@ impl Load {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Side {
     Ours,
+    /// Ours from before a change.
+    Old,
     Theirs,
+}
+
+impl Side {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::Old => "old",
+            Self::Theirs => "DPDK",
+        }
+    }
 }
 
 enum Back {
@@ -80,8 +92,13 @@ pub(crate) struct Contender {
 impl Contender {
     pub(crate) fn start(load: &Load, side: Side) -> Result<Self> {
         let (back, sockets) = match side {
-            Side::Ours => {
-                let back = NetBackEnd::start(load.ports, &["--backend", load.our_back_end])?;
+            Side::Ours | Side::Old => {
+                let args = ["--backend", load.our_back_end];
+                let back = if side == Side::Old {
+                    NetBackEnd::start_old(load.ports, &args)?
+                } else {
+                    NetBackEnd::start(load.ports, &args)?
+                };
                 let sockets: Vec<_> = (0..load.ports)
                     .map(|port| back.socket(port).to_owned())
                     .collect();

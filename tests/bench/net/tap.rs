@@ -8,7 +8,7 @@ use ringside_tests::frontend::net::{NetConfig, NetPort, Pair, TxConfig};
 use ringside_tests::frontend::ring::CallMode;
 use ringside_tests::frontend::session::Session;
 use ringside_tests::net_back_end::NetBackEnd;
-use ringside_tests::process::Process;
+use ringside_tests::process::{Process, old_back_end_binary};
 use ringside_tests::testpmd::{Testpmd, TestpmdBuilder};
 use ringside_tests::vm::Network;
 
@@ -24,6 +24,7 @@ const SHORT_BYTES: usize = 64;
 const LONG_BYTES: usize = 62 << 10;
 /// Of the devices.
 const OURS: &str = "ours";
+const OLD: &str = "old";
 const THEIRS: &str = "theirs";
 const RAW: &str = "raw";
 
@@ -32,11 +33,24 @@ pub(crate) fn short_frames(network: &Network, rounds: usize, slice: Duration) ->
     network.tap(OURS, 1, &[])?;
     network.tap(RAW, 1, &[])?;
     let (header, frame) = udp(SHORT_BYTES);
+    if old_back_end_binary("ringside-net").is_some() {
+        network.tap(OLD, 1, &[])?;
+        let contest = Contest {
+            name: "d: frames of 64 bytes to a tap".into(),
+            unit: ("million frames", 1e6),
+            contenders: vec![
+                ("ours", Box::new(Forwarder::ours(OURS)?)),
+                ("old", Box::new(Forwarder::ours(OLD)?)),
+            ],
+            wanted: vec![None, Some(0.97)],
+        };
+        return contest.run(rounds, slice);
+    }
     let contest = Contest {
         name: "d: frames of 64 bytes to a tap".into(),
         unit: ("million frames", 1e6),
         contenders: vec![
-            ("ours", Box::new(Forwarder::ours()?)),
+            ("ours", Box::new(Forwarder::ours(OURS)?)),
             ("DPDK vhost and tap", Box::new(Forwarder::theirs()?)),
             (
                 "writev alone",
@@ -71,12 +85,13 @@ pub(crate) fn long_frames(network: &Network, rounds: usize, slice: Duration) -> 
 }
 
 /// Our back-end on its tap, bound to its processor once its front-end has made it start threads.
-fn our_back_end() -> Result<NetBackEnd> {
-    let backend = format!("tap:{OURS}");
-    Ok(NetBackEnd::start(
-        1,
-        &["--backend", &backend, "--queue-pairs=1"],
-    )?)
+fn our_back_end(tap: &str) -> Result<NetBackEnd> {
+    let backend = format!("tap:{tap}");
+    let args = ["--backend", &backend, "--queue-pairs=1"];
+    if tap == OLD {
+        return Ok(NetBackEnd::start_old(1, &args)?);
+    }
+    Ok(NetBackEnd::start(1, &args)?)
 }
 
 enum Back {
@@ -101,16 +116,12 @@ struct Forwarder {
 }
 
 impl Forwarder {
-    fn ours() -> Result<Self> {
-        let mut back = our_back_end()?;
+    fn ours(tap: &'static str) -> Result<Self> {
+        let mut back = our_back_end(tap)?;
         let front = sender(back.socket(0))?;
         bind(back.process().id(), BACK_END_CPU)?;
         let back = Back::Ours(back);
-        Ok(Self {
-            back,
-            front,
-            tap: OURS,
-        })
+        Ok(Self { back, front, tap })
     }
 
     fn theirs() -> Result<Self> {
@@ -168,7 +179,7 @@ struct Driver {
 impl Driver {
     fn start() -> Result<Self> {
         bind_self(FRONT_END_CPU)?;
-        let mut back = our_back_end()?;
+        let mut back = our_back_end(OURS)?;
         let config = NetConfig {
             tx: TxConfig {
                 slot_bytes: 64 << 10,

@@ -10,12 +10,11 @@ use ringside_tests::frontend::blk::{BlkConfig, BlkDriver, RequestShape, TableSha
 use ringside_tests::frontend::memory::MemoryLayout;
 use ringside_tests::frontend::ring::CallMode;
 use ringside_tests::frontend::session::Session;
-use ringside_tests::process::{Launch, Process};
+use ringside_tests::process::{Launch, Process, old_back_end_binary};
 use rustix::thread::{CpuSet, Pid, sched_setaffinity};
 
+const PACKAGE: &str = "ringside-blk";
 const PATIENCE: Duration = Duration::from_secs(20);
-/// The binary before a change, for a comparison of the two.
-const OLD_VARIABLE: &str = "RINGSIDE_BENCH_OLD";
 
 /// Describes a back-end.
 pub(crate) struct Maker {
@@ -54,7 +53,7 @@ const THEIRS_FULL: [Maker; 6] = [
 /// All back-ends of a run; the first is ours at its defaults.
 pub(crate) fn contenders(full: bool, ours_only: bool) -> Vec<Maker> {
     let mut makers = vec![OURS];
-    if std::env::var_os(OLD_VARIABLE).is_some() {
+    if old_back_end_binary(PACKAGE).is_some() {
         makers.push(Maker::ours("old", &[]));
     }
     if full {
@@ -129,11 +128,9 @@ impl Maker {
     }
 
     fn our_launch(&self, image: &Path) -> Result<Launch, Box<dyn Error>> {
-        let launch = match std::env::var_os(OLD_VARIABLE) {
-            Some(dir) if self.name == "old" => {
-                Launch::program(Path::new(&dir).join("ringside-blk"))?
-            }
-            _ => Launch::back_end("ringside-blk")?,
+        let launch = match old_back_end_binary(PACKAGE) {
+            Some(old) if self.name == "old" => Launch::program(old)?,
+            _ => Launch::back_end(PACKAGE)?,
         };
         let socket = launch.socket();
         Ok(launch

@@ -150,7 +150,7 @@ fn flock_of_one_back_end_is_seen_by_another() -> TestResult {
     let share = scratch()?;
     // It has no such option, and fails the test as it is.
     let args: &[&str] = match FsProgram::chosen() {
-        FsProgram::Ringside => &["--flock"],
+        FsProgram::Ringside | FsProgram::Old => &["--flock"],
         FsProgram::Virtiofsd => &[],
     };
     let (one, other) = (

@@ -133,7 +133,7 @@ pub(crate) fn mount_with_queues(
 /// Request queues that the back-end can have.
 pub(crate) fn queue_counts() -> &'static [usize] {
     match FsProgram::chosen() {
-        FsProgram::Ringside => &[1, 2],
+        FsProgram::Ringside | FsProgram::Old => &[1, 2],
         FsProgram::Virtiofsd => &[1],
     }
 }
