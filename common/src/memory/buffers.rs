@@ -277,6 +277,19 @@ impl Buffers {
         Some(header)
     }
 
+    /// Takes up to `N` bytes off the front of the readable stream, copied once as by
+    /// [`take_header`](Self::take_header); returns them, zeroes behind, and how many there were.
+    #[inline]
+    pub fn take_front<const N: usize>(&mut self) -> ([u8; N], usize) {
+        if let Some(front) = self.take_header() {
+            return (front, N);
+        }
+        let mut front = [0; N];
+        let taken = copy_out(self.readable(), 0, &mut front);
+        self.consume_readable(taken);
+        (front, taken)
+    }
+
     /// Copies `N` bytes from the front of the readable stream; none when there are fewer.
     #[inline]
     #[must_use]

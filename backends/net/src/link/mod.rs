@@ -50,8 +50,14 @@ pub const RETRY_NS: u64 = 250_000_000;
 /// A frame to be sent, without its virtio header.
 #[derive(Clone, Copy, Debug)]
 pub enum Payload<'a> {
-    /// What is left of the device-readable bytes of a chain.
-    Guest(&'a Buffers),
+    /// Device-readable bytes of a chain. What was looked at is sent as it was then: the driver may
+    /// have changed it since.
+    Guest {
+        /// The first bytes, copied and taken off the chain.
+        head: &'a [u8],
+        /// The others.
+        rest: &'a Buffers,
+    },
     /// Bytes of ours.
     Bytes(&'a [u8]),
 }
@@ -62,7 +68,10 @@ impl Payload<'_> {
     #[inline]
     pub fn bytes(&self) -> usize {
         match self {
-            Self::Guest(buffers) => usize::try_from(buffers.readable_bytes()).unwrap_or(usize::MAX),
+            Self::Guest { head, rest } => {
+                let rest_bytes = usize::try_from(rest.readable_bytes()).unwrap_or(usize::MAX);
+                head.len().saturating_add(rest_bytes)
+            }
             Self::Bytes(bytes) => bytes.len(),
         }
     }
@@ -70,16 +79,23 @@ impl Payload<'_> {
     /// Copies from `offset_bytes` on; returns how many bytes there were and fitted.
     pub fn copy_to(&self, offset_bytes: usize, to: &mut [u8]) -> usize {
         match self {
-            Self::Guest(buffers) => buffers.read_at(offset_bytes, to),
-            Self::Bytes(bytes) => {
-                let from = bytes.get(offset_bytes..).unwrap_or_default();
-                to.iter_mut()
-                    .zip(from)
-                    .map(|(to, from)| *to = *from)
-                    .count()
+            Self::Guest { head, rest } => {
+                let copied = copy(head, offset_bytes, to);
+                let behind = to.get_mut(copied..).unwrap_or_default();
+                copied + rest.read_at(offset_bytes.saturating_sub(head.len()), behind)
             }
+            Self::Bytes(bytes) => copy(bytes, offset_bytes, to),
         }
     }
+}
+
+fn copy(from: &[u8], offset_bytes: usize, to: &mut [u8]) -> usize {
+    let from = from.get(offset_bytes..).unwrap_or_default();
+    let bytes = from.len().min(to.len());
+    if let (Some(to), Some(from)) = (to.get_mut(..bytes), from.get(..bytes)) {
+        to.copy_from_slice(from);
+    }
+    bytes
 }
 
 /// Where a received frame goes, without its virtio header: guest memory, then what does not fit.

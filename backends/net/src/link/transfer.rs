@@ -40,7 +40,10 @@ impl Transfer {
         let mut gather = self.scratch.gather();
         gather.push(prefix);
         match payload {
-            Payload::Guest(buffers) => gather.push_readable(buffers),
+            Payload::Guest { head, rest } => {
+                gather.push(head);
+                gather.push_readable(rest);
+            }
             Payload::Bytes(bytes) => gather.push(bytes),
         }
         if gather.bytes() == prefix.len() + payload.bytes() {

@@ -27,7 +27,7 @@ use crate::hub::{Fabric, Hub};
 use crate::limit::{Admission, Limits, Rate, RateLimit};
 use crate::link::Payload;
 use crate::mac_table::PortId;
-use crate::offload::{MAX_HEADERS_BYTES, check_long};
+use crate::offload::check_long;
 use crate::port::Port;
 
 /// Frames a second that one port may have sent to several others.
@@ -203,10 +203,7 @@ impl Lan {
             return Err(DropReason::Malformed);
         }
         if frame.header.gso_type != GSO_NONE {
-            let mut head = [0; MAX_HEADERS_BYTES];
-            let seen = frame.payload.copy_to(0, &mut head);
-            check_long(&frame.header, head.get(..seen).unwrap_or_default())
-                .map_err(|_fault| DropReason::Malformed)?;
+            check_long(&frame.header, frame.start).map_err(|_fault| DropReason::Malformed)?;
         }
         let tag = ethernet.vlan();
         let hops = tag.is_some_and(|tag| self.has_port_in(tag));

@@ -106,9 +106,15 @@ impl RxQueue {
         let header_bytes = self.negotiated.header_bytes;
         let stream = self.window.stream_mut();
         match payload {
-            Payload::Guest(from) => stream.copy_from(header_bytes, from, 0, bytes),
-            Payload::Bytes(from) => stream.write_at(header_bytes, from),
-        };
+            Payload::Guest { head, rest } => {
+                stream.write_at(header_bytes, head);
+                let behind = header_bytes + head.len();
+                stream.copy_from(behind, rest, 0, bytes.saturating_sub(head.len()));
+            }
+            Payload::Bytes(from) => {
+                stream.write_at(header_bytes, from);
+            }
+        }
         self.window.commit(vring, header, bytes);
         Put::Done
     }

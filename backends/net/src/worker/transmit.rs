@@ -12,15 +12,16 @@ use super::{
     captured,
 };
 use crate::counters::{Direction, DropReason};
-use crate::header::{HEADER_BYTES, LEGACY_HEADER_BYTES, NetHeader};
+use crate::frame::TAGGED_HEADER_BYTES;
+use crate::header::{GSO_NONE, HEADER_BYTES, LEGACY_HEADER_BYTES, NetHeader};
 use crate::hub::Fabric;
 use crate::limit::Admission;
 use crate::link::{Payload, SendLoss, Sent};
+use crate::offload::MAX_HEADERS_BYTES;
 use crate::port::Negotiated;
 
 /// What is looked at of a frame: enough for the ports of TCP over IPv6 in a VLAN.
 pub(super) const PEEK_BYTES: usize = 80;
-const MAC_BYTES: usize = 6;
 
 /// What is kept for a transmit queue.
 #[derive(Debug)]
@@ -197,22 +198,34 @@ impl NetWorker {
             Ok(header) => header,
             Err(reason) => return self.settle(turn, slot, head, Fate::Lost(reason), (0, &[])),
         };
+        match (self.hub.fabric(), header.gso_type) {
+            // Who counts and filters looks at the Ethernet header alone.
+            (Fabric::Wire | Fabric::Null { .. }, _) => {
+                self.send_seen::<TAGGED_HEADER_BYTES>(turn, slot, head, &header)
+            }
+            (Fabric::Switch | Fabric::Loopback, GSO_NONE) => {
+                self.send_seen::<PEEK_BYTES>(turn, slot, head, &header)
+            }
+            (Fabric::Switch | Fabric::Loopback, _) => {
+                self.send_seen::<MAX_HEADERS_BYTES>(turn, slot, head, &header)
+            }
+        }
+    }
+
+    /// Sends a frame on whose first `N` bytes are looked at. They are taken out of guest memory
+    /// once, and what is checked of them is what is delivered, whatever the driver does meanwhile.
+    #[inline]
+    fn send_seen<const N: usize>(
+        &mut self,
+        turn: &mut NetTurn<'_>,
+        slot: usize,
+        head: u16,
+        header: &NetHeader,
+    ) -> Option<usize> {
         let bytes = usize::try_from(self.frame.readable_bytes()).unwrap_or(usize::MAX);
-        // Counters want the destination, a switch all of it.
-        let mut peek = [0; PEEK_BYTES];
-        let start = match self.hub.fabric() {
-            Fabric::Switch | Fabric::Loopback => {
-                let peeked = self.frame.read_at(0, &mut peek);
-                peek.get(..peeked).unwrap_or_default()
-            }
-            Fabric::Wire | Fabric::Null { .. } => {
-                let destination: [u8; MAC_BYTES] = self.frame.peek().unwrap_or_default();
-                let (front, _) = peek.split_at_mut(MAC_BYTES);
-                front.copy_from_slice(&destination);
-                front
-            }
-        };
-        let fate = self.pass_on(turn, slot, &header, bytes, start);
+        let (front, seen) = self.frame.take_front::<N>();
+        let start = front.get(..seen).unwrap_or_default();
+        let fate = self.pass_on(turn, slot, header, bytes, start);
         self.settle(turn, slot, head, fate, (bytes, start))
     }
 
@@ -256,7 +269,8 @@ impl NetWorker {
             Fate::Gone => {
                 queue.counters.count(bytes, destination(start));
                 queue.port.from_guest.charge(now_ns, bytes);
-                let payload = Payload::Guest(&self.frame);
+                let rest = &self.frame;
+                let payload = Payload::Guest { head: start, rest };
                 captured(&self.hub, queue.port.id, Direction::Tx, now_ns, payload);
             }
         }
@@ -290,13 +304,14 @@ impl NetWorker {
         start: &[u8],
     ) -> Fate {
         match self.hub.fabric() {
-            Fabric::Wire => self.send_to_wire(turn, slot, header),
+            Fabric::Wire => self.send_to_wire(turn, slot, header, start),
             Fabric::Null { .. } => {
                 self.frame.read_at(0, &mut self.spare);
                 Fate::Gone
             }
             Fabric::Switch | Fabric::Loopback => {
-                let payload = Payload::Guest(&self.frame);
+                let rest = &self.frame;
+                let payload = Payload::Guest { head: start, rest };
                 let frame = Frame {
                     header: *header,
                     payload,
@@ -309,7 +324,13 @@ impl NetWorker {
         }
     }
 
-    fn send_to_wire(&mut self, turn: &mut NetTurn<'_>, slot: usize, header: &NetHeader) -> Fate {
+    fn send_to_wire(
+        &mut self,
+        turn: &mut NetTurn<'_>,
+        slot: usize,
+        header: &NetHeader,
+        start: &[u8],
+    ) -> Fate {
         let wire = turn.vrings.get(slot).and_then(|place| {
             let Side::Transmit(tx) = &place.queue.side else {
                 return None;
@@ -319,7 +340,11 @@ impl NetWorker {
         let Some(wire) = wire else {
             return Fate::Lost(DropReason::LinkDown);
         };
-        match wire.queue.send(header, Payload::Guest(&self.frame)) {
+        let rest = &self.frame;
+        match wire
+            .queue
+            .send(header, Payload::Guest { head: start, rest })
+        {
             Sent::Done => {
                 if wire.queue.has_unsent() {
                     wire.block(turn.io);
