@@ -46,6 +46,7 @@ impl Served {
         let options = BlockOptions {
             num_queues: 4,
             queue_size: 1024,
+            seg_max: 126,
             serial: "in-process".to_owned(),
             cache,
         };

@@ -60,6 +60,10 @@ mod flag {
 /// bound; 1024 is what the largest usual queue gives and what the kernel takes in one iovec.
 pub const MAX_INDIRECT: u32 = 1024;
 
+/// Longest chain in a ring, however large that is. Drivers have shorter ones: disks and folders tell
+/// them how much a request may have, and a frame has 64 KiB.
+pub const MAX_DIRECT: u32 = 1024;
+
 /// virtio 1.3 §2.7.5: a chain is at most 2^32 bytes long.
 const MAX_CHAIN_BYTES: u64 = 1 << 32;
 
@@ -210,8 +214,9 @@ impl Walk<'_> {
         seen: &mut Seen,
     ) -> Result<Option<(u16, Descriptor)>, ChainFault> {
         let size = table.size();
+        let limit = size.min(MAX_DIRECT);
         let mut index = head;
-        for _ in 0..size {
+        for _ in 0..limit {
             let Some(descriptor) = table.get(index) else {
                 return Err(ChainFault::IndirectAddress {
                     guest: u64::from(index),
@@ -235,7 +240,7 @@ impl Walk<'_> {
             }
             index = descriptor.next;
         }
-        Err(ChainFault::TooLong { limit: size })
+        Err(ChainFault::TooLong { limit })
     }
 
     #[inline]

@@ -144,7 +144,7 @@ pub struct CommonArgs<Q: QueueCount = NumQueues> {
     #[arg(
         long,
         value_name = "N",
-        default_value_t = 1024,
+        default_value_t = 32768,
         help_heading = "Queues"
     )]
     #[arg(value_parser = values::queue_size)]

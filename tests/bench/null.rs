@@ -67,6 +67,7 @@ fn device() -> Arc<BlockDevice> {
     let options = BlockOptions {
         num_queues: 1,
         queue_size: 1024,
+        seg_max: 126,
         serial: "null".to_owned(),
         cache: CacheMode::default(),
     };

@@ -10,9 +10,7 @@ use ringside_tests::frontend::blk::{
 use ringside_tests::frontend::raw::{Header, RawClient};
 use ringside_tests::frontend::session::Session;
 use ringside_tests::frontend::{FrontendError, ids};
-use ringside_tests::hostile::support_chains::{
-    Bench, DISK_BYTES, DISK_SECTORS, Disk, Outcome, PATIENCE,
-};
+use ringside_tests::hostile::support_chains::{Bench, DISK_SECTORS, Disk, Outcome, PATIENCE};
 use serde_json::json;
 
 use matrix::{Access, all_kinds};
@@ -303,30 +301,6 @@ fn what_a_driver_writes_to_writeback_never_ends_the_connection() -> Outcome {
     assert_eq!(session.config(32, 1)?, [1], "written without CONFIG_WCE");
     assert_eq!(disk.info("write_cache")?, json!(true));
     driver.write(3, &[1; SECTOR_BYTES])?.ok()?;
-    Ok(())
-}
-
-#[test]
-fn config_written_elsewhere_is_refused_and_unchanged() -> Outcome {
-    for (offset, bytes) in [
-        (0, &[0xff; 8][..]),
-        (31, &[0, 0]),
-        (32, &[0, 0]),
-        (33, &[0]),
-        (0, &[0; 60]),
-        (56, &[0]),
-        (255, &[1]),
-    ] {
-        let mut disk = Disk::start(&[])?;
-        let mut session = disk.session(Session::builder())?;
-        let before = session.config(0, 256)?;
-        let refused = session.set_config(offset, bytes);
-        assert!(refused.is_err(), "{offset} {bytes:?} was accepted");
-        drop(session);
-        let mut session = disk.session(Session::builder())?;
-        assert_eq!(session.config(0, 256)?, before, "{offset} {bytes:?}");
-        assert_eq!(disk.content()?.len() as u64, DISK_BYTES);
-    }
     Ok(())
 }
 

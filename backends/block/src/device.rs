@@ -34,8 +34,6 @@ use crate::serve::{BlockWorker, KINDS};
 
 /// Longest segment asked for. Longer ones are served too; this only keeps drivers reasonable.
 const SIZE_MAX_BYTES: u32 = 1 << 20;
-/// Most segments asked for: with header and status an indirect table of 256.
-const SEG_MAX: u32 = 254;
 /// 1 GiB a segment: no more than bookkeeping for a file system.
 const DISCARD: SegmentLimits = SegmentLimits {
     max_sectors: 1 << 21,
@@ -57,6 +55,9 @@ pub struct BlockOptions {
     pub num_queues: u16,
     /// Largest queue accepted.
     pub queue_size: u16,
+    /// Most segments of a read or write that drivers are asked for. Without indirect tables they
+    /// have to fit a ring, with header and status, and Linux does not look whether they do.
+    pub seg_max: u32,
     /// What `GET_ID` answers; cut to 20 bytes.
     pub serial: String,
     /// How writes become stable.
@@ -183,7 +184,8 @@ impl Shared {
         ConfigSpace {
             capacity_sectors: self.engine.capacity_sectors(),
             size_max_bytes: SIZE_MAX_BYTES,
-            seg_max: SEG_MAX.min(u32::from(self.options.queue_size).saturating_sub(2).max(1)),
+            seg_max: (self.options.seg_max)
+                .min(u32::from(self.options.queue_size).saturating_sub(2).max(1)),
             topology: self.engine.topology(),
             writeback: self.wce.load(Ordering::Acquire),
             num_queues: self.options.num_queues,
@@ -400,5 +402,12 @@ impl Device for BlockDevice {
 
     fn flush(&self) -> io::Result<()> {
         self.shared.flush_now()
+    }
+
+    /// Firmware drives a transitional device as a legacy one (OVMF does), and VMMs have disks that
+    /// are nothing else (QEMU's microvm). Requests look the same (virtio 1.3 §5.2.6, "Legacy Interface"); what a legacy
+    /// driver has in the byte order of the guest is little-endian here if the host is.
+    fn serves_legacy_drivers(&self) -> bool {
+        cfg!(target_endian = "little")
     }
 }

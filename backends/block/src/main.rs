@@ -53,6 +53,7 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
     let block = BlockOptions {
         num_queues: config.num_queues,
         queue_size: config.queue_size,
+        seg_max: disk.seg_max,
         serial: disk.serial(),
         cache: image.cache(),
     };

@@ -74,6 +74,14 @@ pub struct DiskArgs {
     #[arg(long, value_name = "BYTES")]
     pub block_size: Option<u32>,
 
+    /// Most segments of a request that the guest is asked for
+    ///
+    /// A guest without indirect descriptors needs a ring of two more: 126 fit the rings of 128 that
+    /// VMMs make by default.
+    #[arg(long, value_name = "N", default_value_t = 126)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1022))]
+    pub seg_max: u32,
+
     /// How I/O on the image is done
     #[arg(long, value_enum, value_name = "ENGINE", default_value_t)]
     pub aio: Aio,

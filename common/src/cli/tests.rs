@@ -43,7 +43,7 @@ fn defaults_are_as_documented() {
         panic!("{:?}", config.endpoint);
     };
     assert_eq!((path, mode, group), (PathBuf::from("/run/s"), 0o600, None));
-    assert_eq!((config.num_queues, config.queue_size), (256, 1024));
+    assert_eq!((config.num_queues, config.queue_size), (256, 32768));
     assert_eq!(
         config.threads,
         std::thread::available_parallelism().unwrap()
@@ -60,7 +60,7 @@ fn every_option_reaches_the_config() {
         "--socket-mode=0660",
         "--socket-group=1234",
         "--num-queues=4",
-        "--queue-size=32768",
+        "--queue-size=2048",
         "--threads=3",
         "--cpus=0-1,4",
         "--poll-us=0",
@@ -75,7 +75,7 @@ fn every_option_reaches_the_config() {
     assert_eq!((path, mode, group), (PathBuf::from("s"), 0o660, Some(1234)));
     assert_eq!(
         (config.num_queues, config.queue_size, config.threads.get()),
-        (4, 32768, 3)
+        (4, 2048, 3)
     );
     assert_eq!((config.cpus, config.poll), (vec![0, 1, 4], Duration::ZERO));
     assert_eq!(config.control_socket, Some(PathBuf::from("c")));

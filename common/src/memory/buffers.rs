@@ -225,6 +225,13 @@ impl Buffers {
         self.truncate_writable(self.writable_bytes.saturating_sub(holes.writable_bytes));
     }
 
+    /// Segments that there is memory for, whether they are used or not.
+    #[must_use]
+    #[inline]
+    pub(crate) fn held_segments(&self) -> usize {
+        self.iovecs.capacity()
+    }
+
     /// Descriptors of the chain read last, sound or not: what it has cost to read it.
     #[must_use]
     #[inline]

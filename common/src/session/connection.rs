@@ -29,6 +29,7 @@ use vhost::vhost_user::{BackendReqHandler, Error};
 use super::{Session, SessionError};
 use crate::device::Device;
 use crate::error::{FrontEndError, HostError};
+use crate::logging::LogLimiter;
 use crate::worker::Pool;
 
 /// Bytes of a message header: request, flags, size.
@@ -59,6 +60,8 @@ const WITH_DESCRIPTORS: [FrontendReq; 12] = [
     FrontendReq::REM_MEM_REG,
     FrontendReq::SET_DEVICE_STATE_FD,
 ];
+
+static REFUSED_CONFIG: LogLimiter = LogLimiter::new();
 
 /// How a connection goes on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -302,7 +305,16 @@ impl<D: Device> Connection<D> {
         if back_channel.as_ref().is_some_and(|fd| self.leads_here(fd)) {
             return self.refuse(header, FrontEndError::OwnConnection);
         }
-        self.handler.handle_request()?;
+        match self.handler.handle_request() {
+            // What a guest writes to its configuration space is handed on as it is; it must not be
+            // able to take its device away. The crate has said no, where that was asked for.
+            Err(Error::ReqHandlerError(error)) if header.is(FrontendReq::SET_CONFIG) => {
+                if let Some(suppressed) = REFUSED_CONFIG.allow() {
+                    log::debug!("SET_CONFIG ignored: {error} ({suppressed} more not shown)");
+                }
+            }
+            done => done?,
+        }
         if let Some(fd) = back_channel {
             let bits = self.session().protocol_features;
             let features = VhostUserProtocolFeatures::from_bits_truncate(bits);

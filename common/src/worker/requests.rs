@@ -5,15 +5,33 @@
 //! bounds how many one vring may have served before the next has its turn. The device is a
 //! [`RequestWorker`]: it gets a checked chain and answers it, at once or when the I/O it started
 //! is done.
+//!
+//! Rings may be of any legal size. What is held for one is bounded all the same: it has
+//! [`MAX_REQUESTS`] places for requests in flight, and their buffers together have
+//! [`MAX_SEGMENTS`]; what is beyond waits in the ring. So a request is known by its place, not by
+//! its descriptor head.
 
 use super::vring::Vring;
-use super::{DeviceWorker, Turn};
+use super::{DeviceWorker, Place, Turn};
 use crate::chain::ChainFault;
 use crate::error::RingError;
 use crate::io::{FileId, IoQueue, Job, Promise};
 use crate::memory::Buffers;
 
+/// Most requests of one vring in flight. More than a data thread has I/O for would only wait with
+/// us instead of in the ring.
+const MAX_REQUESTS: u16 = 1024;
+
+/// Segments of buffers that one vring may hold before it has to wait for some to be answered: as
+/// many as its requests have with the longest direct and indirect tables, 32 MiB.
+const MAX_SEGMENTS: usize = 2048 * MAX_REQUESTS as usize;
+
+/// Segments that one vring keeps for requests to come, so that they allocate nothing: 4 MiB.
+const KEPT_SEGMENTS: usize = 256 * MAX_REQUESTS as usize;
+
 /// The data side of a device that serves requests, on one data thread.
+///
+/// `head` is the place of a request among those of its vring that are in flight.
 pub trait RequestWorker {
     /// Chains taken from one vring before the driver is told what was done, and the next vring has
     /// its turn: enough for a batch to pay, few enough that the others wait for microseconds. Fewer
@@ -23,7 +41,7 @@ pub trait RequestWorker {
     /// What the device keeps for one started vring.
     type Queue;
 
-    /// A vring of `size` entries has started.
+    /// A vring has started; `size` requests of it may be in flight, in places below that.
     fn start_queue(&mut self, index: u16, size: u16) -> Self::Queue;
 
     /// A chain was taken from the vring. It must be answered, now or later, with
@@ -62,10 +80,16 @@ pub struct RequestQueue<Q> {
     state: Q,
 }
 
-/// What is held of each descriptor head.
+/// The places of requests in flight.
 #[derive(Debug)]
 struct Heads {
     heads: Box<[Head]>,
+    /// Places that are free; the one used last is used next.
+    free: Vec<u16>,
+    /// A bit for each descriptor head: taken from the available ring, not yet given back.
+    busy: Box<[u64]>,
+    /// Segments that the buffers of all places have room for.
+    segments: usize,
     in_flight: u32,
     /// Those of them that wait for a promise.
     parked: u32,
@@ -74,8 +98,8 @@ struct Heads {
 #[derive(Debug, Default)]
 struct Head {
     buffers: Buffers,
-    /// Taken from the available ring, not yet given back.
-    busy: bool,
+    /// The descriptor head, while there is a request here.
+    descriptor: Option<u16>,
     /// I/O of it that the kernel or a blocking thread works on.
     pending: u16,
     /// A promise of it is not kept yet.
@@ -84,20 +108,74 @@ struct Head {
 }
 
 impl Heads {
-    /// Takes the next chain into its head's buffers.
+    /// Of a ring of `size` descriptors.
+    fn new(size: u16) -> Self {
+        let places = size.min(MAX_REQUESTS);
+        Self {
+            heads: (0..places).map(|_| Head::default()).collect(),
+            free: (0..places).rev().collect(),
+            busy: vec![0; usize::from(size).div_ceil(64)].into(),
+            segments: 0,
+            in_flight: 0,
+            parked: 0,
+        }
+    }
+
+    /// The number of places.
+    fn places(&self) -> u16 {
+        u16::try_from(self.heads.len()).unwrap_or(MAX_REQUESTS)
+    }
+
+    /// Whether one more request may be taken.
+    #[inline]
+    fn has_room(&self) -> bool {
+        !self.free.is_empty() && self.segments <= MAX_SEGMENTS
+    }
+
+    /// Takes the next chain into a free place.
     #[inline]
     fn take(&mut self, vring: &mut Vring, now_ns: u64) -> Option<(u16, Result<(), ChainFault>)> {
-        let head = vring.next_head()?;
-        // The ring has checked the head against its size, which `heads` has.
-        let slot = self.heads.get_mut(usize::from(head))?;
-        if slot.busy {
-            vring.break_ring(RingError::HeadInFlight { head });
+        if !self.has_room() {
             return None;
         }
-        slot.busy = true;
-        slot.taken_ns = now_ns;
+        let descriptor = vring.next_head()?;
+        // The ring has checked the head against its size, which `busy` has.
+        let word = self.busy.get_mut(usize::from(descriptor / 64))?;
+        let bit = 1 << (descriptor % 64);
+        if *word & bit != 0 {
+            vring.break_ring(RingError::HeadInFlight { head: descriptor });
+            return None;
+        }
+        let place = *self.free.last()?;
+        let head = self.heads.get_mut(usize::from(place))?;
+        self.free.pop();
+        *word |= bit;
+        head.descriptor = Some(descriptor);
+        head.taken_ns = now_ns;
         self.in_flight += 1;
-        Some((head, vring.read_chain(head, &mut slot.buffers)))
+        let before = head.buffers.held_segments();
+        let chain = vring.read_chain(descriptor, &mut head.buffers);
+        self.segments += head.buffers.held_segments() - before;
+        Some((place, chain))
+    }
+
+    /// Frees a place; returns its descriptor head, and when it was taken.
+    #[inline]
+    fn give_back(&mut self, place: u16) -> Option<(u16, u64)> {
+        let head = self.heads.get_mut(usize::from(place))?;
+        let descriptor = head.descriptor.take()?;
+        let before = head.buffers.held_segments();
+        head.buffers.release();
+        if self.segments > KEPT_SEGMENTS {
+            head.buffers = Buffers::default();
+        }
+        self.segments -= before - head.buffers.held_segments();
+        if let Some(word) = self.busy.get_mut(usize::from(descriptor / 64)) {
+            *word &= !(1 << (descriptor % 64));
+        }
+        self.free.push(place);
+        self.in_flight -= 1;
+        Some((descriptor, head.taken_ns))
     }
 }
 
@@ -106,15 +184,9 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
     type Queue = RequestQueue<W::Queue>;
 
     fn start_queue(&mut self, (): (), vring: &Vring) -> Self::Queue {
-        let size = usize::from(vring.size());
-        RequestQueue {
-            heads: Heads {
-                heads: (0..size).map(|_| Head::default()).collect(),
-                in_flight: 0,
-                parked: 0,
-            },
-            state: self.0.start_queue(vring.index(), vring.size()),
-        }
+        let heads = Heads::new(vring.size());
+        let state = self.0.start_queue(vring.index(), heads.places());
+        RequestQueue { heads, state }
     }
 
     /// Takes chains from every vring that has some, up to the budget of each. As much I/O as
@@ -125,7 +197,7 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
         }
         let mut served = false;
         for slot in 0..turn.vrings.len() {
-            if !turn.vrings.get(slot).is_some_and(|p| p.vring.has_work()) {
+            if !turn.vrings.get(slot).is_some_and(has_work) {
                 continue;
             }
             if !served {
@@ -158,11 +230,11 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
     }
 
     fn has_work(&mut self, turn: &mut Turn<'_, Self::Queue>) -> bool {
-        turn.io.has_room(1) && turn.vrings.iter().any(|place| place.vring.has_work())
+        turn.io.has_room(1) && turn.vrings.iter().any(has_work)
     }
 
-    fn wants_kicks(&self, io: &IoQueue, _queue: &Self::Queue, vring: &Vring) -> bool {
-        io.has_room(1) && vring.is_live()
+    fn wants_kicks(&self, io: &IoQueue, queue: &Self::Queue, vring: &Vring) -> bool {
+        io.has_room(1) && queue.heads.has_room() && vring.is_live()
     }
 
     fn stopping(&mut self, turn: &mut Turn<'_, Self::Queue>, slot: usize) {
@@ -200,6 +272,12 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
         self.0
             .io_done(&mut place.queue.state, &mut cx, head, tag, result);
     }
+}
+
+/// Whether there is a chain to take, and a place for it.
+#[inline]
+fn has_work<Q>(place: &Place<RequestQueue<Q>>) -> bool {
+    place.vring.has_work() && place.queue.heads.has_room()
 }
 
 /// What a device does with the requests of one vring.
@@ -304,22 +382,25 @@ impl RequestCx<'_> {
     /// `kind`, `bytes` and `ok` are what the counters of the vring get.
     #[inline]
     pub fn complete(&mut self, head: u16, used_bytes: u32, counted: Counted) {
-        let Some(slot) = self.heads.heads.get_mut(usize::from(head)) else {
+        let Some(slot) = self.heads.heads.get(usize::from(head)) else {
             return;
         };
-        if !slot.busy || slot.pending != 0 {
+        let pending = slot.pending;
+        let given = if pending == 0 {
+            self.heads.give_back(head)
+        } else {
+            None
+        };
+        let Some((descriptor, taken_ns)) = given else {
             // The kernel may still write to the buffers: keeping them is the one safe answer.
             log::error!(
-                "vring {}: descriptor {head} answered out of turn",
+                "vring {}: request {head} answered out of turn",
                 self.vring.index()
             );
             return;
-        }
-        slot.busy = false;
-        slot.buffers.release();
-        self.heads.in_flight -= 1;
-        self.vring.push_used(head, used_bytes);
-        let latency_ns = self.now_ns.saturating_sub(slot.taken_ns);
+        };
+        self.vring.push_used(descriptor, used_bytes);
+        let latency_ns = self.now_ns.saturating_sub(taken_ns);
         self.vring
             .stats
             .record(counted.kind, counted.bytes, counted.ok, latency_ns);
