@@ -30,6 +30,8 @@ pub use state::{Op, Pace, Sector};
 #[derive(Debug)]
 pub struct CacheDisk {
     capacity_sectors: u64,
+    /// Its cache is the host's page cache.
+    cached: bool,
     state: Mutex<State>,
 }
 
@@ -37,8 +39,19 @@ impl CacheDisk {
     /// A disk of zeroes.
     #[must_use]
     pub fn new(capacity_sectors: u64, seed: u64) -> Arc<Self> {
+        Self::with_cache(capacity_sectors, seed, true)
+    }
+
+    /// A disk of zeroes behind no cache of the host, only its own.
+    #[must_use]
+    pub fn uncached(capacity_sectors: u64, seed: u64) -> Arc<Self> {
+        Self::with_cache(capacity_sectors, seed, false)
+    }
+
+    fn with_cache(capacity_sectors: u64, seed: u64, cached: bool) -> Arc<Self> {
         Arc::new(Self {
             capacity_sectors,
+            cached,
             state: Mutex::new(State::new(capacity_sectors, seed)),
         })
     }
@@ -58,6 +71,11 @@ impl CacheDisk {
         };
         state.end_at(usize::try_from(at).unwrap_or(0));
         true
+    }
+
+    /// Ends the held or stalled operation that began first.
+    pub fn release_oldest(&self) {
+        self.state().end_oldest();
     }
 
     /// Ends all held and stalled operations.
@@ -93,6 +111,12 @@ impl CacheDisk {
     /// The next operation of this kind stays under way until [`release_all`](Self::release_all).
     pub fn stall_next(&self, op: Op) {
         self.state().add_fault(op, state::Fault::Stall);
+    }
+
+    /// The next operation of this kind stays under way likewise, and fails then.
+    pub fn stall_and_fail_next(&self, op: Op, errno: i32) {
+        self.state()
+            .add_fault(op, state::Fault::StallAndFail(errno));
     }
 
     /// Every transfer of more than a sector comes back short once in so many times; 0 for never.
@@ -148,6 +172,10 @@ impl Engine for CacheDisk {
 
     fn can_discard(&self) -> bool {
         true
+    }
+
+    fn caches_writes(&self) -> bool {
+        self.cached
     }
 
     fn read(&self, cx: &mut RequestCx<'_>, target: Target) -> Started {

@@ -286,6 +286,19 @@ impl SplitRing {
         &self.memory
     }
 
+    /// Whether a device has given back chains on this ring, or the front-end says that some were
+    /// taken. An index that has wrapped to zero tells nothing, but leaves no element untouched.
+    #[must_use]
+    pub fn was_served(&self) -> bool {
+        let last = 4 + 8 * usize::from(self.mask());
+        let length_at = last + 4;
+        self.next_avail != 0
+            || self.next_used != 0
+            || [last, length_at]
+                .iter()
+                .any(|at| self.u16_at(self.parts.used, *at).load(Ordering::Relaxed) != 0)
+    }
+
     /// Whether used elements wait for [`Ring::publish`].
     #[must_use]
     #[inline]

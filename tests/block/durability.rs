@@ -14,8 +14,12 @@
 mod cuts;
 #[path = "durability/faults.rs"]
 mod faults;
+#[path = "durability/modes.rs"]
+mod modes;
 #[path = "durability/oracle.rs"]
 mod oracle;
+#[path = "durability/overlap.rs"]
+mod overlap;
 
 use std::io::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -58,6 +58,7 @@ pub(super) enum Fault {
     Errno(i32),
     Short,
     Stall,
+    StallAndFail(i32),
 }
 
 /// What an operation does when it ends.
@@ -90,6 +91,8 @@ struct Running {
     effect: Effect,
     errno: Option<i32>,
     stalled: bool,
+    /// Counts operations in the order they began.
+    number: u64,
     /// The clock when it began.
     began: u64,
     reply: SyncSender<Outcome>,
@@ -182,10 +185,11 @@ impl State {
         let running = Running {
             effect,
             errno: match fault {
-                Some(Fault::Errno(errno)) => Some(errno),
+                Some(Fault::Errno(errno) | Fault::StallAndFail(errno)) => Some(errno),
                 _ => None,
             },
-            stalled: fault == Some(Fault::Stall),
+            stalled: matches!(fault, Some(Fault::Stall | Fault::StallAndFail(_))),
+            number: self.started.values().sum(),
             began: self.clock,
             reply,
         };
@@ -208,6 +212,14 @@ impl State {
             let running = self.running.swap_remove(at);
             let outcome = self.end(&running);
             let _ = running.reply.send(outcome);
+        }
+    }
+
+    /// Ends the operation that began first.
+    pub(super) fn end_oldest(&mut self) {
+        let running = self.running.iter().enumerate();
+        if let Some((at, _)) = running.min_by_key(|(_, op)| op.number) {
+            self.end_at(at);
         }
     }
 

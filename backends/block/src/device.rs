@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ringside_common::backchannel::BackChannel;
@@ -31,6 +31,8 @@ use crate::engine::Engine;
 use crate::image::CacheMode;
 use crate::request::{ID_BYTES, Limits, Request, SegmentLimits, device_id};
 use crate::serve::{BlockWorker, KINDS};
+use crate::syncs::{Ended, Sync, Syncs};
+use crate::write_cache::WriteCache;
 
 /// Longest segment asked for. Longer ones are served too; this only keeps drivers reasonable.
 const SIZE_MAX_BYTES: u32 = 1 << 20;
@@ -77,12 +79,10 @@ pub struct Shared {
     options: BlockOptions,
     id: [u8; ID_BYTES],
     acked_features: AtomicU64,
-    /// The `writeback` field of the configuration space.
-    wce: AtomicBool,
-    /// Whether the write cache is on, all features considered. Read for each request.
-    writeback: AtomicBool,
-    /// A sync has failed.
-    lost_writes: AtomicBool,
+    write_cache: WriteCache,
+    syncs: Arc<Syncs>,
+    /// What a sync has failed with that may have lost what others wrote; 0: none has.
+    lost_errno: AtomicI32,
     stats: Arc<DeviceStats>,
     back_channel: BackChannel,
     /// One change of size at a time.
@@ -91,13 +91,24 @@ pub struct Shared {
 
 impl Shared {
     #[inline]
-    pub(crate) fn is_writeback(&self) -> bool {
-        self.writeback.load(Ordering::Relaxed)
+    pub(crate) fn write_cache(&self) -> &WriteCache {
+        &self.write_cache
     }
 
     #[inline]
     pub(crate) fn has_lost_writes(&self) -> bool {
-        self.lost_writes.load(Ordering::Acquire)
+        self.lost_errno.load(Ordering::Acquire) != 0
+    }
+
+    /// What the sync that has lost writes failed with.
+    pub(crate) fn lost_writes_error(&self) -> Option<io::Error> {
+        let errno = self.lost_errno.load(Ordering::Acquire);
+        (errno != 0).then(|| io::Error::from_raw_os_error(errno))
+    }
+
+    /// A sync is about to begin; `None` where each is told its own errors.
+    pub(crate) fn begin_sync(&self) -> Option<Sync> {
+        self.engine.caches_writes().then(|| self.syncs.begin())
     }
 
     pub(crate) fn id(&self) -> [u8; ID_BYTES] {
@@ -117,66 +128,76 @@ impl Shared {
         }
     }
 
-    /// Takes note of a failed request: `errno`, and whether it was to be stable.
-    pub(crate) fn note_failure(&self, request: Request, errno: i32, synced: bool) {
-        // A full disk fails the write, not the sync of what was written before.
-        let full = matches!(errno, libc::ENOSPC | libc::EDQUOT | libc::EFBIG);
-        // Nor does memory that the guest should not have named.
-        let guest = matches!(errno, libc::EFAULT | libc::EINVAL | libc::ENXIO);
-        if request == Request::Flush || (synced && !full && !guest) {
-            self.note_lost_writes(&io::Error::from_raw_os_error(errno));
+    /// Takes note of a failed request: `errno`, and whether it was to be stable. Returns what that
+    /// means for other syncs.
+    pub(crate) fn note_failure(&self, request: Request, errno: i32, synced: bool) -> Ended {
+        let is_sync = synced
+            && match request {
+                // Memory that the guest should not have named fails before anything is synced.
+                Request::Out { .. } => errno != libc::EFAULT,
+                // Nor does a range that could not be cleared; an engine says EIO for its sync.
+                Request::Discard { .. } | Request::WriteZeroes { .. } => !matches!(
+                    errno,
+                    libc::ENOSPC
+                        | libc::EDQUOT
+                        | libc::EFBIG
+                        | libc::EFAULT
+                        | libc::EINVAL
+                        | libc::ENXIO
+                ),
+                _ => true,
+            };
+        if is_sync {
+            self.note_failed_sync(errno);
         }
         if let Some(suppressed) = IO_ERROR.allow() {
             log::warn!("{request:?} failed: errno {errno} ({suppressed} more not shown)");
         }
+        if is_sync { Ended::Failed } else { Ended::Void }
     }
 
-    /// A sync has failed.
-    fn note_lost_writes(&self, error: &io::Error) {
-        if !self.lost_writes.swap(true, Ordering::AcqRel) {
+    /// A sync has failed. Where the host caches writes, `errno` may be that of any that was answered
+    /// and not stable, and nobody will be told of it again. Else it is that of the request alone.
+    fn note_failed_sync(&self, errno: i32) {
+        if !self.engine.caches_writes() || !self.write_cache.has_volatile_writes() {
+            return;
+        }
+        let first = self
+            .lost_errno
+            .compare_exchange(0, errno, Ordering::AcqRel, Ordering::Acquire);
+        if first.is_ok() {
             log::error!(
-                "a sync of the image has failed ({error}); written data may be lost, so every \
-                 flush fails from now on"
+                "a sync of the image has failed ({}); written data may be lost, so every flush and \
+                 every stable write fails from now on, until a restart or `ctl clear-error`",
+                io::Error::from_raw_os_error(errno)
             );
         }
     }
 
     /// Makes everything written so far stable, waiting for it.
     fn flush_now(&self) -> io::Result<()> {
+        let sync = self.begin_sync();
         let synced = self.engine.flush_now();
         if let Err(error) = &synced {
-            self.note_lost_writes(error);
-        } else if self.has_lost_writes() {
-            return Err(io::Error::from_raw_os_error(libc::EIO));
+            self.note_failed_sync(error.raw_os_error().unwrap_or(libc::EIO));
         }
-        synced
+        let good = sync.is_none_or(|sync| {
+            sync.end_and_wait(if synced.is_ok() {
+                Ended::Well
+            } else {
+                Ended::Failed
+            })
+        });
+        synced?;
+        if good && !self.has_lost_writes() {
+            Ok(())
+        } else {
+            Err(io::Error::from_raw_os_error(libc::EIO))
+        }
     }
 
     fn acked(&self, bit: u32) -> bool {
         self.acked_features.load(Ordering::Acquire) & (1 << bit) != 0
-    }
-
-    /// virtio 1.3 §5.2.5.2: which of the two the driver can tell about decides.
-    fn update_writeback(&self) {
-        let on = if self.acked(VIRTIO_BLK_F_CONFIG_WCE) {
-            self.wce.load(Ordering::Acquire)
-        } else {
-            // A driver that cannot flush must not need to.
-            self.acked(VIRTIO_BLK_F_FLUSH) && self.options.cache != CacheMode::Writethrough
-        };
-        self.writeback.store(
-            on || self.options.cache == CacheMode::Unsafe,
-            Ordering::Release,
-        );
-    }
-
-    fn reset(&self) {
-        self.acked_features.store(0, Ordering::Release);
-        self.wce.store(
-            self.options.cache != CacheMode::Writethrough,
-            Ordering::Release,
-        );
-        self.update_writeback();
     }
 
     fn config_space(&self) -> ConfigSpace {
@@ -187,7 +208,7 @@ impl Shared {
             seg_max: (self.options.seg_max)
                 .min(u32::from(self.options.queue_size).saturating_sub(2).max(1)),
             topology: self.engine.topology(),
-            writeback: self.wce.load(Ordering::Acquire),
+            writeback: self.write_cache.field(),
             num_queues: self.options.num_queues,
             discard: self.engine.can_discard().then_some(DISCARD),
             write_zeroes: (!read_only).then_some(WRITE_ZEROES),
@@ -248,16 +269,15 @@ impl BlockDevice {
         let shared = Shared {
             engine,
             id: device_id(&options.serial),
+            write_cache: WriteCache::new(options.cache),
             options,
             acked_features: AtomicU64::new(0),
-            wce: AtomicBool::new(true),
-            writeback: AtomicBool::new(false),
-            lost_writes: AtomicBool::new(false),
+            syncs: Arc::default(),
+            lost_errno: AtomicI32::new(0),
             stats: Arc::new(DeviceStats::new("blk", KINDS)),
             back_channel: BackChannel::default(),
             resizing: Mutex::default(),
         };
-        shared.reset();
         Self {
             shared: Arc::new(shared),
         }
@@ -278,6 +298,24 @@ impl BlockDevice {
     pub fn resize(&self, size_bytes: u64) -> io::Result<u64> {
         self.shared
             .change_capacity(|engine| engine.resize(size_bytes))
+    }
+
+    /// Lets flushes succeed again after lost writes, for someone who has seen to what was lost.
+    /// Returns whether there were any.
+    #[must_use]
+    pub fn clear_error(&self) -> bool {
+        let errno = self.shared.lost_errno.swap(0, Ordering::AcqRel);
+        if errno != 0 {
+            log::warn!("the failed sync is forgotten, as asked for: flushes can succeed again");
+        }
+        errno != 0
+    }
+
+    /// Syncs that have ended well, and are answered when those have ended that they were under way
+    /// with.
+    #[must_use]
+    pub fn waiting_syncs(&self) -> usize {
+        self.shared.syncs.waiting()
     }
 
     pub(crate) fn shared(&self) -> &Shared {
@@ -304,11 +342,10 @@ impl VhostUserBackend for BlockDevice {
     fn acked_features(&self, features: u64) {
         let shared = &self.shared;
         shared.acked_features.store(features, Ordering::Release);
-        // virtio 1.3 §5.2.5.2: with CONFIG_WCE and without FLUSH the cache starts switched off.
-        if shared.acked(VIRTIO_BLK_F_CONFIG_WCE) && !shared.acked(VIRTIO_BLK_F_FLUSH) {
-            shared.wce.store(false, Ordering::Release);
-        }
-        shared.update_writeback();
+        shared.write_cache.acknowledge(
+            shared.acked(VIRTIO_BLK_F_FLUSH),
+            shared.acked(VIRTIO_BLK_F_CONFIG_WCE),
+        );
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
@@ -320,7 +357,8 @@ impl VhostUserBackend for BlockDevice {
     }
 
     fn reset_device(&self) {
-        self.shared.reset();
+        self.shared.acked_features.store(0, Ordering::Release);
+        self.shared.write_cache.reset();
     }
 
     /// The ring knows; there is nothing for the device to do.
@@ -336,10 +374,7 @@ impl VhostUserBackend for BlockDevice {
     fn set_config(&self, offset: u32, bytes: &[u8]) -> io::Result<()> {
         let mut config = self.shared.config_space();
         match config.write(offset, bytes) {
-            Ok(_) if self.shared.acked(VIRTIO_BLK_F_CONFIG_WCE) => {
-                self.shared.wce.store(config.writeback, Ordering::Release);
-                self.shared.update_writeback();
-            }
+            Ok(_) if self.shared.write_cache.set_field(config.writeback) => {}
             // The byte is the driver's: front-ends hand on whatever it writes, and an error would
             // end the connection.
             Ok(_) | Err(ConfigSpaceError::BadWriteback { .. }) => {
@@ -397,7 +432,8 @@ impl Device for BlockDevice {
     }
 
     fn session_ended(&self) {
-        self.shared.reset();
+        self.shared.acked_features.store(0, Ordering::Release);
+        self.shared.write_cache.session_ended();
     }
 
     fn flush(&self) -> io::Result<()> {

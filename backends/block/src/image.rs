@@ -12,7 +12,7 @@ mod probe;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use clap::ValueEnum;
 use rustix::fs::{FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SeekFrom};
@@ -92,6 +92,8 @@ pub struct Image {
     topology: Topology,
     alignment: Alignment,
     capacity_sectors: AtomicU64,
+    /// A part of a file system's block was zeroed or discarded.
+    zeroed_edges: AtomicBool,
 }
 
 impl Image {
@@ -217,10 +219,26 @@ impl Image {
         self.read_only
     }
 
+    /// Whether what was written may be in the page cache only, until a sync: always but under
+    /// `O_DIRECT`, and even there once the edge of a block was zeroed, which file systems do in the
+    /// page cache.
+    pub(crate) fn caches_writes(&self) -> bool {
+        self.cache != CacheMode::None || self.zeroed_edges.load(Ordering::Acquire)
+    }
+
     /// The cache mode it was opened with.
     #[must_use]
     pub const fn cache(&self) -> CacheMode {
         self.cache
+    }
+
+    /// Takes note of a range that begins or ends inside of a block of the file system.
+    fn note_edges(&self, offset: u64, len_bytes: u64) {
+        let block_bytes = u64::from(self.topology.physical_block_bytes);
+        let is_whole = offset.is_multiple_of(block_bytes) && len_bytes.is_multiple_of(block_bytes);
+        if self.kind == Kind::RegularFile && !is_whole {
+            self.zeroed_edges.store(true, Ordering::Release);
+        }
     }
 
     fn from_fd(fd: OwnedFd, kind: Kind, options: &ImageOptions) -> Result<Self, ImageError> {
@@ -238,6 +256,7 @@ impl Image {
             topology,
             alignment,
             capacity_sectors: AtomicU64::new(0),
+            zeroed_edges: AtomicBool::new(false),
         };
         image.refresh()?;
         Ok(image)
@@ -270,6 +289,7 @@ impl Storage for Image {
         if self.kind == Kind::BlockDevice && !is_aligned {
             return Err(Errno::OPNOTSUPP);
         }
+        self.note_edges(offset, len_bytes);
         let fallocate = |flags: FallocateFlags| {
             let flags = flags | FallocateFlags::KEEP_SIZE;
             rustix::fs::fallocate(&self.fd, flags, offset, len_bytes)
@@ -285,6 +305,7 @@ impl Storage for Image {
 
     fn discard(&self, offset: u64, len_bytes: u64) -> Result<(), Errno> {
         if self.kind == Kind::RegularFile {
+            self.note_edges(offset, len_bytes);
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             return rustix::fs::fallocate(&self.fd, flags, offset, len_bytes);
         }

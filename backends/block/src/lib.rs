@@ -9,6 +9,8 @@
 //! | [`serve`] | from a descriptor chain to its answer: the data side |
 //! | [`request`] | what a request asks for, from its bytes alone |
 //! | [`config_space`] | the configuration space, to the byte |
+//! | `write_cache` | whether a write is stable before its answer |
+//! | `syncs` | what a failed sync means for those beside it |
 //! | [`engine`] | where checked requests go |
 //! | [`image`] | a file or block device: lock, sizes, alignment |
 //! | [`slow_path`] | what O_DIRECT cannot do as it is |
@@ -23,4 +25,6 @@ pub mod options;
 pub mod request;
 pub mod serve;
 pub mod slow_path;
+mod syncs;
 mod sys;
+mod write_cache;

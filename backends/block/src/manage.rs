@@ -16,13 +16,21 @@ const METHODS: &[MethodInfo] = &[
         help: "what the disk is",
     },
     MethodInfo {
+        name: "clear-error",
+        params: "confirm=data-may-be-lost",
+        help: "let flushes succeed again after a sync has failed and lost written data",
+    },
+    MethodInfo {
         name: "resize",
         params: "[size=BYTES]",
         help: "make an image file that long, or look at its size again, and tell the guest",
     },
 ];
 
-/// `info` and `resize`.
+/// The word that `clear-error` wants.
+const CONFIRMATION: &str = "data-may-be-lost";
+
+/// `info`, `resize` and `clear-error`.
 #[derive(Debug)]
 pub struct BlockManagement {
     device: Arc<BlockDevice>,
@@ -36,7 +44,8 @@ impl BlockManagement {
     }
 
     fn info(&self) -> Value {
-        let engine = &self.device.shared().engine;
+        let shared = self.device.shared();
+        let engine = &shared.engine;
         let topology = engine.topology();
         json!({
             "size_bytes": engine.capacity_sectors() * SECTOR_BYTES,
@@ -44,10 +53,23 @@ impl BlockManagement {
             "physical_block_bytes": topology.physical_block_bytes,
             "read_only": engine.is_read_only(),
             "discard": engine.can_discard(),
-            "write_cache": self.device.shared().is_writeback(),
+            "write_cache": shared.write_cache().is_on(),
             "bounced_bytes": engine.bounced_bytes(),
-            "lost_writes": self.device.shared().has_lost_writes(),
+            "lost_writes": shared.has_lost_writes(),
+            "sync_error": shared.lost_writes_error().map(|error| error.to_string()),
         })
+    }
+
+    /// Whoever calls this has seen to it that the guest does not rely on what it flushed.
+    fn clear_error(&self, params: &Value) -> Result<Value, ManageError> {
+        match params.get("confirm").map(Value::as_str) {
+            None => Err(ManageError::MissingParam { name: "confirm" }),
+            Some(Some(CONFIRMATION)) => Ok(json!({ "cleared": self.device.clear_error() })),
+            Some(_) => Err(ManageError::InvalidParam {
+                name: "confirm",
+                expected: CONFIRMATION,
+            }),
+        }
     }
 
     fn resize(&self, params: &Value) -> Result<Value, ManageError> {
@@ -77,6 +99,7 @@ impl Manage for BlockManagement {
     fn call(&self, method: &str, params: &Value) -> Result<Value, ManageError> {
         match method {
             "info" => Ok(self.info()),
+            "clear-error" => self.clear_error(params),
             "resize" => self.resize(params),
             _ => Err(ManageError::UnknownMethod),
         }

@@ -142,6 +142,16 @@ pub enum Request {
 }
 
 impl Request {
+    /// Whether it changes what the disk holds.
+    #[inline]
+    #[must_use]
+    pub const fn writes(self) -> bool {
+        match self {
+            Self::Out { .. } | Self::Discard { .. } | Self::WriteZeroes { .. } => true,
+            Self::In { .. } | Self::Flush | Self::GetId => false,
+        }
+    }
+
     /// Parses a request from its header and the sizes of its two data parts.
     ///
     /// `readable_bytes` counts what follows the header, `writable_bytes` what precedes the status

@@ -8,10 +8,12 @@
 //! # Durability
 //! A write made while the write cache is off is started as a stable one and answered when it is;
 //! the mode is read when a request starts and kept with it. A flush is answered by a sync that
-//! began after the flush came, hence after every write that was answered before. A sync that fails
-//! may have dropped what it was to save, and the next one would not know, nor one that was under
-//! way beside it: from then on no flush and no stable write succeeds, not even one that the host
-//! says has.
+//! began after the flush came, hence after every write that was answered before.
+//!
+//! A sync that fails may have dropped what it was to save, and the next one would not know, nor one
+//! that was under way beside it. Those beside it fail with it ([`Syncs`](crate::syncs)). Where the
+//! host's page cache may have held older writes that were answered, from then on no flush and no
+//! stable write succeeds, not even one that the host says has.
 
 use std::sync::Arc;
 
@@ -25,6 +27,7 @@ use crate::request::{
     Status, USED_LEN_STATUS_ONLY,
 };
 use crate::slow_path::RangeGuard;
+use crate::syncs::{Ended, Sync, Verdict};
 
 /// Names of the counters, in the order of `kind_of`.
 pub const KINDS: &[&str] = &[
@@ -37,6 +40,10 @@ pub const KINDS: &[&str] = &[
     "invalid",
 ];
 const INVALID: usize = 6;
+
+/// The tag of the operation of a request, and of the verdict on its sync.
+const OPERATION: u16 = 0;
+const VERDICT: u16 = 1;
 
 /// How often an operation is started again on EAGAIN or EINTR before it counts as failed.
 const MAX_RETRIES: u8 = 100;
@@ -66,6 +73,8 @@ struct InFlight {
     /// Of a DISCARD or `WRITE_ZEROES`.
     ranges: Option<Ranges>,
     guard: Option<RangeGuard>,
+    /// Of one that promises stability, where syncs have to do with each other.
+    sync: Option<Sync>,
 }
 
 impl InFlight {
@@ -76,6 +85,7 @@ impl InFlight {
         retries: 0,
         ranges: None,
         guard: None,
+        sync: None,
     };
 
     /// Whether to succeed is to say that something is stable.
@@ -101,10 +111,15 @@ impl RequestWorker for BlockWorker {
     type Queue = BlockQueue;
 
     fn start_queue(&mut self, _index: u16, size: u16) -> BlockQueue {
+        self.shared.write_cache().ring_started(false);
         BlockQueue {
             limits: self.shared.limits(),
             requests: (0..size).map(|_| InFlight::IDLE).collect(),
         }
+    }
+
+    fn took_over(&mut self, _queue: &mut BlockQueue) {
+        self.shared.write_cache().ring_started(true);
     }
 
     #[inline]
@@ -134,20 +149,24 @@ impl RequestWorker for BlockWorker {
         queue: &mut BlockQueue,
         cx: &mut RequestCx<'_>,
         head: u16,
-        _tag: u16,
+        tag: u16,
         result: i32,
     ) {
         let Some(slot) = queue.requests.get_mut(usize::from(head)) else {
             return;
         };
         slot.guard = None;
-        Serving {
+        let mut serving = Serving {
             shared: &self.shared,
             cx,
             slot,
             head,
+        };
+        if tag == VERDICT {
+            serving.conclude(result == 0);
+        } else {
+            serving.proceed(result);
         }
-        .proceed(result);
     }
 }
 
@@ -182,13 +201,16 @@ impl Serving<'_, '_> {
         };
         self.slot.request = request;
         self.slot.retries = 0;
-        self.slot.stable = !self.shared.is_writeback();
+        self.slot.stable = !self.shared.write_cache().is_on();
         match request {
             Request::In { sector, .. } | Request::Out { sector, .. } => {
                 self.slot.offset_bytes = sector * SECTOR_BYTES;
                 self.start();
             }
-            Request::Flush => self.start(),
+            Request::Flush => {
+                self.shared.write_cache().flush_came();
+                self.start();
+            }
             Request::GetId => {
                 let serial = self.shared.id();
                 let written = self
@@ -215,12 +237,19 @@ impl Serving<'_, '_> {
     fn start(&mut self) {
         let target = Target {
             head: self.head,
-            tag: 0,
+            tag: OPERATION,
             offset_bytes: self.slot.offset_bytes,
         };
-        // What was lost cannot be made stable by writing something else.
-        if self.slot.promises_stability() && self.shared.has_lost_writes() {
-            return self.finish(Status::IoErr);
+        if self.slot.promises_stability() {
+            // What was lost cannot be made stable by writing something else.
+            if self.shared.has_lost_writes() {
+                return self.finish(Status::IoErr);
+            }
+            if self.slot.sync.is_none() {
+                self.slot.sync = self.shared.begin_sync();
+            }
+        } else if self.slot.request.writes() {
+            self.shared.write_cache().note_volatile_write();
         }
         let engine = &*self.shared.engine;
         let started = match self.slot.request {
@@ -267,12 +296,33 @@ impl Serving<'_, '_> {
         self.continue_after(moved);
     }
 
-    /// The whole operation has succeeded. One that was to make something stable has only if no
-    /// sync has failed meanwhile: the kernel tells one caller of a failure, not all.
+    /// The whole operation has succeeded. One that was to make something stable has only if those
+    /// beside it have: the kernel tells one caller of a failure, not all.
     #[inline]
     fn succeed(&mut self) {
+        match self.slot.sync.take() {
+            None => self.conclude(true),
+            Some(sync) => self.await_verdict(sync),
+        }
+    }
+
+    fn await_verdict(&mut self, sync: Sync) {
+        let verdict = sync.end(Ended::Well, 0, || self.cx.promise_io(self.head, VERDICT));
+        match verdict {
+            Verdict::Good => self.conclude(true),
+            Verdict::Bad => self.conclude(false),
+            Verdict::Later => {}
+        }
+    }
+
+    #[inline]
+    fn conclude(&mut self, good: bool) {
         let lost = self.slot.promises_stability() && self.shared.has_lost_writes();
-        self.finish(if lost { Status::IoErr } else { Status::Ok });
+        self.finish(if good && !lost {
+            Status::Ok
+        } else {
+            Status::IoErr
+        });
     }
 
     /// A transfer was short.
@@ -320,7 +370,10 @@ impl Serving<'_, '_> {
             return self.start();
         }
         let synced = self.slot.promises_stability();
-        self.shared.note_failure(self.slot.request, errno, synced);
+        let ended = self.shared.note_failure(self.slot.request, errno, synced);
+        if let Some(sync) = self.slot.sync.take() {
+            sync.end(ended, 0, || None);
+        }
         self.finish(Status::IoErr);
     }
 
@@ -353,6 +406,7 @@ impl Serving<'_, '_> {
     fn finish(&mut self, status: Status) {
         let request = self.slot.request;
         self.slot.ranges = None;
+        self.slot.sync = None;
         let bytes = match (request, status) {
             (Request::In { len_bytes, .. } | Request::Out { len_bytes, .. }, Status::Ok) => {
                 len_bytes

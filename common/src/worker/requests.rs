@@ -64,6 +64,9 @@ pub trait RequestWorker {
         result: i32,
     );
 
+    /// The vring that has just started was served before, by whatever back-end.
+    fn took_over(&mut self, _queue: &mut Self::Queue) {}
+
     /// The vring is about to stop once its requests are answered: those that might wait for ever
     /// are to be answered now.
     fn stopping(&mut self, _queue: &mut Self::Queue) {}
@@ -185,7 +188,10 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
 
     fn start_queue(&mut self, (): (), vring: &Vring) -> Self::Queue {
         let heads = Heads::new(vring.size());
-        let state = self.0.start_queue(vring.index(), heads.places());
+        let mut state = self.0.start_queue(vring.index(), heads.places());
+        if vring.was_served() {
+            self.0.took_over(&mut state);
+        }
         RequestQueue { heads, state }
     }
 
@@ -359,16 +365,21 @@ impl RequestCx<'_> {
     /// that is dropped instead keeps the request for ever. It is the only thing that a request
     /// waits for; a pause does not wait for it.
     pub fn promise(&mut self, head: u16, tag: u16) -> Option<Promise> {
+        let promise = self.promise_io(head, tag)?;
+        let slot = self.heads.heads.get_mut(usize::from(head))?;
+        slot.parked = true;
+        self.heads.parked += 1;
+        Some(promise)
+    }
+
+    /// As [`promise`](Self::promise), for what ends when I/O of others does: a pause waits for it.
+    pub fn promise_io(&mut self, head: u16, tag: u16) -> Option<Promise> {
         let mut promise = None;
         let started = self.start(head, tag, |io, _buffers, token| {
             promise = Some(io.promise(token));
             Ok(())
         });
-        started.ok()?;
-        let slot = self.heads.heads.get_mut(usize::from(head))?;
-        slot.parked = true;
-        self.heads.parked += 1;
-        promise
+        started.ok().and(promise)
     }
 
     /// Requests of the vring that wait for a [`promise`](Self::promise).

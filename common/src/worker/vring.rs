@@ -70,6 +70,12 @@ impl Vring {
         self.ring.addresses().size
     }
 
+    /// Whether something was given back on it before it started here.
+    #[must_use]
+    pub(super) fn was_served(&self) -> bool {
+        self.ring.was_served()
+    }
+
     /// Its counters.
     #[must_use]
     pub fn stats(&self) -> &QueueStats {

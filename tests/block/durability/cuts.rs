@@ -215,12 +215,12 @@ impl Run {
         self.drivers.iter().map(BlkDriver::in_flight).sum()
     }
 
-    /// Until every request is an operation under way, or completed.
+    /// Until every request is an operation under way, a sync that waits for another, or completed.
     fn settle(&mut self) -> Result<(), Box<dyn std::error::Error>> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             self.poll()?;
-            if self.in_flight() == self.disk.running() {
+            if self.in_flight() == self.disk.running() + self.served.device().waiting_syncs() {
                 return Ok(());
             }
             assert!(

@@ -7,11 +7,11 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use ringside_tests::frontend::FrontendError;
-use ringside_tests::frontend::blk::{BlkConfig, BlkDriver, BlkRequest, SECTOR_BYTES};
+use ringside_tests::frontend::blk::{BlkConfig, BlkDriver, BlkRequest, SECTOR_BYTES, status};
 use ringside_tests::frontend::session::Session;
 use ringside_tests::hostile::support_chains::{
-    DISK_BYTES, DISK_SECTORS, Disk, Outcome, PACKAGE, PATIENCE, control, image_pattern, launch,
-    launch_traced,
+    DISK_BYTES, DISK_SECTORS, Disk, MOST_THREADS, Outcome, PACKAGE, PATIENCE, control,
+    image_pattern, launch, launch_traced,
 };
 use ringside_tests::process::Launch;
 use ringside_tests::skip;
@@ -172,6 +172,54 @@ fn drain_waits_for_the_disk_and_makes_it_stable() -> Outcome {
         "{trace}"
     );
     Ok(())
+}
+
+#[test]
+fn f3_4_ctl_tells_of_a_failed_sync_and_clears_it_with_the_word_only() -> Outcome {
+    // The first of each blocking thread, so all of the first requests.
+    let inject = "inject=fdatasync:error=EIO:when=1";
+    let Some(launch) = launch_traced(&["-e", "trace=fdatasync", "-e", inject])? else {
+        skip!("strace cannot trace here");
+    };
+    let image = image_pattern(usize::try_from(DISK_BYTES)?);
+    let mut disk = Disk::launched(launch, &image, &["--aio", "threads"])?;
+    let (_session, mut driver) = disk.driver(Session::builder(), BlkConfig::default())?;
+    assert_eq!(disk.info("sync_error")?, Value::Null);
+    assert_eq!(
+        disk.control("clear-error", &json!({ "confirm": "data-may-be-lost" }))?,
+        json!({ "cleared": false })
+    );
+    driver.write(4, &[8; SECTOR_BYTES])?.ok()?;
+    assert_eq!(driver.flush()?.status, status::IOERR);
+    let told = disk.info("sync_error")?;
+    assert!(
+        told.as_str()
+            .is_some_and(|text| text.contains("Input/output")),
+        "{told}"
+    );
+    for params in [
+        Value::Null,
+        json!({ "confirm": "yes" }),
+        json!({ "confirm": true }),
+        json!({ "confirmed": "data-may-be-lost" }),
+    ] {
+        let refused = disk.control("clear-error", &params);
+        assert!(refused.is_err(), "{params} was accepted");
+        assert_eq!(driver.flush()?.status, status::IOERR);
+    }
+    assert_eq!(
+        disk.control("clear-error", &json!({ "confirm": "data-may-be-lost" }))?,
+        json!({ "cleared": true })
+    );
+    assert_eq!(disk.info("lost_writes")?, json!(false));
+    // Another blocking thread may have its first one still to come.
+    for _ in 0..MOST_THREADS {
+        if driver.flush()?.status == status::OK {
+            return Ok(());
+        }
+        disk.control("clear-error", &json!({ "confirm": "data-may-be-lost" }))?;
+    }
+    Err("flushes go on failing".into())
 }
 
 #[test]

@@ -144,6 +144,10 @@ impl Engine for FileEngine {
         self.image.can_discard()
     }
 
+    fn caches_writes(&self) -> bool {
+        !self.is_unsafe() && !self.is_read_only() && self.image.caches_writes()
+    }
+
     fn bounced_bytes(&self) -> u64 {
         self.bounced_bytes.load(Ordering::Relaxed)
     }

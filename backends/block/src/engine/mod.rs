@@ -91,6 +91,12 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
     /// Whether a discard frees space.
     fn can_discard(&self) -> bool;
 
+    /// Whether what was written may be in the host's page cache only, until a sync. An error of its
+    /// way to the disk is then told to a later sync, and to one of them.
+    fn caches_writes(&self) -> bool {
+        true
+    }
+
     /// What reads as zeroes now although the file has no such bytes: the rest of the block that
     /// it ends in.
     ///
