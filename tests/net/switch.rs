@@ -3,15 +3,23 @@
 
 #[path = "switch/changing.rs"]
 mod changing;
+#[path = "switch/counts.rs"]
+mod counts;
+#[path = "switch/floods.rs"]
+mod floods;
 #[path = "switch/uplink.rs"]
 mod uplink;
+#[path = "switch/waits.rs"]
+mod waits;
 
 use std::error::Error;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use ringside_tests::frontend::net::net_feature::OFFLOADS;
-use ringside_tests::frontend::net::{Flow, Mac, NetConfig, NetPort, RxConfig, TxConfig};
+use ringside_tests::frontend::net::{Flow, Mac, NetConfig, NetHeader, NetPort, RxConfig, TxConfig};
 use ringside_tests::frontend::ring::CallMode;
 use ringside_tests::frontend::session::Session;
 use ringside_tests::net_back_end::NetBackEnd;
@@ -68,4 +76,69 @@ fn frame(source: Mac, destination: Mac, bytes: usize) -> Vec<u8> {
     let mut frame = Vec::new();
     Flow::new(source, destination, 0).make(0, bytes, &mut frame);
     frame
+}
+
+fn plain() -> NetHeader {
+    NetHeader::default()
+}
+
+/// Frames that have come to a guest since; its buffers are posted again.
+fn receive(port: &mut NetPort) -> Result<Vec<Vec<u8>>> {
+    let (mut frames, mut got) = (Vec::new(), Vec::new());
+    let rx = &mut port.pairs[0].rx;
+    while rx.poll(&mut got)?.is_some() {
+        frames.push(got.clone());
+    }
+    rx.post_all()?;
+    Ok(frames)
+}
+
+/// What `stats` says of a vring of a port, whose uplink counts as the port behind the others.
+fn counted(back_end: &NetBackEnd, port: usize, vring: u64) -> Result<Counted> {
+    let stats = back_end.control("stats", &Value::Null)?;
+    let vrings = stats["ports"][port]["packets"].as_array();
+    let found = vrings
+        .into_iter()
+        .flatten()
+        .find(|counters| counters["queue"] == vring);
+    Ok(Counted(found.cloned().unwrap_or_default()))
+}
+
+/// The counters of a vring.
+struct Counted(Value);
+
+impl Counted {
+    /// Frames that have passed.
+    fn passed(&self) -> u64 {
+        self.0["good_packets"].as_u64().unwrap_or(0)
+    }
+
+    /// Frames lost for a reason.
+    fn lost(&self, reason: &str) -> u64 {
+        self.0["drops"][reason].as_u64().unwrap_or(0)
+    }
+
+    /// Frames lost for any reason.
+    fn all_lost(&self) -> u64 {
+        let drops = self.0["drops"].as_object();
+        let counts = drops.into_iter().flatten().filter_map(|(_, n)| n.as_u64());
+        counts.sum()
+    }
+}
+
+/// Waits until something holds.
+fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool>) -> TestResult {
+    let start = Instant::now();
+    while !holds()? {
+        if start.elapsed() > PATIENCE {
+            return Err(format!("{what}: not within {PATIENCE:?}").into());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+/// Sends a frame and waits until the switch has done with it.
+fn send(port: &mut NetPort, frame: &[u8]) -> TestResult {
+    Ok(port.pairs[0].tx.send_now(&plain(), frame, PATIENCE)?)
 }

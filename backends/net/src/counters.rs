@@ -118,6 +118,12 @@ impl DropReason {
         }
     }
 
+    /// Whether the sender is to blame: no receiver could have taken such a frame of it.
+    #[must_use]
+    pub const fn is_fault(self) -> bool {
+        matches!(self, Self::Malformed | Self::Spoofed | Self::Filtered)
+    }
+
     const fn index(self) -> usize {
         self as usize
     }

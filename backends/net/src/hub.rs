@@ -10,6 +10,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::capture::Capture;
 use crate::counters::PortCounters;
 use crate::frame::{BROADCAST, announcement};
+use crate::limit::Rate;
 use crate::link::Link;
 use crate::mac_table::{MacTable, PortId};
 use crate::port::Port;
@@ -41,6 +42,7 @@ pub struct Hub {
     /// All ports, by number.
     ports: Vec<Arc<Port>>,
     table: MacTable,
+    flood_limit: Option<Rate>,
     /// What passes.
     pub(crate) capture: Arc<Capture>,
     uplink_counters: Option<Arc<PortCounters>>,
@@ -51,7 +53,7 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// A hub of `ports` with at most one `link` of `link_count` queues.
+    /// A hub of `ports`, whose floods have a limit, with at most one `link`.
     ///
     /// # Errors
     /// When there is no descriptor left.
@@ -60,6 +62,7 @@ impl Hub {
         link: Option<Link>,
         ports: Vec<Arc<Port>>,
         table: MacTable,
+        flood_limit: Option<Rate>,
         capture: Arc<Capture>,
     ) -> io::Result<Arc<Self>> {
         let generated = match fabric {
@@ -78,6 +81,7 @@ impl Hub {
             link,
             ports,
             table,
+            flood_limit,
             capture,
             generated,
             outbox: Mutex::default(),
@@ -115,6 +119,12 @@ impl Hub {
     #[inline]
     pub fn table(&self) -> &MacTable {
         &self.table
+    }
+
+    /// Copies a second that what one port sends to several may make.
+    #[must_use]
+    pub fn flood_limit(&self) -> Option<Rate> {
+        self.flood_limit
     }
 
     /// The queue of the link that a queue pair uses.

@@ -93,7 +93,14 @@ impl Network {
         }
         let ageing_s = u32::try_from(config.mac_ageing.as_secs()).unwrap_or(u32::MAX);
         let table = MacTable::new(config.mac_table_size, ports.len() + 1, ageing_s);
-        let hub = Hub::new(fabric, link, ports, table, Arc::clone(capture.capture()))?;
+        let hub = Hub::new(
+            fabric,
+            link,
+            ports,
+            table,
+            config.flood_limit,
+            Arc::clone(capture.capture()),
+        )?;
         let queue_size = config.common.queue_size;
         let device =
             |port: &Arc<Port>| NetDevice::new(Arc::clone(port), Arc::clone(&hub), queue_size);

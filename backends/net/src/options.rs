@@ -141,6 +141,15 @@ pub struct NetArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub mac_ageing_s: u32,
 
+    /// Copies a second that the broadcasts, multicasts and frames to unknown addresses of one guest
+    /// may make on the switch
+    ///
+    /// A frame for five ports is five copies. Floods beyond are lost and counted as rate limited;
+    /// what goes to one place is no flood. The burst is by default what passes in 10 ms.
+    #[arg(long, value_name = "RATE[,burst=N]", value_parser = values::packets_limit)]
+    #[arg(default_value = "200K")]
+    pub flood_limit: Rate,
+
     /// Capture all frames from the start into this pcapng file, which is replaced
     #[arg(long, value_name = "PATH")]
     pub capture: Option<PathBuf>,

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The other end of an uplink: QEMU's stream protocol on a Unix socket.
 
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use ringside_tests::net_back_end::NetBackEnd;
 
-use crate::{PATIENCE, Result};
+use crate::{PATIENCE, Result, TestResult};
 
 /// A peer that may read, or not.
 pub(crate) struct Uplink {
@@ -61,5 +61,14 @@ impl Uplink {
         }
         self.read = rest.to_vec();
         Ok(frames)
+    }
+
+    /// Sends a frame in.
+    pub(crate) fn send(&mut self, frame: &[u8]) -> TestResult {
+        let length = u32::try_from(frame.len())?.to_be_bytes();
+        let bytes = [&length, frame].concat();
+        self.stream.set_nonblocking(false)?;
+        self.stream.write_all(&bytes)?;
+        Ok(self.stream.set_nonblocking(true)?)
     }
 }

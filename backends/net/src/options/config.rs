@@ -13,6 +13,7 @@ use super::{
     BackendSpec, LimitArgs, LinkSpec, NetArgs, Options, PortEndpoint, PortProperties, PortSpec,
     QueuePairs, mac_text,
 };
+use crate::limit::Rate;
 
 /// What management calls the uplink of a switch.
 pub const UPLINK: &str = "uplink";
@@ -111,6 +112,8 @@ pub struct NetConfig {
     pub mac_table_size: usize,
     /// How long it remembers one that is silent.
     pub mac_ageing: Duration,
+    /// Copies a second that what one guest sends to several may make.
+    pub flood_limit: Option<Rate>,
     /// Where to capture from the start.
     pub capture: Option<PathBuf>,
 }
@@ -180,6 +183,7 @@ impl Options {
             offloads: !net.no_offloads,
             mac_table_size: usize::try_from(net.mac_table_size).unwrap_or(usize::MAX),
             mac_ageing: Duration::from_secs(net.mac_ageing_s.into()),
+            flood_limit: Some(net.flood_limit),
             capture: net.capture,
         })
     }

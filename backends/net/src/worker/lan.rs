@@ -8,37 +8,31 @@
 //! make it one of a port's VLAN on the uplink.
 //!
 //! A frame goes to the port its destination was last heard from, else to all. A port that has no
-//! buffers for a frame of its own is waited for within the bounds of [`Patience`]; a frame for
-//! several waits for nobody.
+//! buffers for a frame of its own, and an uplink that is full, is waited for within the bounds of
+//! [`Patience`](super::patience); a frame for several waits for nobody.
+//!
+//! What a frame's sender is to answer for is counted as lost with its transmit vring, and nothing
+//! else: behind the switch there is a copy for each port it goes to, and for the uplink, which
+//! arrives there or is counted as lost there.
 
 use std::sync::Arc;
 
 use super::patience::Patience;
 use super::receive::{Put, give};
+use super::standing::LanPort;
 use super::transmit::Fate;
 use super::wire::Wire;
 use super::workbench::Workbench;
 use super::{NetQueue, NetTurn, NetVrings, Side, captured};
 use crate::counters::{Direction, DropReason, PacketCounters};
-use crate::flow::{FlowTable, flow_hash};
+use crate::flow::flow_hash;
 use crate::frame::{Ethernet, is_multicast};
 use crate::header::{GSO_NONE, NetHeader};
 use crate::hub::{Fabric, Hub};
-use crate::limit::{Admission, Limits, Rate, RateLimit};
 use crate::link::Payload;
 use crate::mac_table::PortId;
 use crate::offload::check_long;
-use crate::port::Port;
 
-/// Frames a second that one port may have sent to several others.
-const FLOOD_PER_S: u64 = 50_000;
-/// What a frame that goes nowhere costs its port in time: no more than 100 000 a second, so that
-/// those who send nothing but rubbish do not take the switch's time from others.
-const FAULT_NS: u64 = 10_000;
-/// Descriptors that cost as much to read as a frame.
-const FAULT_DESCRIPTORS: u64 = 16;
-/// How far a port may be in debt.
-const FAULT_BURST_NS: u64 = 64 * FAULT_NS;
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// A frame on its way.
@@ -55,48 +49,31 @@ pub(super) struct Frame<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Origin {
     pub(super) port: PortId,
+    /// The pair of queues it was sent on; one that is none where nobody can be kept waiting.
+    pub(super) pair: u16,
     pub(super) vlan: u16,
     pub(super) isolated: bool,
-}
-
-/// A port, as the data thread that serves it sees it.
-#[derive(Debug)]
-struct LanPort {
-    port: Arc<Port>,
-    vlan: u16,
-    /// Slots of its receive vrings, by pair.
-    receive: Vec<Option<usize>>,
-    flows: FlowTable,
-    flood: RateLimit,
-    /// Until when its faults have taken the time that it has for them.
-    faulty_until_ns: u64,
 }
 
 /// See above.
 #[derive(Debug)]
 pub(super) struct Lan {
     pub(super) hub: Arc<Hub>,
-    ports: Vec<LanPort>,
+    pub(super) ports: Vec<LanPort>,
     pub(super) uplink: PortId,
     pub(super) uplink_counters: Option<(Arc<PacketCounters>, Arc<PacketCounters>)>,
+    pub(super) uplink_patience: Patience,
     pub(super) bench: Workbench,
+    /// Until when some receivers count as strained.
+    pub(super) strained_until_ns: u64,
 }
+
+/// A pair of queues that nobody has.
+pub(super) const NO_PAIR: u16 = u16::MAX;
 
 impl Lan {
     pub(super) fn new(hub: Arc<Hub>) -> Self {
-        let flood = Limits {
-            bytes: None,
-            packets: std::num::NonZeroU64::new(FLOOD_PER_S)
-                .map(|per_s| Rate { per_s, burst: None }),
-        };
-        let ports = hub.ports().iter().map(|port| LanPort {
-            port: Arc::clone(port),
-            vlan: port.options.vlan.unwrap_or(0),
-            receive: vec![None; usize::from(port.pairs)],
-            flows: FlowTable::default(),
-            flood: RateLimit::new(0, flood),
-            faulty_until_ns: 0,
-        });
+        let ports = hub.ports().iter().map(|port| LanPort::new(&hub, port));
         Self {
             ports: ports.collect(),
             uplink: hub.uplink_id(),
@@ -104,7 +81,9 @@ impl Lan {
                 .uplink_counters()
                 .map(|counters| (counters.vring(0), counters.vring(1))),
             hub,
+            uplink_patience: Patience::default(),
             bench: Workbench::new(),
+            strained_until_ns: 0,
         }
     }
 
@@ -119,13 +98,8 @@ impl Lan {
     }
 
     fn set(&mut self, queue: &NetQueue, slot: Option<usize>) {
-        let Side::Receive(rx) = &queue.side else {
-            return;
-        };
-        if let Some(port) = self.ports.get_mut(usize::from(queue.port.id.0))
-            && let Some(place) = port.receive.get_mut(usize::from(rx.pair))
-        {
-            *place = slot;
+        if let Some(port) = self.ports.get_mut(usize::from(queue.port.id.0)) {
+            port.set(queue, slot);
         }
     }
 
@@ -136,19 +110,22 @@ impl Lan {
     }
 
     /// Takes note that a frame of `port`, of so many descriptors, went nowhere.
-    pub(super) fn note_fault(&mut self, port: PortId, now_ns: u64, descriptors: u32) {
+    pub(super) fn note_loss(
+        &mut self,
+        port: PortId,
+        now_ns: u64,
+        reason: DropReason,
+        descriptors: u32,
+    ) {
         if let Some(lan) = self.ports.get_mut(usize::from(port.0)) {
-            let weight = 1 + u64::from(descriptors) / FAULT_DESCRIPTORS;
-            lan.faulty_until_ns = lan.faulty_until_ns.max(now_ns) + weight * FAULT_NS;
+            lan.note_loss(now_ns, reason, descriptors);
         }
     }
 
     /// Until when nothing is taken from `port`, for its faults.
     #[inline]
     pub(super) fn rests_until(&self, port: PortId, now_ns: u64) -> Option<u64> {
-        let lan = self.ports.get(usize::from(port.0))?;
-        let debt_ns = lan.faulty_until_ns.saturating_sub(now_ns);
-        (debt_ns > FAULT_BURST_NS).then(|| lan.faulty_until_ns - FAULT_BURST_NS / 2)
+        self.ports.get(usize::from(port.0))?.rests_until(now_ns)
     }
 
     /// Sends a frame of the guest whose transmit vring is in `slot`.
@@ -170,6 +147,7 @@ impl Lan {
         if self.hub.fabric() == Fabric::Loopback {
             return self.send_back(turn, id, pair, frame);
         }
+        self.account_wait(turn, id, pair);
         match self.admit(turn.now_ns(), id, pair, frame) {
             Ok((origin, ethernet)) => self.forward(turn, wires, origin, &ethernet, frame),
             Err(reason) => Fate::Lost(reason),
@@ -185,8 +163,18 @@ impl Lan {
         frame: &Frame<'_>,
     ) -> Fate {
         let lan = self.ports.get(usize::from(port.0));
-        let slot = lan.and_then(|lan| *lan.receive.get(usize::from(pair))?);
-        self.give_one(turn, slot, port, frame, DropReason::NoReceiver)
+        let Some(slot) = lan.and_then(|lan| lan.slot(pair)) else {
+            return Fate::Lost(DropReason::NoReceiver);
+        };
+        match self.deliver(turn, slot, port, frame) {
+            Put::Done => Fate::Gone,
+            // A guest that talks to itself keeps nobody else waiting.
+            Put::NoRoom => Fate::Kept {
+                resume_ns: turn.now_ns() + Patience::STEP_NS,
+                waits_for: Some(slot),
+            },
+            Put::Lost(reason) => lose_at(turn.vrings, slot, reason),
+        }
     }
 
     /// Whether a guest may send such a frame; and what it is, if so.
@@ -220,6 +208,7 @@ impl Lan {
         }
         let origin = Origin {
             port: id,
+            pair,
             vlan: lan.vlan,
             isolated: options.isolated,
         };
@@ -245,6 +234,7 @@ impl Lan {
         };
         let origin = Origin {
             port,
+            pair: NO_PAIR,
             vlan: lan.vlan,
             isolated: lan.port.options.isolated,
         };
@@ -283,7 +273,7 @@ impl Lan {
             Some(port) if port == origin.port => Fate::Lost(DropReason::NoReceiver),
             Some(port) if port == self.uplink => self.send_out(turn, wires, origin, frame),
             Some(port) if !self.reaches(origin, port) => Fate::Lost(DropReason::Isolated),
-            Some(port) => self.unicast(turn, port, frame),
+            Some(port) => self.unicast(turn, origin, port, frame),
             None => self.flood(turn, wires, origin, frame),
         }
     }
@@ -300,57 +290,41 @@ impl Lan {
 
     /// To one port alone.
     #[inline]
-    fn unicast(&mut self, turn: &mut NetTurn<'_>, to: PortId, frame: &Frame<'_>) -> Fate {
-        let slot = self.receiver(turn.vrings, to, frame.start);
-        self.give_one(turn, slot, to, frame, DropReason::LinkDown)
-    }
-
-    /// To the receive vring in `slot`; without one the frame is lost for the reason `missing`.
-    #[inline]
-    fn give_one(
+    fn unicast(
         &mut self,
         turn: &mut NetTurn<'_>,
-        slot: Option<usize>,
+        origin: Origin,
         to: PortId,
         frame: &Frame<'_>,
-        missing: DropReason,
     ) -> Fate {
-        match slot {
-            Some(slot) => {
-                let put = self.deliver(turn, slot, to, frame);
-                self.fate_at(turn, slot, put)
+        let Some(slot) = self.receiver(turn.vrings, to, frame.start) else {
+            return self.lose_for(to);
+        };
+        match self.deliver(turn, slot, to, frame) {
+            Put::Done => {
+                let now_ns = turn.now_ns();
+                if now_ns < self.strained_until_ns
+                    && let Some(place) = turn.vrings.get(slot)
+                    && let Side::Receive(rx) = &place.queue.side
+                {
+                    self.relax(now_ns, origin, rx.patience);
+                }
+                Fate::Gone
             }
-            // The loss is the sender's to count.
-            None => Fate::Lost(missing),
+            Put::NoRoom => self.no_room(turn, origin, slot),
+            Put::Lost(reason) => lose_at(turn.vrings, slot, reason),
         }
     }
 
-    /// What a frame for one receive vring means for its sender.
-    #[inline]
-    fn fate_at(&self, turn: &mut NetTurn<'_>, slot: usize, put: Put) -> Fate {
-        let now_ns = turn.now_ns();
-        let Some(reason) = put.loss() else {
-            return Fate::Gone;
-        };
-        let Some(place) = turn.vrings.get_mut(slot) else {
-            return Fate::Lost(reason);
-        };
-        // A guest that talks to itself keeps nobody else waiting.
-        let patient = self.hub.fabric() == Fabric::Loopback;
-        if put == Put::NoRoom
-            && let Side::Receive(rx) = &mut place.queue.side
-            && (rx.patience.wait(now_ns) || patient)
-        {
-            return Fate::Kept {
-                resume_ns: now_ns + Patience::STEP_NS,
-                waits_for: Some(slot),
-            };
+    /// A frame for a port without a receive vring is lost there.
+    fn lose_for(&self, port: PortId) -> Fate {
+        if let Some(lan) = self.ports.get(usize::from(port.0)) {
+            lan.lose();
         }
-        place.queue.counters.count_drop(reason);
         Fate::Gone
     }
 
-    /// To all that `origin` reaches.
+    /// To all that `origin` reaches; a copy that does not arrive is counted where it was to.
     fn flood(
         &mut self,
         turn: &mut NetTurn<'_>,
@@ -361,37 +335,41 @@ impl Lan {
         let uplink = origin.port != self.uplink && !wires.is_empty();
         let ids = || (0..).map(PortId).take(self.ports.len());
         let guests = ids().filter(|port| self.reaches(origin, *port)).count();
-        if guests + usize::from(uplink) == 0 {
+        let copies = guests + usize::from(uplink);
+        if copies == 0 {
             return Fate::Lost(DropReason::NoReceiver);
         }
-        if guests == 1 && !uplink {
-            let only = ids().find(|port| self.reaches(origin, *port));
-            let only = only.unwrap_or(origin.port);
-            return self.unicast(turn, only, frame);
+        if copies == 1 {
+            // What goes to one place is no flood.
+            return match ids().find(|port| self.reaches(origin, *port)) {
+                Some(only) => self.unicast(turn, origin, only, frame),
+                None => self.send_out(turn, wires, origin, frame),
+            };
         }
         let now_ns = turn.now_ns();
-        if guests > 1
-            && let Some(lan) = self.ports.get(usize::from(origin.port.0))
+        if let Some(lan) = self.ports.get(usize::from(origin.port.0))
+            && !lan.may_flood(now_ns, copies, frame.bytes)
         {
-            if let Admission::Until(resume_ns) = lan.flood.admit(now_ns) {
-                return Fate::Kept {
-                    resume_ns,
-                    waits_for: None,
-                };
-            }
-            lan.flood.charge(now_ns, frame.bytes);
+            return Fate::Lost(DropReason::RateLimited);
         }
         for port in (0..).map(PortId).take(self.ports.len()) {
-            if self.reaches(origin, port)
-                && let Some(slot) = self.receiver(turn.vrings, port, frame.start)
-                && let Some(reason) = self.deliver(turn, slot, port, frame).loss()
-                && let Some(place) = turn.vrings.get(slot)
-            {
-                place.queue.counters.count_drop(reason);
+            if !self.reaches(origin, port) {
+                continue;
+            }
+            let Some(slot) = self.receiver(turn.vrings, port, frame.start) else {
+                self.lose_for(port);
+                continue;
+            };
+            if let Some(reason) = self.deliver(turn, slot, port, frame).loss() {
+                lose_at(turn.vrings, slot, reason);
             }
         }
         if uplink {
-            self.send_out(turn, wires, origin, frame);
+            let hurried = Origin {
+                pair: NO_PAIR,
+                ..origin
+            };
+            self.send_out(turn, wires, hurried, frame);
         }
         Fate::Gone
     }
@@ -401,7 +379,7 @@ impl Lan {
     fn receiver(&self, vrings: &NetVrings, port: PortId, start: &[u8]) -> Option<usize> {
         let lan = self.ports.get(usize::from(port.0))?;
         let usable = |pair: u16| {
-            let slot = (*lan.receive.get(usize::from(pair))?)?;
+            let slot = lan.slot(pair)?;
             let place = vrings.get(slot)?;
             let Side::Receive(rx) = &place.queue.side else {
                 return None;
@@ -464,6 +442,14 @@ impl Lan {
         let header = (frame.header, frame.bytes);
         self.bench.give(&self.hub, place, now_ns, header)
     }
+}
+
+/// A frame for the receive vring in `slot` is lost there, and its sender is done with it.
+pub(super) fn lose_at(vrings: &NetVrings, slot: usize, reason: DropReason) -> Fate {
+    if let Some(place) = vrings.get(slot) {
+        place.queue.counters.count_drop(reason);
+    }
+    Fate::Gone
 }
 
 #[inline]

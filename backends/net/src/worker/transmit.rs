@@ -262,7 +262,8 @@ impl NetWorker {
                 queue.counters.count_drop(reason);
                 if self.hub.fabric() == Fabric::Switch {
                     let descriptors = self.frame.descriptors();
-                    self.lan.note_fault(queue.port.id, now_ns, descriptors);
+                    self.lan
+                        .note_loss(queue.port.id, now_ns, reason, descriptors);
                     at_fault = true;
                 }
             }

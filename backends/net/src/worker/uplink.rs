@@ -3,8 +3,8 @@
 
 use ringside_common::memory::Buffers;
 
-use super::lan::{Frame, Lan, Origin, seconds};
-use super::patience::Patience;
+use super::lan::{Frame, Lan, NO_PAIR, Origin, seconds};
+use super::patience::{Awaited, Patience};
 use super::receive::destination;
 use super::transmit::{Fate, PEEK_BYTES, reason_of};
 use super::wire::Wire;
@@ -101,6 +101,7 @@ impl Lan {
         }
         let origin = Origin {
             port: self.uplink,
+            pair: NO_PAIR,
             vlan,
             isolated: false,
         };
@@ -114,14 +115,13 @@ impl Lan {
             start: whole.get(..PEEK_BYTES).unwrap_or(whole),
         };
         match self.forward(turn, wires, origin, &ethernet, &frame) {
-            Fate::Gone => {
+            // Nobody out there is kept waiting.
+            Fate::Gone | Fate::Kept { .. } => {
                 if let Some((_, from)) = &self.uplink_counters {
                     from.count(bytes, ethernet.destination);
                 }
             }
             Fate::Lost(reason) => self.lost_uplink(reason),
-            // Nobody can be kept waiting out there.
-            Fate::Kept { .. } => self.lost_uplink(DropReason::NoBuffer),
         }
     }
 
@@ -131,7 +131,7 @@ impl Lan {
         }
     }
 
-    /// Sends a frame out.
+    /// Sends a frame out. One that is lost there is counted there.
     pub(super) fn send_out(
         &mut self,
         turn: &mut NetTurn<'_>,
@@ -140,43 +140,63 @@ impl Lan {
         frame: &Frame<'_>,
     ) -> Fate {
         let Some(Some(wire)) = wires.first_mut() else {
-            return Fate::Lost(DropReason::LinkDown);
+            return self.lose_out(DropReason::LinkDown);
         };
-        let later = Fate::Kept {
-            resume_ns: turn.now_ns() + Patience::STEP_NS,
-            waits_for: None,
-        };
-        if wire.is_blocked() {
-            return later;
-        }
-        let direct = wire.queue.supports_headers() || is_plain(frame.header);
-        let sent = if direct && origin.vlan == 0 {
-            wire.queue.send(&frame.header, frame.payload)
+        let sent = if wire.is_blocked() {
+            Ok(Sent::Blocked)
         } else {
-            match self
-                .bench
-                .send(wire, origin.vlan, frame.header, frame.payload)
-            {
-                Ok(sent) => sent,
-                Err(reason) => return Fate::Lost(reason),
-            }
+            self.send_on(wire, origin.vlan, frame)
         };
+        let now_ns = turn.now_ns();
         match sent {
-            Sent::Done => {
+            Ok(Sent::Done) => {
                 if wire.queue.has_unsent() {
                     wire.block(turn.io);
                 }
+                self.uplink_patience.end(now_ns);
+                self.relax(now_ns, origin, self.uplink_patience);
                 if let Some((to, _)) = &self.uplink_counters {
                     to.count(frame.bytes, destination(frame.start));
                 }
                 Fate::Gone
             }
-            Sent::Blocked => {
+            Ok(Sent::Blocked) => {
                 wire.block(turn.io);
-                later
+                let mut patience = self.uplink_patience;
+                let waits = self.waits(now_ns, origin, Awaited::Uplink, &mut patience);
+                self.uplink_patience = patience;
+                if waits {
+                    return Fate::Kept {
+                        resume_ns: now_ns + Patience::STEP_NS,
+                        waits_for: None,
+                    };
+                }
+                self.lose_out(DropReason::NoBuffer)
             }
-            Sent::Dropped(loss) => Fate::Lost(reason_of(loss)),
+            Ok(Sent::Dropped(loss)) => self.lose_out(reason_of(loss)),
+            Err(reason) => self.lose_out(reason),
         }
+    }
+
+    /// Sends a frame by the link, with the tag of its VLAN.
+    fn send_on(
+        &mut self,
+        wire: &mut Wire,
+        vlan: u16,
+        frame: &Frame<'_>,
+    ) -> Result<Sent, DropReason> {
+        let direct = wire.queue.supports_headers() || is_plain(frame.header);
+        if direct && vlan == 0 {
+            return Ok(wire.queue.send(&frame.header, frame.payload));
+        }
+        self.bench.send(wire, vlan, frame.header, frame.payload)
+    }
+
+    fn lose_out(&self, reason: DropReason) -> Fate {
+        if let Some((to, _)) = &self.uplink_counters {
+            to.count_drop(reason);
+        }
+        Fate::Gone
     }
 }
 

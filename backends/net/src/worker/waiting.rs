@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Senders of a switch that wait for a receiver, or for the uplink.
+
+use super::lan::{Lan, Origin, lose_at};
+use super::patience::{Awaited, Patience};
+use super::transmit::Fate;
+use super::{NetTurn, Side};
+use crate::counters::DropReason;
+use crate::mac_table::PortId;
+
+/// How long after a wait receivers are looked at for whether they were waited for.
+const STRAIN_NS: u64 = 1_000_000_000;
+
+impl Lan {
+    /// A queue that waited for a receiver looks again.
+    #[inline]
+    pub(super) fn account_wait(&mut self, turn: &NetTurn<'_>, port: PortId, pair: u16) {
+        let lan = self.ports.get_mut(usize::from(port.0));
+        let Some(sender) = lan.and_then(|lan| lan.patience(pair)) else {
+            return;
+        };
+        let taken = match sender.awaited() {
+            None => return,
+            Some(Awaited::Vring(slot)) => turn.vrings.get(slot).and_then(|place| {
+                let Side::Receive(rx) = &place.queue.side else {
+                    return None;
+                };
+                Some(rx.patience.taken())
+            }),
+            Some(Awaited::Uplink) => Some(self.uplink_patience.taken()),
+        };
+        sender.account(turn.now_ns(), taken);
+    }
+
+    /// Whether `origin` waits on for a receiver that has no room; it does from now on, if so.
+    pub(super) fn waits(
+        &mut self,
+        now_ns: u64,
+        origin: Origin,
+        for_whom: Awaited,
+        patience: &mut Patience,
+    ) -> bool {
+        let lan = self.ports.get_mut(usize::from(origin.port.0));
+        let Some(sender) = lan.and_then(|lan| lan.patience(origin.pair)) else {
+            return false;
+        };
+        if !sender.may_wait(now_ns) {
+            patience.give_up(now_ns);
+            return false;
+        }
+        self.strained_until_ns = now_ns + STRAIN_NS;
+        let waits = patience.wait(now_ns);
+        if waits {
+            sender.wait(now_ns, for_whom, patience.taken());
+        }
+        waits
+    }
+
+    /// A receiver has taken a frame of `origin`.
+    #[inline]
+    pub(super) fn relax(&mut self, now_ns: u64, origin: Origin, patience: Patience) {
+        if now_ns < self.strained_until_ns
+            && patience.is_strained()
+            && let Some(lan) = self.ports.get_mut(usize::from(origin.port.0))
+            && let Some(sender) = lan.patience(origin.pair)
+        {
+            sender.relax();
+        }
+    }
+
+    /// A frame for the receive vring in `slot` has no room there.
+    pub(super) fn no_room(&mut self, turn: &mut NetTurn<'_>, origin: Origin, slot: usize) -> Fate {
+        let now_ns = turn.now_ns();
+        if let Some(place) = turn.vrings.get_mut(slot)
+            && let Side::Receive(rx) = &mut place.queue.side
+            && self.waits(now_ns, origin, Awaited::Vring(slot), &mut rx.patience)
+        {
+            return Fate::Kept {
+                resume_ns: now_ns + Patience::STEP_NS,
+                waits_for: Some(slot),
+            };
+        }
+        lose_at(turn.vrings, slot, DropReason::NoBuffer)
+    }
+}
