@@ -83,6 +83,50 @@ impl HostFs {
     }
 }
 
+/// A loop device on a file, taken away again when dropped.
+#[derive(Debug)]
+pub struct LoopDevice {
+    path: String,
+    _file: tempfile::NamedTempFile,
+}
+
+impl LoopDevice {
+    /// A device of zeroes, with these options of `losetup(8)`.
+    ///
+    /// # Errors
+    ///
+    /// When there can be none, as for who is not root.
+    pub fn attach(bytes: u64, options: &[&str]) -> Result<Self> {
+        let file = tempfile::NamedTempFile::new()?;
+        file.as_file().set_len(bytes)?;
+        let made = Command::new("losetup")
+            .args(["--find", "--show"])
+            .args(options)
+            .arg(file.path())
+            .output()?;
+        if !made.status.success() {
+            return Err(String::from_utf8_lossy(&made.stderr).trim().into());
+        }
+        let path = String::from_utf8(made.stdout)?.trim().to_owned();
+        Ok(Self { path, _file: file })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        // Detached for sure once its last user closes it.
+        let _ = Command::new("losetup")
+            .args(["--detach", &self.path])
+            .status();
+    }
+}
+
 impl Drop for HostFs {
     fn drop(&mut self) {
         // Nobody is left to tell; what stays mounted is seen by whoever cleans up.

@@ -20,7 +20,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::config_space::Topology;
 use crate::request::SECTOR_BYTES;
-use crate::slow_path::{Alignment, Storage};
+use crate::slow_path::{Alignment, Storage, is_not_supported};
 use crate::sys;
 pub use error::ImageError;
 
@@ -91,6 +91,9 @@ pub struct Image {
     can_discard: bool,
     topology: Topology,
     alignment: Alignment,
+    /// What discards and zeroes must be whole multiples of: the blocks of a device, whatever the
+    /// driver is shown.
+    clear_granule_bytes: u32,
     capacity_sectors: AtomicU64,
     /// A part of a file system's block was zeroed or discarded.
     zeroed_edges: AtomicBool,
@@ -243,6 +246,7 @@ impl Image {
 
     fn from_fd(fd: OwnedFd, kind: Kind, options: &ImageOptions) -> Result<Self, ImageError> {
         let (topology, alignment) = probe::sizes(&fd, kind, options)?;
+        let clear_granule_bytes = probe::clear_granule_bytes(&fd, kind, &options.path)?;
         let can_discard = !options.read_only
             && options.discard == DiscardMode::Unmap
             && probe::can_discard(&fd, kind);
@@ -255,6 +259,7 @@ impl Image {
             can_discard,
             topology,
             alignment,
+            clear_granule_bytes,
             capacity_sectors: AtomicU64::new(0),
             zeroed_edges: AtomicBool::new(false),
         };
@@ -282,41 +287,34 @@ impl Storage for Image {
         rustix::io::pwritev2(&self.fd, &[std::io::IoSlice::new(bytes)], offset, flags)
     }
 
+    fn clear_granule_bytes(&self) -> u32 {
+        self.clear_granule_bytes
+    }
+
     fn zero_range(&self, offset: u64, len_bytes: u64, unmap: bool) -> Result<(), Errno> {
-        let block_bytes = u64::from(self.topology.logical_block_bytes);
-        let is_aligned =
-            offset.is_multiple_of(block_bytes) && len_bytes.is_multiple_of(block_bytes);
-        if self.kind == Kind::BlockDevice && !is_aligned {
-            return Err(Errno::OPNOTSUPP);
-        }
         self.note_edges(offset, len_bytes);
         let fallocate = |flags: FallocateFlags| {
             let flags = flags | FallocateFlags::KEEP_SIZE;
             rustix::fs::fallocate(&self.fd, flags, offset, len_bytes)
         };
         if unmap && self.can_discard {
-            let punched = fallocate(FallocateFlags::PUNCH_HOLE);
-            if punched != Err(Errno::OPNOTSUPP) {
-                return punched;
+            match fallocate(FallocateFlags::PUNCH_HOLE) {
+                Err(errno) if is_not_supported(errno) => {}
+                punched => return punched,
             }
         }
         fallocate(FallocateFlags::ZERO_RANGE)
     }
 
     fn discard(&self, offset: u64, len_bytes: u64) -> Result<(), Errno> {
-        if self.kind == Kind::RegularFile {
-            self.note_edges(offset, len_bytes);
-            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            return rustix::fs::fallocate(&self.fd, flags, offset, len_bytes);
+        match self.kind {
+            Kind::RegularFile => {
+                self.note_edges(offset, len_bytes);
+                let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                rustix::fs::fallocate(&self.fd, flags, offset, len_bytes)
+            }
+            Kind::BlockDevice => sys::block_device_discard(&self.fd, offset, len_bytes),
         }
-        // Whole blocks only: the kernel refuses others, and a discard may do less.
-        let block_bytes = u64::from(self.topology.logical_block_bytes);
-        let start = offset.next_multiple_of(block_bytes);
-        let end = (offset + len_bytes) / block_bytes * block_bytes;
-        if start >= end {
-            return Ok(());
-        }
-        sys::block_device_discard(&self.fd, start, end - start)
     }
 }
 

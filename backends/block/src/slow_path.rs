@@ -112,11 +112,13 @@ pub trait Storage: Send + Sync {
     ///
     /// What the kernel says.
     fn write_at(&self, bytes: &[u8], offset: u64, flags: ReadWriteFlags) -> Result<usize, Errno>;
+    /// What the ranges of `zero_range` and `discard` must be whole multiples of.
+    fn clear_granule_bytes(&self) -> u32;
     /// Zeroes a range without writing it, deallocating it on `unmap` if that is possible.
     ///
     /// # Errors
     ///
-    /// [`Errno::OPNOTSUPP`] if it has to be written, else what the kernel says.
+    /// What the kernel says.
     fn zero_range(&self, offset: u64, len_bytes: u64, unmap: bool) -> Result<(), Errno>;
     /// Deallocates a range as far as possible.
     ///
@@ -213,7 +215,8 @@ impl<'a> SlowPath<'a> {
         Ok(())
     }
 
-    /// Zeroes a range: by one call where the image can, else by writing.
+    /// Zeroes a range: by one call where the image can, else by writing; so are the parts of blocks
+    /// at its ends that no call takes.
     ///
     /// With `flags` of [`ReadWriteFlags::DSYNC`] only written zeroes are stable afterwards: a
     /// caller that needs them to be must still sync.
@@ -228,29 +231,57 @@ impl<'a> SlowPath<'a> {
         unmap: bool,
         flags: ReadWriteFlags,
     ) -> Result<(), SlowPathError> {
+        let end =
+            (offset.checked_add(len_bytes)).ok_or(SlowPathError::Range { offset, len_bytes })?;
+        let whole = rounded_in(offset..end, self.storage.clear_granule_bytes());
+        if whole.is_empty() {
+            return self.write_zero_bytes(offset..end, flags);
+        }
         let zeroed = {
-            let _guard = self.lock_shared(offset, len_bytes)?;
-            retried(|| self.storage.zero_range(offset, len_bytes, unmap))
+            let _guard = self.lock_shared(whole.start, whole.end - whole.start)?;
+            retried(|| (self.storage).zero_range(whole.start, whole.end - whole.start, unmap))
         };
         match zeroed {
-            Err(Errno::OPNOTSUPP) => self.write(offset, len_bytes, flags, &mut |_, bytes| {
-                bytes.fill(0);
-                Ok(())
-            }),
-            other => other.map_err(|source| SlowPathError::Io { offset, source }),
+            Ok(()) => {
+                self.write_zero_bytes(offset..whole.start, flags)?;
+                self.write_zero_bytes(whole.end..end, flags)
+            }
+            Err(errno) if is_not_supported(errno) => self.write_zero_bytes(offset..end, flags),
+            Err(source) => Err(SlowPathError::Io { offset, source }),
         }
     }
 
-    /// Discards a range.
+    fn write_zero_bytes(
+        &self,
+        range: Range<u64>,
+        flags: ReadWriteFlags,
+    ) -> Result<(), SlowPathError> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let len_bytes = range.end - range.start;
+        self.write(range.start, len_bytes, flags, &mut |_, bytes| {
+            bytes.fill(0);
+            Ok(())
+        })
+    }
+
+    /// Discards a range, or the whole blocks in it.
     ///
     /// # Errors
     ///
     /// The image's failure. An image that cannot discard after all is none: the range keeps its
     /// contents, which a discard permits.
     pub fn discard(&self, offset: u64, len_bytes: u64) -> Result<(), SlowPathError> {
-        let _guard = self.lock_shared(offset, len_bytes)?;
-        match retried(|| self.storage.discard(offset, len_bytes)) {
-            Err(Errno::OPNOTSUPP) => Ok(()),
+        let end =
+            (offset.checked_add(len_bytes)).ok_or(SlowPathError::Range { offset, len_bytes })?;
+        let whole = rounded_in(offset..end, self.storage.clear_granule_bytes());
+        if whole.is_empty() {
+            return Ok(());
+        }
+        let _guard = self.lock_shared(whole.start, whole.end - whole.start)?;
+        match retried(|| (self.storage).discard(whole.start, whole.end - whole.start)) {
+            Err(errno) if is_not_supported(errno) => Ok(()),
             other => other.map_err(|source| SlowPathError::Io { offset, source }),
         }
     }
@@ -333,6 +364,24 @@ fn retried<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
             other => return other,
         }
     }
+}
+
+/// Whether an errno of fallocate(2), or of an ioctl in its place, says that this image has no such
+/// call, at least not for this range. File systems do not agree on one: FUSE and GPFS say EINVAL,
+/// filters of system calls ENOSYS or EPERM. If there is more to it, writing will fail likewise.
+#[must_use]
+pub const fn is_not_supported(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::NODEV | Errno::NOTTY | Errno::PERM
+    )
+}
+
+/// The whole granules in a range.
+fn rounded_in(range: Range<u64>, granule: u32) -> Range<u64> {
+    let granule = u64::from(granule.max(1));
+    let start = range.start.checked_next_multiple_of(granule);
+    start.unwrap_or(u64::MAX)..range.end - range.end % granule
 }
 
 /// The smallest range of whole granules that holds a request.

@@ -262,6 +262,33 @@ impl IoQueue {
         self.count(started)
     }
 
+    /// Whether calls on files are made on blocking threads.
+    #[inline]
+    pub(crate) fn hands_calls_over(&self) -> bool {
+        self.calls == Calls::Handed && matches!(self.driver, Driver::Epoll(_))
+    }
+
+    /// As [`write`](Self::write) on a blocking thread, which first makes a guard and keeps it
+    /// meanwhile.
+    pub(crate) fn write_guarded<G>(
+        &mut self,
+        file: FileId,
+        from: &[iovec],
+        (offset_bytes, dsync): (u64, bool),
+        token: u64,
+        guard: impl FnOnce() -> G + Send + 'static,
+    ) -> io::Result<()> {
+        let fd = (self.file(file)).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
+        let from = IoVecs::new(from);
+        let flags = if dsync { libc::RWF_DSYNC } else { 0 };
+        let offset = offset(offset_bytes)?;
+        let job = move || {
+            let _guard = guard();
+            crate::sys::write_vectored(fd.as_fd(), from, offset, flags)
+        };
+        self.run(Box::new(job), token)
+    }
+
     /// Starts an fdatasync of `file`.
     pub(crate) fn fdatasync(&mut self, file: FileId, token: u64) -> io::Result<()> {
         let started = match &mut self.driver {

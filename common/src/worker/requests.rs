@@ -345,6 +345,34 @@ impl RequestCx<'_> {
         })
     }
 
+    /// Whether I/O on files waits for a blocking thread, of which there are few. A lock that is
+    /// taken before would have nobody behind it: all threads could come to wait for it.
+    #[must_use]
+    #[inline]
+    pub fn hands_calls_over(&self) -> bool {
+        self.io.hands_calls_over()
+    }
+
+    /// As [`write`](Self::write) at an offset and with or without `dsync`, on a blocking thread that
+    /// first makes a guard, for which it may wait, and keeps it until the write is done.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn write_guarded<G>(
+        &mut self,
+        head: u16,
+        tag: u16,
+        file: FileId,
+        where_and_how: (u64, bool),
+        guard: impl FnOnce() -> G + Send + 'static,
+    ) -> std::io::Result<()> {
+        self.start(head, tag, |io, buffers, token| {
+            io.add_bytes(buffers.readable_bytes());
+            let from = buffers.readable();
+            io.write_guarded(file, from, where_and_how, token, guard)
+        })
+    }
+
     /// Starts an fdatasync of the file.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use ringside_tests::frontend::blk::{
 };
 use ringside_tests::frontend::load::{check_pattern, fill_pattern};
 use ringside_tests::frontend::session::Session;
+use ringside_tests::host_fs::LoopDevice;
 use ringside_tests::hostile::support_chains::{
     DISK_BYTES, DISK_SECTORS, Disk, IMAGE_SEED, MOST_THREADS, Outcome, PACKAGE, PATIENCE,
     image_pattern, launch, launch_traced,
@@ -241,47 +242,13 @@ fn block_size_of_4096_is_shown_and_smaller_requests_served() -> Outcome {
     Ok(())
 }
 
-/// A loop device on a file, taken away again.
-struct LoopDevice {
-    path: String,
-    _file: tempfile::NamedTempFile,
-}
-
-impl LoopDevice {
-    /// `None` where there can be none.
-    fn attach(bytes: u64, args: &[&str]) -> Outcome<Option<Self>> {
-        let file = tempfile::NamedTempFile::new()?;
-        file.as_file().set_len(bytes)?;
-        let made = Command::new("losetup")
-            .args(["--find", "--show"])
-            .args(args)
-            .arg(file.path())
-            .output();
-        let Ok(made) = made else { return Ok(None) };
-        if !made.status.success() {
-            return Ok(None);
-        }
-        let path = String::from_utf8(made.stdout)?.trim().to_owned();
-        Ok(Some(Self { path, _file: file }))
-    }
-}
-
-impl Drop for LoopDevice {
-    fn drop(&mut self) {
-        // Detached for sure once its last user closes it.
-        let _ = Command::new("losetup")
-            .args(["--detach", &self.path])
-            .status();
-    }
-}
-
 #[test]
 fn direct_io_on_4k_blocks_bounces_and_rewrites() -> Outcome {
     const BYTES: u64 = 4 << 20;
-    let Some(device) = LoopDevice::attach(BYTES, &["--sector-size", "4096"])? else {
+    let Ok(device) = LoopDevice::attach(BYTES, &["--sector-size", "4096"]) else {
         skip!("no loop devices here");
     };
-    let launch = launch()?.args(["--cache", "none", "--blk-file", &device.path]);
+    let launch = launch()?.args(["--cache", "none", "--blk-file", device.path()]);
     let mut disk = Disk::of(launch, "none".into())?;
     assert_eq!(disk.info("logical_block_bytes")?, json!(4096));
     assert_eq!(disk.info("size_bytes")?, json!(BYTES));

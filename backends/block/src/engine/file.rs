@@ -7,6 +7,7 @@
 //!
 //! Where a write may be smaller than a block of the image, rewriting that block must not undo a
 //! write beside it, so there every write holds a lock on its range. Other images have no locks.
+//! Whoever holds a lock has a thread or the kernel behind it, so that it is let go of.
 
 use std::io;
 use std::ops::Range;
@@ -94,6 +95,22 @@ impl FileEngine {
             result_of(done, len_bytes)
         };
         Started::of(cx.run(target.head, target.tag, Box::new(job)))
+    }
+
+    /// Writes what the kernel takes as it is, where it is no data thread that calls it. The lock is
+    /// taken by the thread that writes: with one that is held by a job which waits for a thread, all
+    /// threads could wait for that lock.
+    fn write_on_a_thread(
+        &self,
+        cx: &mut RequestCx<'_>,
+        target: Target,
+        range: Range<u64>,
+        stable: bool,
+    ) -> Started {
+        let locks = Arc::clone(&self.locks);
+        let what = (target.offset_bytes, stable);
+        let guard = move || locks.lock_shared(range);
+        Started::of(cx.write_guarded(target.head, target.tag, IMAGE, what, guard))
     }
 
     fn write_slowly(&self, cx: &mut RequestCx<'_>, target: Target, stable: bool) -> Started {
@@ -185,6 +202,9 @@ impl Engine for FileEngine {
         }
         let guard = if self.alignment.may_rewrite() {
             let range = target.offset_bytes..target.offset_bytes.saturating_add(len_bytes);
+            if cx.hands_calls_over() {
+                return self.write_on_a_thread(cx, target, range, stable);
+            }
             match self.locks.try_lock_shared(range) {
                 Some(guard) => Some(guard),
                 // Somebody rewrites a block of it; the wait is for a blocking thread.

@@ -66,6 +66,22 @@ pub(super) fn sizes(
     Ok((topology.map_err(probe_error("topology"))?, alignment))
 }
 
+/// What the kernel wants discards and zeroes of this image to be whole multiples of.
+pub(super) fn clear_granule_bytes(
+    fd: &OwnedFd,
+    kind: Kind,
+    path: &Path,
+) -> Result<u32, ImageError> {
+    match kind {
+        Kind::RegularFile => Ok(1),
+        Kind::BlockDevice => rustix::fs::ioctl_blksszget(fd).map_err(|source| ImageError::Probe {
+            path: path.to_owned(),
+            what: "block size",
+            source,
+        }),
+    }
+}
+
 /// Whether discards free space.
 pub(super) fn can_discard(fd: &OwnedFd, kind: Kind) -> bool {
     match kind {

@@ -8,6 +8,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 ///
 /// A lock waits for every earlier one it conflicts with, held or itself waiting; so no stream of
 /// shared locks starves an exclusive one.
+///
+/// Those who wait take a thread each, and threads are few. So a lock is for who has one already, or
+/// whom the kernel works for: were it held by a job that is still to get a thread, those that wait
+/// for it could have all of them.
 #[derive(Debug, Default)]
 pub struct RangeLocks {
     /// In order of arrival: those held and those waiting.

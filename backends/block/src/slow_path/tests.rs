@@ -25,6 +25,10 @@ struct FakeDisk {
     faults: Mutex<VecDeque<Fault>>,
     num_calls: AtomicUsize,
     can_zero: AtomicBool,
+    /// What ranges to zero must keep to.
+    clear_granule_bytes: u32,
+    /// What is said where they cannot be zeroed.
+    refusal: Errno,
     align: Alignment,
 }
 
@@ -35,6 +39,8 @@ impl FakeDisk {
             faults: Mutex::default(),
             num_calls: AtomicUsize::new(0),
             can_zero: AtomicBool::new(false),
+            clear_granule_bytes: 1,
+            refusal: Errno::OPNOTSUPP,
             align: Alignment {
                 memory_bytes: offset_bytes,
                 offset_bytes,
@@ -93,17 +99,23 @@ impl Storage for FakeDisk {
         Ok(len)
     }
 
+    fn clear_granule_bytes(&self) -> u32 {
+        self.clear_granule_bytes
+    }
+
     fn zero_range(&self, offset: u64, len_bytes: u64, _: bool) -> Result<(), Errno> {
         if !self.can_zero.load(Ordering::Relaxed) {
-            return Err(Errno::OPNOTSUPP);
+            return Err(self.refusal);
         }
+        let granule = u64::from(self.clear_granule_bytes);
+        assert!(offset.is_multiple_of(granule) && len_bytes.is_multiple_of(granule));
         let range = usize_from(offset)..usize_from(offset + len_bytes);
         self.bytes.lock().unwrap()[range].fill(0);
         Ok(())
     }
 
     fn discard(&self, _: u64, _: u64) -> Result<(), Errno> {
-        Err(Errno::OPNOTSUPP)
+        Err(self.refusal)
     }
 }
 
@@ -325,12 +337,74 @@ fn write_zeroes_writes_what_cannot_be_zeroed() {
     }
 }
 
+/// What file systems and filters of system calls say that have no such call.
+const NOT_SUPPORTED: [Errno; 6] = [
+    Errno::OPNOTSUPP,
+    Errno::INVAL,
+    Errno::NOSYS,
+    Errno::NODEV,
+    Errno::NOTTY,
+    Errno::PERM,
+];
+
 #[test]
-fn discard_that_is_impossible_changes_nothing() {
-    let disk = FakeDisk::new(pattern(4096), 4096, 4096);
-    let locks = Arc::default();
-    assert_eq!(SlowPath::new(&disk, &locks).discard(0, 4096), Ok(()));
-    assert_eq!(*disk.bytes.lock().unwrap(), pattern(4096));
+fn f6_2_zeroes_that_the_file_system_has_no_call_for_are_written() {
+    for refusal in NOT_SUPPORTED {
+        let mut disk = FakeDisk::new(pattern(16384), 4096, 4096);
+        disk.refusal = refusal;
+        let locks = Arc::default();
+        let path = SlowPath::new(&disk, &locks);
+        let done = path.write_zeroes(512, 9000, true, ReadWriteFlags::empty());
+        assert_eq!(done, Ok(()), "{refusal}");
+        let mut expected = pattern(16384);
+        expected[512..9512].fill(0);
+        assert_eq!(*disk.bytes.lock().unwrap(), expected, "{refusal}");
+    }
+    for refusal in [Errno::IO, Errno::NOSPC, Errno::ROFS] {
+        let mut disk = FakeDisk::new(pattern(16384), 4096, 4096);
+        disk.refusal = refusal;
+        let locks = Arc::default();
+        let path = SlowPath::new(&disk, &locks);
+        let failed = SlowPathError::Io {
+            offset: 512,
+            source: refusal,
+        };
+        let done = path.write_zeroes(512, 9000, true, ReadWriteFlags::empty());
+        assert_eq!(done, Err(failed));
+        assert_eq!(path.discard(512, 9000), Err(failed));
+    }
+}
+
+#[test]
+fn f6_1_zeroes_of_parts_of_blocks_are_written_and_whole_ones_are_not() {
+    for start in EDGES {
+        for end in EDGES.into_iter().filter(|end| *end > start) {
+            let mut disk = FakeDisk::new(pattern(12288), 1, 512);
+            disk.clear_granule_bytes = 4096;
+            disk.can_zero.store(true, Ordering::Relaxed);
+            let locks = Arc::default();
+            let path = SlowPath::new(&disk, &locks);
+            path.write_zeroes(start, end - start, false, ReadWriteFlags::empty())
+                .unwrap();
+            let mut expected = pattern(12288);
+            expected[usize_from(start)..usize_from(end)].fill(0);
+            assert_eq!(*disk.bytes.lock().unwrap(), expected, "{start}..{end}");
+            let aligned = start.is_multiple_of(4096) && end.is_multiple_of(4096);
+            let written = disk.num_calls.load(Ordering::Relaxed);
+            assert_eq!(written == 0, aligned, "{start}..{end}");
+        }
+    }
+}
+
+#[test]
+fn f6_2_discard_that_is_impossible_changes_nothing() {
+    for refusal in NOT_SUPPORTED {
+        let mut disk = FakeDisk::new(pattern(4096), 4096, 4096);
+        disk.refusal = refusal;
+        let locks = Arc::default();
+        assert_eq!(SlowPath::new(&disk, &locks).discard(0, 4096), Ok(()));
+        assert_eq!(*disk.bytes.lock().unwrap(), pattern(4096));
+    }
 }
 
 #[test]
