@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What a run consists of before it runs: its files, QEMU's arguments, the script's settings.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use tempfile::TempDir;
 
 use super::Guest;
 use super::accel::Accel;
+use super::cache_dir;
 use super::device::QemuVersion;
 use super::error::VmError;
 use super::program::run_program;
@@ -124,14 +126,28 @@ pub(super) fn nonce() -> Result<String, VmError> {
     Ok(format!("@{}", uuid.trim()))
 }
 
-pub(super) fn qemu_version() -> Result<QemuVersion, VmError> {
-    static VERSION: OnceLock<Option<QemuVersion>> = OnceLock::new();
-    let version = *VERSION.get_or_init(|| {
-        let text = run_program(QEMU, &["--version"]).ok()?;
-        QemuVersion::parse(&String::from_utf8_lossy(&text))
-    });
-    version.ok_or_else(|| VmError::Start {
-        program: QEMU.into(),
-        source: io::ErrorKind::NotFound.into(),
-    })
+pub(super) fn qemu_version(qemu: &Path) -> Result<QemuVersion, VmError> {
+    static VERSIONS: Mutex<BTreeMap<PathBuf, QemuVersion>> = Mutex::new(BTreeMap::new());
+    let mut versions = VERSIONS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(version) = versions.get(qemu) {
+        return Ok(*version);
+    }
+    let program = qemu.to_string_lossy();
+    let text = run_program(&program, &["--version"])?;
+    let version = QemuVersion::parse(&String::from_utf8_lossy(&text));
+    let version = version.ok_or_else(|| VmError::Start {
+        program: program.into_owned(),
+        source: io::ErrorKind::InvalidData.into(),
+    })?;
+    versions.insert(qemu.to_owned(), version);
+    Ok(version)
+}
+
+/// The oldest QEMU that has to work: the one that `QEMU_OLD` names, or else the one that
+/// `tests/vm/install` has unpacked.
+#[must_use]
+pub fn old_qemu() -> Option<PathBuf> {
+    let named = std::env::var_os("QEMU_OLD").map(PathBuf::from);
+    let path = named.unwrap_or_else(|| cache_dir().join("qemu-old").join(QEMU));
+    path.is_file().then_some(path)
 }

@@ -37,7 +37,7 @@ mod share;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use accel::Accel;
@@ -45,6 +45,7 @@ pub use backend::{BackEnd, Disk, DiskOptions};
 pub use control::Control;
 pub use device::{Device, QemuVersion};
 pub use error::{BoxError, VmError};
+pub use machine::old_qemu;
 pub use needs::{needs, skip};
 pub use network::{
     Capture, DhcpOptions, DhcpServer, EchoServer, HttpServer, Network, Passt, Service,
@@ -89,6 +90,7 @@ pub struct Guest<'h> {
     namespace: Option<PathBuf>,
     numa_nodes: u32,
     programs: Vec<String>,
+    qemu: Option<PathBuf>,
     reboots: u32,
     timeout: Duration,
     watcher: Option<Watcher<'h>>,
@@ -131,6 +133,7 @@ impl<'h> Guest<'h> {
             namespace: None,
             numa_nodes: 0,
             programs: Vec::new(),
+            qemu: None,
             reboots: 0,
             timeout: DEFAULT_TIMEOUT,
             watcher: None,
@@ -240,6 +243,13 @@ impl<'h> Guest<'h> {
     #[must_use]
     pub fn reboots(mut self, reboots: u32) -> Self {
         self.reboots = reboots;
+        self
+    }
+
+    /// Runs in this QEMU, not in the installed one.
+    #[must_use]
+    pub fn qemu(mut self, program: &Path) -> Self {
+        self.qemu = Some(program.to_owned());
         self
     }
 

@@ -45,7 +45,8 @@ const QEMU_LIMIT: Duration = Duration::from_secs(60);
 const READ_SLICE: Duration = Duration::from_millis(100);
 
 pub(super) fn run(mut guest: Guest<'_>) -> Result<Outcome, VmError> {
-    let qemu = qemu_version()?;
+    let program = guest.qemu.clone().map_or_else(|| find_program(QEMU), Ok)?;
+    let qemu = qemu_version(&program)?;
     let cache = cache_dir();
     let accel = guest.accel.unwrap_or_else(|| Accel::best(&cache, qemu));
     let dir = tempfile::tempdir().map_err(VmError::file(std::env::temp_dir()))?;
@@ -70,7 +71,7 @@ pub(super) fn run(mut guest: Guest<'_>) -> Result<Outcome, VmError> {
 
     let mut attempt = 1;
     loop {
-        match run_once(&mut guest, &files, &nonce, &args, qemu) {
+        match run_once(&mut guest, &files, &nonce, (&program, &args), qemu) {
             Err(VmError::Emulator { log }) if attempt < EMULATOR_ATTEMPTS => {
                 attempt += 1;
                 writeln!(
@@ -92,11 +93,11 @@ fn run_once(
     guest: &mut Guest<'_>,
     files: &Files,
     nonce: &str,
-    args: &[String],
+    command: (&Path, &[String]),
     qemu: QemuVersion,
 ) -> Result<Outcome, VmError> {
     let started = Instant::now();
-    let mut session = Session::start(guest, files, nonce, args, qemu)?;
+    let mut session = Session::start(guest, files, nonce, command, qemu)?;
     let exit_code = session.converse()?;
     session.finish()?;
     let log = session.child.log();
@@ -136,17 +137,17 @@ impl<'g, 'h> Session<'g, 'h> {
         guest: &'g mut Guest<'h>,
         files: &Files,
         nonce: &'g str,
-        args: &[String],
+        (program, args): (&Path, &[String]),
         qemu: QemuVersion,
     ) -> Result<Self, VmError> {
         let bind = |path: &Path| UnixListener::bind(path).map_err(VmError::file(path));
         let (qmp, results) = (bind(&files.qmp)?, bind(&files.results)?);
-        log::debug!("{QEMU} {}", args.join(" "));
+        log::debug!("{} {}", program.display(), args.join(" "));
         let place = Place {
             namespace: guest.namespace.clone(),
             unprivileged: false,
         };
-        let mut child = Child::spawn_at(&place, &find_program(QEMU)?, args, &files.log)?;
+        let mut child = Child::spawn_at(&place, program, args, &files.log)?;
         let results = accept(&results, &mut child)?;
         results
             .set_read_timeout(Some(READ_SLICE))

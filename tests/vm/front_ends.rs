@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! VMMs that nobody here wrote, each with one of each device on the README's lines.
+//!
+//! A boot has all three devices, each with as many queues as the README gives it; what happens in
+//! the guest is in `front_ends/devices.sh`.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use ringside_tests::skip;
+use ringside_tests::vm::{
+    BackEnd, BoxError, Device, Disk, DiskOptions, Guest, HttpServer, Network, Nic, NicOptions,
+    Share, ShareOptions, ShareServer, needs, network_needs, old_qemu,
+};
+
+/// What the guest's script starts with.
+const SCRIPT: &str = concat!(
+    include_str!("guest/disk.sh"),
+    include_str!("guest/net.sh"),
+    include_str!("guest/share.sh"),
+    include_str!("front_ends/devices.sh")
+);
+
+const QUEUES: u16 = 4;
+const TAG: &str = "project";
+const MAC: &str = "52:54:00:00:00:01";
+const NET: &str = "10.0.0";
+const GREETING: &str = "from the host";
+
+/// What QEMU says of a back channel that was closed on it.
+const EARLY_END: &str = "Unexpected end-of-file";
+
+/// Boots a guest with a disk, a network and a folder in `qemu`.
+fn attach_all(name: &str, qemu: Option<&Path>) -> Result<(), BoxError> {
+    let network = Network::new()?;
+    let host = format!("{NET}.1/24");
+    network.tap("tap0", QUEUES, &[host.as_str()])?;
+    let mut nic = Nic::start(&network, NicOptions::new("tap:tap0"))?;
+    let mut disk = Disk::start(BackEnd::Ringside, &DiskOptions::default())?;
+    let share = Share::start(ShareServer::Ringside, TAG, &ShareOptions::default())?;
+    fs::write(share.path("greeting"), format!("{GREETING}\n"))?;
+    let _iperf3 = network.iperf3_server()?;
+    let server: SocketAddr = "0.0.0.0:80".parse()?;
+    let http = HttpServer::start(&network, server, 1 << 20)?;
+    let guest = Guest::new()
+        .cpus(QUEUES.into())
+        .program("iperf3")
+        .program("ethtool")
+        .network(&network)
+        .device(
+            Device::block("disk", &disk.socket())
+                .num_queues(QUEUES)
+                .reconnect(Duration::from_millis(500)),
+        )
+        .device(
+            Device::net("nic", &nic.socket(0))
+                .queue_pairs(QUEUES)
+                .mac(MAC)
+                .host_mtu(1500)
+                .reconnect(Duration::from_millis(500)),
+        )
+        .device(
+            Device::fs("share", &share.socket(), TAG)
+                .request_queues(QUEUES)
+                .queue_size(1024),
+        )
+        .env("QUEUES", QUEUES)
+        .env("BYTES", 256 << 20)
+        .env("SERIAL", disk.serial())
+        .env("MAC", MAC)
+        .env("NET", NET)
+        .env("FILE_SHA256", http.sha256())
+        .env("TAG", TAG)
+        .env("GREETING", GREETING)
+        .script(SCRIPT);
+    let guest = match qemu {
+        Some(program) => guest.qemu(program),
+        None => guest,
+    };
+    let outcome = guest.run()?;
+    assert_eq!(
+        outcome.exit_code,
+        0,
+        "{name}: {}\nconsole:\n{}\nQEMU:\n{}\nringside-net:\n{}",
+        outcome.output,
+        outcome.console,
+        outcome.log,
+        nic.log()
+    );
+    assert!(!outcome.log.contains(EARLY_END), "{name}: {}", outcome.log);
+    disk.still_serving()?;
+    nic.terminate()?;
+    share.finish()?;
+    // Past the harness's capture: the matrix is worth seeing.
+    writeln!(io::stderr(), "{name}: disk ok, network ok, folder ok")?;
+    Ok(())
+}
+
+/// Why no guest and no network can be made here; `None` when everything is there.
+fn lacking() -> Option<String> {
+    needs().or_else(network_needs)
+}
+
+#[test]
+fn f7_8_qemu_takes_all_devices_with_several_queues() -> Result<(), BoxError> {
+    if let Some(reason) = lacking() {
+        skip!("{reason}");
+    }
+    attach_all("QEMU", None)
+}
+
+#[test]
+fn f7_1_oldest_supported_qemu_takes_all_devices_with_several_queues() -> Result<(), BoxError> {
+    if let Some(reason) = lacking() {
+        skip!("{reason}");
+    }
+    let Some(qemu) = old_qemu() else {
+        skip!("no old QEMU: no apt source has it, and QEMU_OLD names none");
+    };
+    attach_all("oldest QEMU", Some(&qemu))
+}
