@@ -12,6 +12,7 @@
 //! as long as it is in flight, unless [`Alignment::may_rewrite`] says no write ever rewrites.
 //! Reads take no lock: what a rewrite changes outside its request is nothing.
 
+mod aligned_buf;
 mod range_locks;
 
 use std::ops::Range;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use rustix::io::{Errno, ReadWriteFlags};
 use thiserror::Error;
 
+pub use aligned_buf::AlignedBuf;
 pub use range_locks::{RangeGuard, RangeLocks};
 
 /// Most bytes moved by one system call here, and so the largest buffer.
@@ -169,7 +171,7 @@ impl<'a> SlowPath<'a> {
         let bounds = rounded_out(offset, len_bytes, self.align.block_bytes)?;
         let mut buffer = AlignedBuf::new(longest_chunk(&bounds), self.align.memory_bytes);
         for chunk in chunks(&bounds) {
-            let bytes = buffer.first_mut(&chunk)?;
+            let bytes = within_mut(buffer.as_mut_slice(), &chunk, &chunk)?;
             let num_read = self.fill(bytes, chunk.start)?;
             let wanted = chunk.start.max(offset)..chunk.end.min(offset + len_bytes);
             let end_of_file = chunk.start + num_read;
@@ -207,7 +209,7 @@ impl<'a> SlowPath<'a> {
         let mut buffer = AlignedBuf::new(longest_chunk(&bounds), self.align.memory_bytes);
         for chunk in chunks(&bounds) {
             let wanted = chunk.start.max(offset)..chunk.end.min(offset + len_bytes);
-            let bytes = buffer.first_mut(&chunk)?;
+            let bytes = within_mut(buffer.as_mut_slice(), &chunk, &chunk)?;
             self.fill_edges(bytes, &chunk, &wanted)?;
             source(wanted.start - offset, within_mut(bytes, &chunk, &wanted)?)?;
             self.write_all(bytes, chunk.start, flags)?;
@@ -447,57 +449,6 @@ fn usize_from(len: u64) -> usize {
 
 fn u64_from(len: usize) -> u64 {
     u64::try_from(len).unwrap_or(u64::MAX)
-}
-
-/// Zeroed memory at an aligned address.
-pub struct AlignedBuf {
-    memory: Box<[u8]>,
-    start: usize,
-    len_bytes: usize,
-}
-
-impl std::fmt::Debug for AlignedBuf {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AlignedBuf")
-            .field("len_bytes", &self.len_bytes)
-            .finish_non_exhaustive()
-    }
-}
-
-impl AlignedBuf {
-    /// `len_bytes` at a multiple of `align_bytes`.
-    #[must_use]
-    pub fn new(len_bytes: usize, align_bytes: u32) -> Self {
-        let align = usize_from(align_bytes.max(1).into());
-        let memory = vec![0; len_bytes + align - 1].into_boxed_slice();
-        let address = memory.as_ptr().addr();
-        let start = address.next_multiple_of(align) - address;
-        Self {
-            memory,
-            start,
-            len_bytes,
-        }
-    }
-
-    /// The memory.
-    #[must_use]
-    pub fn as_slice(&self) -> &[u8] {
-        self.memory
-            .get(self.start..self.start + self.len_bytes)
-            .unwrap_or_default()
-    }
-
-    /// The memory.
-    #[must_use]
-    pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        self.memory
-            .get_mut(self.start..self.start + self.len_bytes)
-            .unwrap_or_default()
-    }
-
-    fn first_mut(&mut self, chunk: &Range<u64>) -> Result<&mut [u8], SlowPathError> {
-        within_mut(self.as_mut_slice(), chunk, chunk)
-    }
 }
 
 #[cfg(test)]

@@ -6,28 +6,17 @@
 //! [`RequestWorker`]: it gets a checked chain and answers it, at once or when the I/O it started
 //! is done.
 //!
-//! Rings may be of any legal size. What is held for one is bounded all the same: it has
-//! [`MAX_REQUESTS`] places for requests in flight, and their buffers together have
-//! [`MAX_SEGMENTS`]; what is beyond waits in the ring. So a request is known by its place, not by
-//! its descriptor head.
+//! Rings may be of any legal size. What is held for one is bounded all the same ([`heads`]), and what
+//! is beyond waits in the ring. So a request is known by its place, not by its descriptor head.
+
+mod heads;
 
 use super::vring::Vring;
 use super::{DeviceWorker, Place, Turn};
 use crate::chain::ChainFault;
-use crate::error::RingError;
 use crate::io::{FileId, IoQueue, Job, Promise};
 use crate::memory::Buffers;
-
-/// Most requests of one vring in flight. More than a data thread has I/O for would only wait with
-/// us instead of in the ring.
-const MAX_REQUESTS: u16 = 1024;
-
-/// Segments of buffers that one vring may hold before it has to wait for some to be answered: as
-/// many as its requests have with the longest direct and indirect tables, 32 MiB.
-const MAX_SEGMENTS: usize = 2048 * MAX_REQUESTS as usize;
-
-/// Segments that one vring keeps for requests to come, so that they allocate nothing: 4 MiB.
-const KEPT_SEGMENTS: usize = 256 * MAX_REQUESTS as usize;
+use heads::Heads;
 
 /// The data side of a device that serves requests, on one data thread.
 ///
@@ -81,105 +70,6 @@ pub struct Requests<W>(pub W);
 pub struct RequestQueue<Q> {
     heads: Heads,
     state: Q,
-}
-
-/// The places of requests in flight.
-#[derive(Debug)]
-struct Heads {
-    heads: Box<[Head]>,
-    /// Places that are free; the one used last is used next.
-    free: Vec<u16>,
-    /// A bit for each descriptor head: taken from the available ring, not yet given back.
-    busy: Box<[u64]>,
-    /// Segments that the buffers of all places have room for.
-    segments: usize,
-    in_flight: u32,
-    /// Those of them that wait for a promise.
-    parked: u32,
-}
-
-#[derive(Debug, Default)]
-struct Head {
-    buffers: Buffers,
-    /// The descriptor head, while there is a request here.
-    descriptor: Option<u16>,
-    /// I/O of it that the kernel or a blocking thread works on.
-    pending: u16,
-    /// A promise of it is not kept yet.
-    parked: bool,
-    taken_ns: u64,
-}
-
-impl Heads {
-    /// Of a ring of `size` descriptors.
-    fn new(size: u16) -> Self {
-        let places = size.min(MAX_REQUESTS);
-        Self {
-            heads: (0..places).map(|_| Head::default()).collect(),
-            free: (0..places).rev().collect(),
-            busy: vec![0; usize::from(size).div_ceil(64)].into(),
-            segments: 0,
-            in_flight: 0,
-            parked: 0,
-        }
-    }
-
-    /// The number of places.
-    fn places(&self) -> u16 {
-        u16::try_from(self.heads.len()).unwrap_or(MAX_REQUESTS)
-    }
-
-    /// Whether one more request may be taken.
-    #[inline]
-    fn has_room(&self) -> bool {
-        !self.free.is_empty() && self.segments <= MAX_SEGMENTS
-    }
-
-    /// Takes the next chain into a free place.
-    #[inline]
-    fn take(&mut self, vring: &mut Vring, now_ns: u64) -> Option<(u16, Result<(), ChainFault>)> {
-        if !self.has_room() {
-            return None;
-        }
-        let descriptor = vring.next_head()?;
-        // The ring has checked the head against its size, which `busy` has.
-        let word = self.busy.get_mut(usize::from(descriptor / 64))?;
-        let bit = 1 << (descriptor % 64);
-        if *word & bit != 0 {
-            vring.break_ring(RingError::HeadInFlight { head: descriptor });
-            return None;
-        }
-        let place = *self.free.last()?;
-        let head = self.heads.get_mut(usize::from(place))?;
-        self.free.pop();
-        *word |= bit;
-        head.descriptor = Some(descriptor);
-        head.taken_ns = now_ns;
-        self.in_flight += 1;
-        let before = head.buffers.held_segments();
-        let chain = vring.read_chain(descriptor, &mut head.buffers);
-        self.segments += head.buffers.held_segments() - before;
-        Some((place, chain))
-    }
-
-    /// Frees a place; returns its descriptor head, and when it was taken.
-    #[inline]
-    fn give_back(&mut self, place: u16) -> Option<(u16, u64)> {
-        let head = self.heads.get_mut(usize::from(place))?;
-        let descriptor = head.descriptor.take()?;
-        let before = head.buffers.held_segments();
-        head.buffers.release();
-        if self.segments > KEPT_SEGMENTS {
-            head.buffers = Buffers::default();
-        }
-        self.segments -= before - head.buffers.held_segments();
-        if let Some(word) = self.busy.get_mut(usize::from(descriptor / 64)) {
-            *word &= !(1 << (descriptor % 64));
-        }
-        self.free.push(place);
-        self.in_flight -= 1;
-        Some((descriptor, head.taken_ns))
-    }
 }
 
 impl<W: RequestWorker> DeviceWorker for Requests<W> {
