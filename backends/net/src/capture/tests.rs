@@ -309,7 +309,7 @@ fn mode_survives_its_word() {
 }
 
 #[test]
-fn tcpdump_reads_the_file_and_counts_the_same() {
+fn f6_11_tcpdump_and_capinfos_read_the_file_and_count_the_same() {
     let fixture = Fixture::new();
     fixture.control.start(&fixture.options()).unwrap();
     for _ in 0..1_000 {
