@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What a port of a switch may send, hear, claim and cost others, and that all of it is counted.
 
+#[path = "switch/addresses.rs"]
+mod addresses;
+#[path = "switch/announced.rs"]
+mod announced;
 #[path = "switch/changing.rs"]
 mod changing;
 #[path = "switch/counts.rs"]

@@ -239,7 +239,8 @@ impl Device for NetDevice {
     }
 
     fn send_rarp(&self, mac: [u8; 6]) -> Result<(), FrontEndError> {
-        self.hub.announce(self.port.id, mac);
+        self.port.ask_announcement(mac);
+        self.hub.wake();
         Ok(())
     }
 

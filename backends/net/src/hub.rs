@@ -3,13 +3,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::capture::Capture;
 use crate::counters::PortCounters;
-use crate::frame::{BROADCAST, announcement};
+use crate::frame::BROADCAST;
 use crate::limit::Rate;
 use crate::link::Link;
 use crate::mac_table::{MacTable, PortId};
@@ -47,8 +47,7 @@ pub struct Hub {
     pub(crate) capture: Arc<Capture>,
     uplink_counters: Option<Arc<PortCounters>>,
     generated: Vec<u8>,
-    outbox: Mutex<Vec<(PortId, Vec<u8>)>>,
-    /// Written to for each frame put there, and never read: every data thread watches it.
+    /// Written to when there is something to be done, and never read: every data thread watches it.
     wake: OwnedFd,
 }
 
@@ -84,7 +83,6 @@ impl Hub {
             flood_limit,
             capture,
             generated,
-            outbox: Mutex::default(),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         }))
     }
@@ -155,23 +153,10 @@ impl Hub {
         &self.generated
     }
 
-    /// Has the guest at `mac` announced to everybody but `port`, behind which it is.
-    pub fn announce(&self, port: PortId, mac: [u8; 6]) {
-        self.outbox
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((port, announcement(mac).to_vec()));
-        self.wake();
-    }
-
     /// Has all data threads look what is to be done.
     pub fn wake(&self) {
         // Full means that a wake-up is due already.
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
-    }
-
-    pub(crate) fn take_outbox(&self) -> Vec<(PortId, Vec<u8>)> {
-        std::mem::take(&mut *self.outbox.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(crate) fn wake_fd(&self) -> BorrowedFd<'_> {

@@ -3,10 +3,14 @@
 //!
 //! The table is set-associative: a station has one bucket it can be in, so that to look up, to
 //! learn and to forget are bounded, and nothing is ever allocated or moved. What guests can do to
-//! it is bounded too: a full bucket only ever loses an entry that has aged or is of the same port;
-//! no port may have more than its share of the entries; where a station is hashed to is not known
-//! outside; and a station that has just moved does not move again at once, so that two ports that
-//! claim one address cannot keep everybody learning.
+//! it is bounded too: a full bucket only ever loses an entry that has aged, is of the same port, or
+//! is of a port that has more entries than the one that learns, so that ports that invent stations
+//! displace each other and no other port's; no port may have more than its share of the entries;
+//! where a station is hashed to is not known outside; and a station that has just moved does not
+//! move again at once, so that two ports that claim one address cannot keep everybody learning.
+//!
+//! Stations that were configured are *pinned*: they are in a table of their own, which never
+//! changes, and nobody else is learned to have their address.
 //!
 //! One data thread learns. Others may list or flush the table at any time: an entry is two words,
 //! and a torn pair of them is at worst a frame that goes to the wrong port of those its station has
@@ -37,8 +41,10 @@ pub struct Station {
     pub vlan: u16,
     /// Where it is.
     pub port: PortId,
-    /// Since when it has not been heard of, in seconds.
+    /// Since when it has not been heard of, in seconds; 0 for one that is pinned.
     pub idle_s: u32,
+    /// Whether it was configured, and stays.
+    pub pinned: bool,
 }
 
 #[derive(Debug, Default)]
@@ -82,7 +88,10 @@ pub struct MacTable {
     shift: u32,
     seed: u64,
     ageing_s: u32,
-    port_limit: u32,
+    /// Open addressing, at most half full; an entry without a key is free.
+    pinned: Box<[(u64, PortId)]>,
+    /// The most entries of each port.
+    limits: Box<[u32]>,
     /// Entries of each port.
     counts: Box<[AtomicU32]>,
     /// What was seen of a port before is forgotten.
@@ -102,9 +111,73 @@ impl MacTable {
             shift: 64 - buckets.trailing_zeros(),
             seed: RandomState::new().hash_one(0_u64),
             ageing_s,
-            port_limit: u32::try_from(capacity.div_ceil(SHARE)).unwrap_or(u32::MAX),
+            pinned: Box::default(),
+            limits: vec![u32::try_from(capacity.div_ceil(SHARE)).unwrap_or(u32::MAX); ports].into(),
             counts: (0..ports).map(|_| AtomicU32::new(0)).collect(),
             flushed_s: (0..ports).map(|_| AtomicU32::new(0)).collect(),
+        }
+    }
+
+    /// No more than `limit` stations are learned behind `port`, and no more than its share.
+    #[must_use]
+    pub fn with_limit(mut self, port: PortId, limit: u32) -> Self {
+        if let Some(most) = self.limits.get_mut(usize::from(port.0)) {
+            *most = limit.min(*most);
+        }
+        self
+    }
+
+    /// These stations, given with their VLAN, are where they are said to be for ever; others are
+    /// not.
+    #[must_use]
+    pub fn with_pinned(mut self, stations: &[(u16, [u8; 6], PortId)]) -> Self {
+        if stations.is_empty() {
+            return self;
+        }
+        let places = (2 * stations.len()).next_power_of_two();
+        let mut pinned = vec![(0, PortId(0)); places];
+        for (vlan, mac, port) in stations {
+            let key = Self::key(*vlan, *mac);
+            let mut at = self.pinned_place(key, places);
+            while pinned.get(at).is_some_and(|(taken, _)| *taken != 0) {
+                at = (at + 1) % places;
+            }
+            if let Some(place) = pinned.get_mut(at) {
+                *place = (key, *port);
+            }
+        }
+        self.pinned = pinned.into();
+        self
+    }
+
+    /// Where in a table of `places`, a power of two, the search for a pinned station begins.
+    #[inline]
+    fn pinned_place(&self, key: u64, places: usize) -> usize {
+        let mixed = (key ^ self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        usize::try_from(mixed >> 32).unwrap_or(0) & places.wrapping_sub(1)
+    }
+
+    /// The port that a station is pinned to.
+    #[must_use]
+    #[inline]
+    pub fn pinned(&self, vlan: u16, mac: [u8; 6]) -> Option<PortId> {
+        if self.pinned.is_empty() {
+            return None;
+        }
+        self.find_pinned(Self::key(vlan, mac))
+    }
+
+    #[inline]
+    fn find_pinned(&self, key: u64) -> Option<PortId> {
+        let places = self.pinned.len();
+        let mut at = self.pinned_place(key, places);
+        // Ends: the table is never more than half full.
+        loop {
+            match self.pinned.get(at) {
+                Some((found, port)) if *found == key => return Some(*port),
+                Some((found, _)) if *found != 0 => at = (at + 1) & places.wrapping_sub(1),
+                _ => return None,
+            }
         }
     }
 
@@ -137,6 +210,11 @@ impl MacTable {
     #[inline]
     pub fn find(&self, vlan: u16, mac: [u8; 6], now_s: u32) -> Option<PortId> {
         let key = Self::key(vlan, mac);
+        if !self.pinned.is_empty()
+            && let Some(port) = self.find_pinned(key)
+        {
+            return Some(port);
+        }
         let entry = self
             .bucket(key)?
             .iter()
@@ -145,10 +223,14 @@ impl MacTable {
         (!self.is_stale(value, now_s)).then_some(PortId(value.port))
     }
 
-    /// Takes note that `mac` is behind `port`. For the one thread that owns the table.
+    /// Takes note that `mac` is behind `port`, unless it is pinned somewhere. For the one thread
+    /// that owns the table.
     #[inline]
     pub fn learn(&self, vlan: u16, mac: [u8; 6], port: PortId, now_s: u32) {
         let key = Self::key(vlan, mac);
+        if !self.pinned.is_empty() && self.find_pinned(key).is_some() {
+            return;
+        }
         let Some(bucket) = self.bucket(key) else {
             return;
         };
@@ -192,7 +274,9 @@ impl MacTable {
     #[cold]
     fn insert(&self, bucket: &[Entry; WAYS], key: u64, port: PortId, now_s: u32) {
         let admitted = self.admits(port);
-        let mut oldest: Option<(&Entry, u32)> = None;
+        let own = self.count_of(port);
+        // Entries of the port that has most of those in the bucket; the oldest of its.
+        let mut oldest: Option<(&Entry, Value, u32)> = None;
         for entry in bucket {
             let present = entry.key.load(Ordering::Relaxed) != 0;
             let value = Value::unpack(entry.value.load(Ordering::Relaxed));
@@ -200,8 +284,13 @@ impl MacTable {
                 entry.key.store(0, Ordering::Relaxed);
                 self.count(PortId(value.port), false);
             } else if present {
-                if value.port == port.0 && oldest.is_none_or(|(_, seen_s)| value.seen_s < seen_s) {
-                    oldest = Some((entry, value.seen_s));
+                let count = self.count_of(PortId(value.port));
+                let is_own = value.port == port.0;
+                let may_go = is_own || (admitted && count > own);
+                let is_first = oldest
+                    .is_none_or(|(_, other, most)| (count, other.seen_s) > (most, value.seen_s));
+                if may_go && is_first {
+                    oldest = Some((entry, value, count));
                 }
                 continue;
             }
@@ -212,17 +301,25 @@ impl MacTable {
                 return;
             }
         }
-        // Without room it takes the place of another station of the same port, or none.
-        if let Some((entry, _)) = oldest {
+        // Without room it takes the place of another station of the same port, or of one that has
+        // more of them, or none.
+        if let Some((entry, value, _)) = oldest {
+            self.count(PortId(value.port), false);
+            self.count(port, true);
             entry.value.store(fresh(port, now_s), Ordering::Relaxed);
             entry.key.store(key, Ordering::Relaxed);
         }
     }
 
     fn admits(&self, port: PortId) -> bool {
+        let limit = self.limits.get(usize::from(port.0));
+        limit.is_some_and(|limit| self.count_of(port) < *limit)
+    }
+
+    fn count_of(&self, port: PortId) -> u32 {
         self.counts
             .get(usize::from(port.0))
-            .is_some_and(|count| count.load(Ordering::Relaxed) < self.port_limit)
+            .map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
     fn count(&self, port: PortId, more: bool) {
@@ -237,10 +334,11 @@ impl MacTable {
         }
     }
 
-    /// Forgets what is behind `port`, or everything; returns how many stations that is. The second
+    /// Forgets what was learned behind `port`, or everything; returns how many stations that is. The second
     /// that it is called in is forgotten to its end.
     pub fn flush(&self, port: Option<PortId>, now_s: u32) -> usize {
-        let meant = |station: &Station| port.is_none_or(|port| port == station.port);
+        let meant =
+            |station: &Station| !station.pinned && port.is_none_or(|port| port == station.port);
         let count = self.stations(now_s).into_iter().filter(meant).count();
         for (flushed_s, number) in self.flushed_s.iter().zip(0_u16..) {
             if port.is_none_or(|port| port.0 == number) {
@@ -253,22 +351,31 @@ impl MacTable {
     /// Everything known.
     #[must_use]
     pub fn stations(&self, now_s: u32) -> Vec<Station> {
-        let mut stations = Vec::new();
+        let pinned = self.pinned.iter().filter(|(key, _)| *key != 0);
+        let mut stations: Vec<_> = pinned
+            .map(|(key, port)| station(*key, *port, 0, true))
+            .collect();
         for entry in self.buckets.iter().flatten() {
             let key = entry.key.load(Ordering::Relaxed);
             let value = Value::unpack(entry.value.load(Ordering::Relaxed));
             if key == 0 || self.is_stale(value, now_s) {
                 continue;
             }
-            let [v0, v1, a, b, c, d, e, f] = (key & !PRESENT).to_be_bytes();
-            stations.push(Station {
-                mac: [a, b, c, d, e, f],
-                vlan: u16::from_be_bytes([v0, v1]),
-                port: PortId(value.port),
-                idle_s: now_s.saturating_sub(value.seen_s),
-            });
+            let idle_s = now_s.saturating_sub(value.seen_s);
+            stations.push(station(key, PortId(value.port), idle_s, false));
         }
         stations
+    }
+}
+
+fn station(key: u64, port: PortId, idle_s: u32, pinned: bool) -> Station {
+    let [v0, v1, a, b, c, d, e, f] = (key & !PRESENT).to_be_bytes();
+    Station {
+        mac: [a, b, c, d, e, f],
+        vlan: u16::from_be_bytes([v0, v1]),
+        port,
+        idle_s,
+        pinned,
     }
 }
 
@@ -335,15 +442,90 @@ mod tests {
         }
         let invented = table.stations(101).len() - 64;
         assert!(invented <= 1024 / SHARE, "{invented}");
-        // Some bucket may be full, but not those of all of these.
+        // Where a bucket is full, one that was invented goes.
         let news = 300_000..300_032;
         for n in news.clone() {
             table.learn(0, mac(n), PortId(2), 102);
         }
-        let learned = news.filter(|n| table.find(0, mac(*n), 102) == Some(PortId(2)));
-        let learned = learned.count();
-        assert!(learned > 0);
-        assert_eq!(table.stations(102).len(), invented + 64 + learned);
+        for n in news {
+            assert_eq!(table.find(0, mac(n), 102), Some(PortId(2)), "{n}");
+        }
+        for n in 0..64 {
+            assert_eq!(table.find(0, mac(n), 102), Some(PortId(0)), "{n}");
+        }
+    }
+
+    #[test]
+    fn f5_5_late_station_is_learned_although_two_ports_have_filled_the_table() {
+        let table = MacTable::new(1024, 4, 300);
+        let flood = |from: u32, now_s| {
+            for n in from..from + 50_000 {
+                table.learn(0, mac(n), PortId(u16::try_from(n % 2).unwrap()), now_s);
+            }
+        };
+        flood(1_000_000, 100);
+        for n in 0..200 {
+            table.learn(0, mac(n), PortId(2), 101);
+            flood(2_000_000 + 50_000 * n, 101);
+            assert_eq!(table.find(0, mac(n), 101), Some(PortId(2)), "{n}");
+        }
+        // The others are there still.
+        for n in 0..200 {
+            assert_eq!(table.find(0, mac(n), 101), Some(PortId(2)), "{n}");
+        }
+        let counted = |port| {
+            let behind = |station: &Station| station.port == PortId(port);
+            table.stations(101).into_iter().filter(behind).count()
+        };
+        for port in 0..3 {
+            let count = table.count_of(PortId(port));
+            assert_eq!(counted(port), usize::try_from(count).unwrap(), "{port}");
+        }
+    }
+
+    #[test]
+    fn f5_5_port_learns_no_more_stations_than_its_limit() {
+        for limit in [0, 1, 5] {
+            let table = MacTable::new(1024, 2, 300).with_limit(PortId(0), limit);
+            for n in 0..1000 {
+                table.learn(0, mac(n), PortId(0), 100);
+                table.learn(0, mac(5000 + n), PortId(1), 100);
+            }
+            let stations = table.stations(100);
+            let of = |port| stations.iter().filter(|s| s.port == PortId(port)).count();
+            assert_eq!(of(0), usize::try_from(limit).unwrap());
+            assert!(of(1) > 400, "{}", of(1));
+            // One that was there moves only within the limit.
+            for n in 5000..6000 {
+                table.learn(0, mac(n), PortId(0), 200);
+            }
+            let stations = table.stations(200);
+            let behind = stations.iter().filter(|s| s.port == PortId(0)).count();
+            assert!(behind <= usize::try_from(limit).unwrap(), "{behind}");
+        }
+    }
+
+    #[test]
+    fn f5_5_pinned_station_is_where_it_was_configured_whatever_is_heard() {
+        let pins: Vec<_> = (0..100)
+            .map(|n| (u16::try_from(n % 3).unwrap(), mac(n), PortId(7)))
+            .collect();
+        let table = MacTable::new(16, 8, 300).with_pinned(&pins);
+        for n in 0..100 {
+            let vlan = u16::try_from(n % 3).unwrap();
+            table.learn(vlan, mac(n), PortId(1), 100);
+            assert_eq!(table.find(vlan, mac(n), 10_000), Some(PortId(7)), "{n}");
+            assert_eq!(table.pinned(vlan, mac(n)), Some(PortId(7)));
+            // In another VLAN it is another station.
+            assert_eq!(table.pinned(vlan + 3, mac(n)), None);
+            assert_eq!(table.find(vlan + 3, mac(n), 100), None);
+        }
+        // They take no place of others, and stay when others are forgotten.
+        table.learn(0, mac(1000), PortId(1), 100);
+        assert_eq!(table.find(0, mac(1000), 100), Some(PortId(1)));
+        assert_eq!(table.flush(None, 100), 1);
+        assert_eq!(table.stations(101).len(), 100);
+        assert!(table.stations(101).iter().all(|station| station.pinned));
     }
 
     #[test]

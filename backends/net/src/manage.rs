@@ -53,12 +53,12 @@ const METHODS: &[MethodInfo] = &[
     MethodInfo {
         name: "mac-table",
         params: "",
-        help: "the MAC addresses that the switch has learned",
+        help: "the MAC addresses that the switch has learned, and those of its ports",
     },
     MethodInfo {
         name: "mac-flush",
         params: "[port=NAME|INDEX]",
-        help: "forget them, all or those of a port; tells how many",
+        help: "forget what was learned, all or of a port; tells how much",
     },
 ];
 
@@ -140,6 +140,8 @@ pub struct MacEntry {
     pub port: usize,
     /// Seconds since it was last heard of.
     pub age_s: u64,
+    /// Whether it was not learned, but is the port's `mac`.
+    pub configured: bool,
 }
 
 /// The methods of a network.
@@ -260,6 +262,7 @@ impl NetManagement {
                 "vlan": entry.vlan,
                 "port": self.ports.names().get(entry.port),
                 "age_s": entry.age_s,
+                "configured": entry.configured,
             })
         });
         Ok(entries.collect())

@@ -93,6 +93,7 @@ impl Network {
         }
         let ageing_s = u32::try_from(config.mac_ageing.as_secs()).unwrap_or(u32::MAX);
         let table = MacTable::new(config.mac_table_size, ports.len() + 1, ageing_s);
+        let table = configured(table, &ports);
         let hub = Hub::new(
             fabric,
             link,
@@ -243,6 +244,7 @@ impl Ports for Network {
             vlan: station.vlan,
             port: usize::from(station.port.0),
             age_s: station.idle_s.into(),
+            configured: station.pinned,
         });
         Ok(entries.collect())
     }
@@ -280,6 +282,20 @@ fn open_link(
     Ok(Some(link))
 }
 
+/// A table that knows what was said of the ports.
+fn configured(mut table: MacTable, ports: &[Arc<Port>]) -> MacTable {
+    let mut pinned = Vec::new();
+    for port in ports {
+        if let Some(limit) = port.options.mac_limit {
+            table = table.with_limit(port.id, limit);
+        }
+        if let Some(mac) = port.options.mac {
+            pinned.push((port.options.vlan.unwrap_or(0), mac, port.id));
+        }
+    }
+    table.with_pinned(&pinned)
+}
+
 /// What is behind the ports, in words.
 fn described(config: &NetConfig) -> String {
     match (&config.backend, &config.uplink) {
@@ -312,6 +328,7 @@ fn port_options(
         vlan: properties.vlan,
         isolated: properties.isolated,
         anti_spoof: properties.anti_spoof,
+        mac_limit: properties.mac_limit,
         mtu: properties.mtu,
         speed_mbps,
         no_offloads: !offloads,

@@ -101,7 +101,7 @@ pub struct NetArgs {
     /// further properties. Behind the socket, after commas: name=NAME (how management calls the
     /// port; default: port0, port1 and so on), mac=ADDR, mtu=N, vlan=ID (an access port),
     /// isolated (does not reach other isolated ports), anti-spoof (frames from other addresses than mac are
-    /// dropped) and limit-rx-bytes, limit-rx-packets, limit-tx-bytes, limit-tx-packets=RATE, each
+    /// dropped), mac-limit=N (most addresses that the switch learns behind the port) and limit-rx-bytes, limit-rx-packets, limit-tx-bytes, limit-tx-packets=RATE, each
     /// perhaps followed by burst=N. A comma in a path is written twice.
     #[arg(long = "port", value_name = "SPEC", group = "listening")]
     pub ports: Vec<PortSpec>,

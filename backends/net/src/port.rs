@@ -19,7 +19,8 @@ use crate::mac_table::PortId;
 pub struct PortOptions {
     /// What it is called on the control socket and in metrics.
     pub name: String,
-    /// The address the guest is told, and held to with `anti_spoof`.
+    /// The address the guest is told, which a switch looks for nowhere else; it is held to it with
+    /// `anti_spoof`.
     pub mac: Option<[u8; 6]>,
     /// The VLAN it is an access port of.
     pub vlan: Option<u16>,
@@ -27,6 +28,8 @@ pub struct PortOptions {
     pub isolated: bool,
     /// Whether frames from another address than `mac` are dropped.
     pub anti_spoof: bool,
+    /// Most addresses that the switch learns behind it, beside `mac`.
+    pub mac_limit: Option<u32>,
     /// The largest packet of the network layer.
     pub mtu: Option<u16>,
     /// What the guest is told of the speed.
@@ -91,6 +94,8 @@ pub struct Port {
     pub from_guest: RateLimit,
     filter: Mutex<RxFilter>,
     filter_version: AtomicU32,
+    /// The address that is to be announced, and a bit that says that there is one.
+    announcement: AtomicU64,
     /// Counters of packets.
     pub counters: Arc<PortCounters>,
     /// Counters of vrings.
@@ -115,6 +120,7 @@ impl Port {
             from_guest: RateLimit::default(),
             filter: Mutex::new(RxFilter::new(options.mac)),
             filter_version: AtomicU32::new(0),
+            announcement: AtomicU64::new(0),
             counters: Arc::default(),
             connected: AtomicBool::new(false),
             running_pairs: AtomicU16::new(0),
@@ -265,6 +271,28 @@ impl Port {
         result
     }
 
+    /// Takes note of an address that is to be announced, instead of one that still was.
+    pub fn ask_announcement(&self, mac: [u8; 6]) {
+        let [a, b, c, d, e, f] = mac;
+        let address = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
+        self.announcement
+            .store(ANNOUNCED | address, Ordering::Release);
+    }
+
+    /// Whether there is one.
+    #[must_use]
+    pub fn has_announcement(&self) -> bool {
+        self.announcement.load(Ordering::Acquire) != 0
+    }
+
+    /// The address that is to be announced, once.
+    #[must_use]
+    pub fn take_announcement(&self) -> Option<[u8; 6]> {
+        let asked = self.announcement.swap(0, Ordering::AcqRel);
+        let [_, _, mac @ ..] = asked.to_be_bytes();
+        (asked != 0).then_some(mac)
+    }
+
     /// The front-end has gone: what it and the driver had set is void.
     pub fn reset(&self) {
         self.set_acked_features(0);
@@ -272,9 +300,13 @@ impl Port {
         self.set_guest_mtu(0);
         self.set_active_pairs(u16::MAX);
         self.set_driver_status(0);
+        self.announcement.store(0, Ordering::Release);
         self.change_filter(|filter| *filter = RxFilter::new(self.options.mac));
     }
 }
+
+/// Beyond all addresses.
+const ANNOUNCED: u64 = 1 << 48;
 
 fn frame_bytes(mtu: u16) -> usize {
     usize::from(mtu) + crate::frame::TAGGED_HEADER_BYTES

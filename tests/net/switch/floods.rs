@@ -34,7 +34,7 @@ fn send_mixed(sender: &mut NetPort, destination: Mac) -> TestResult {
 fn f2_7_flood_limit_counts_copies_and_holds_nothing_but_floods() -> TestResult {
     for destination in [[0xff; 6], [1, 0, 0x5e, 0, 0, 1], [2, 9, 9, 9, 9, 9]] {
         let (back_end, mut sender, mut others) = scene()?;
-        // A copy each for the uplink's and the two other guests: not the sender's flood.
+        // The receiver is known from a flood of its own.
         send(&mut others[0], &frame(mac(1), mac(0), 100))?;
         send(&mut sender, &frame(mac(0), mac(1), 100))?;
         receive(&mut others[0])?;

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How long frames are sent.
-const TIME: Duration = Duration::from_secs(2);
+const TIME: Duration = Duration::from_secs(1);
 const BYTES: usize = 100;
 
 /// For some time, sends a frame to `good` and one of `others`, in turn, and waits until the first
@@ -42,16 +42,22 @@ fn rounds(sender: &mut NetPort, good: &mut NetPort, others: &[Vec<u8>]) -> Resul
     Ok(arrived)
 }
 
-/// Past libtest's capture. Half of the undisturbed rate is a bound that luck does not break: it was less than a hundredth.
-fn goes_on(what: &str, disturbed: usize, undisturbed: usize) {
-    let _ = writeln!(
-        std::io::stderr(),
-        "net switch: {what}: {disturbed} of {undisturbed} frames"
-    );
-    assert!(
-        disturbed * 2 >= undisturbed,
-        "{what}: {disturbed} of {undisturbed} frames"
-    );
+/// Whether at least four fifths of the undisturbed frames pass beside a disturbance, in one of some
+/// turns: on a busy machine one half may have had less of the processor. It was a hundredth.
+fn goes_on(what: &str, mut rounds: impl FnMut(bool) -> Result<usize>) -> TestResult {
+    const TURNS: usize = 5;
+    let mut seen = Vec::new();
+    for _ in 0..TURNS {
+        let (disturbed, undisturbed) = (rounds(true)?, rounds(false)?);
+        seen.push((disturbed, undisturbed));
+        // Past libtest's capture.
+        let line = format!("net switch: {what}: {disturbed} of {undisturbed} frames");
+        let _ = writeln!(std::io::stderr(), "{line}");
+        if disturbed * 5 >= undisturbed * 4 {
+            return Ok(());
+        }
+    }
+    Err(format!("{what}: {seen:?} frames").into())
 }
 
 /// As much work for the switch, and no more.
@@ -82,10 +88,14 @@ fn f2_2_receivers_without_buffers_leave_a_sender_its_other_receivers() -> TestRe
     let to_dead: Vec<_> = (2..2 + DEAD)
         .map(|number| frame(mac(0), mac(number), BYTES))
         .collect();
-    let disturbed = rounds(&mut sender, &mut good, &to_dead)?;
-    let undisturbed = rounds(&mut sender, &mut good, &[to_itself()])?;
-    goes_on("beside receivers without buffers", disturbed, undisturbed);
-    Ok(())
+    goes_on("beside receivers without buffers", |disturbed| {
+        let others = if disturbed {
+            &to_dead[..]
+        } else {
+            &[to_itself()]
+        };
+        rounds(&mut sender, &mut good, others)
+    })
 }
 
 #[test]
@@ -102,15 +112,21 @@ fn f2_3_peer_that_does_not_read_costs_uplink_frames_only_and_each_is_counted() -
         "the station outside",
         || Ok(!receive(&mut good)?.is_empty()),
     )?;
-    let disturbed = rounds(&mut sender, &mut good, &[frame(mac(0), outside, 1500)])?;
+    let out_of_here = [frame(mac(0), outside, 1500)];
+    goes_on("beside a peer that does not read", |disturbed| {
+        let others = if disturbed {
+            &out_of_here
+        } else {
+            &[to_itself()]
+        };
+        rounds(&mut sender, &mut good, others)
+    })?;
     let (sent, out) = (counted(&back_end, 0, 1)?, counted(&back_end, 2, 0)?);
     let inside = counted(&back_end, 1, 0)?;
-    let undisturbed = rounds(&mut sender, &mut good, &[to_itself()])?;
-    goes_on("beside a peer that does not read", disturbed, undisturbed);
     assert!(out.lost("no_buffer") > 1000, "{}", out.0);
     // One broadcast went out from the good port; one came in by the peer.
     let arrived = inside.passed() + inside.all_lost() + out.passed() + out.all_lost();
-    assert_eq!(sent.all_lost(), 0, "{}", sent.0);
+    assert_eq!(sent.all_lost(), sent.lost("no_receiver"), "{}", sent.0);
     assert_eq!(sent.passed() + 2, arrived);
     Ok(())
 }

@@ -81,6 +81,7 @@ impl Ports for Fake {
             vlan: 0,
             port: 2,
             age_s: 12,
+            configured: false,
         }])
     }
 
@@ -346,7 +347,7 @@ fn capture_that_cannot_be_started_says_why() {
 fn mac_table_is_shown_and_flushed_where_there_is_a_switch() {
     let fixture = Fixture::new(true);
     let expected = json!([
-        {"mac": "52:54:00:00:00:fe", "vlan": 0, "port": "uplink", "age_s": 12},
+        {"mac": "52:54:00:00:00:fe", "vlan": 0, "port": "uplink", "age_s": 12, "configured": false},
     ]);
     assert_eq!(fixture.call("mac-table", &Value::Null), expected);
     let flushed = json!({"flushed": 5});

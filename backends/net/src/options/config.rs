@@ -293,10 +293,15 @@ fn check_properties(port: &PortConfig, is_switch: bool) -> Result<(), OptionsErr
         vlan,
         isolated,
         anti_spoof,
+        mac_limit,
         ..
     } = port.properties;
     let name = || port.name.clone();
-    for (given, property) in [(vlan.is_some(), "vlan"), (isolated, "isolated")] {
+    for (given, property) in [
+        (vlan.is_some(), "vlan"),
+        (isolated, "isolated"),
+        (mac_limit.is_some(), "mac-limit"),
+    ] {
         if given && !is_switch {
             let port = name();
             return Err(OptionsError::NeedsSwitch { port, property });

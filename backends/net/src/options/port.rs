@@ -10,7 +10,7 @@ use crate::counters::Direction;
 use crate::limit::{Limits, Rate};
 
 const KEYS: &str = "socket=, connect=, fd=, name=, mac=, mtu=, vlan=, isolated, anti-spoof, \
-                    limit-rx-bytes=, limit-rx-packets=, limit-tx-bytes=, limit-tx-packets= or \
+                    mac-limit=, limit-rx-bytes=, limit-rx-packets=, limit-tx-bytes=, limit-tx-packets= or \
                     burst=";
 
 /// The value of `--port`.
@@ -37,6 +37,8 @@ pub struct PortProperties {
     pub isolated: bool,
     /// Whether frames from other addresses than `mac`, which is there then, are dropped.
     pub anti_spoof: bool,
+    /// Most addresses that the switch learns behind it. On a switch only.
+    pub mac_limit: Option<u32>,
     /// What its guest may receive.
     pub rx: Limits,
     /// What its guest may send.
@@ -101,6 +103,7 @@ impl Draft {
             "vlan" => item.parse_into(&mut properties.vlan, values::vlan),
             "isolated" => item.set(&mut properties.isolated),
             "anti-spoof" => item.set(&mut properties.anti_spoof),
+            "mac-limit" => item.parse_into(&mut properties.mac_limit, values::mac_limit),
             "limit-rx-bytes" => self.limit(item, Rx, Bytes),
             "limit-rx-packets" => self.limit(item, Rx, Packets),
             "limit-tx-bytes" => self.limit(item, Tx, Bytes),
@@ -180,7 +183,7 @@ mod tests {
     #[test]
     fn port_is_read_with_all_its_properties() {
         let text = "socket=/run/vm0,name=vm0,mac=52:54:00:12:34:56,mtu=1500,vlan=4094,isolated,\
-                    anti-spoof,limit-rx-bytes=1M,burst=64K,limit-rx-packets=1K,\
+                    anti-spoof,mac-limit=0,limit-rx-bytes=1M,burst=64K,limit-rx-packets=1K,\
                     limit-tx-bytes=2G,limit-tx-packets=3,burst=0";
         let expected = PortSpec {
             endpoint: PortEndpoint::Socket("/run/vm0".into()),
@@ -191,6 +194,7 @@ mod tests {
                 vlan: Some(4094),
                 isolated: true,
                 anti_spoof: true,
+                mac_limit: Some(0),
                 rx: Limits {
                     bytes: rate(1_000_000, Some(64_000)),
                     packets: rate(1_000, None),
@@ -279,6 +283,8 @@ mod tests {
             ("mtu", "65536", ValueError::Mtu),
             ("vlan", "0", ValueError::Vlan),
             ("vlan", "4095", ValueError::Vlan),
+            ("mac-limit", "", ValueError::Number),
+            ("mac-limit", "5G", ValueError::Number),
             ("limit-rx-bytes", "0", bytes_rate),
             ("limit-rx-bytes", "51G", bytes_rate),
             ("limit-rx-bytes", "", ValueError::Number),

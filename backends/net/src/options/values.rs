@@ -164,6 +164,11 @@ pub(super) fn vlan(text: &str) -> Result<u16, ValueError> {
         .ok_or(ValueError::Vlan)
 }
 
+/// Stations.
+pub(super) fn mac_limit(text: &str) -> Result<u32, ValueError> {
+    u32::try_from(number(text)?).map_err(|_too_many| ValueError::Number)
+}
+
 pub(super) fn frame_bytes(text: &str) -> Result<usize, ValueError> {
     text.parse()
         .ok()

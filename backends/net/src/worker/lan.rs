@@ -215,42 +215,31 @@ impl Lan {
         if lan.port.running_pairs() > 1 {
             lan.flows.learn(flow_hash(frame.start), pair);
         }
-        self.hub
-            .table()
-            .learn(origin.vlan, ethernet.source, id, seconds(now_ns));
+        if lan.mac != Some(ethernet.source) {
+            let table = self.hub.table();
+            table.learn(origin.vlan, ethernet.source, id, seconds(now_ns));
+        }
         Ok((origin, ethernet))
     }
 
-    /// Tells everybody in its VLAN about the guest behind `port`.
+    /// Sends a frame of ours for the guest behind `port`, which waits for nobody.
     pub(super) fn announce(
         &mut self,
         turn: &mut NetTurn<'_>,
         wires: &mut [Option<Wire>],
         port: PortId,
-        bytes: &[u8],
-    ) {
-        let Some(lan) = self.ports.get(usize::from(port.0)) else {
-            return;
-        };
-        let origin = Origin {
-            port,
-            pair: NO_PAIR,
-            vlan: lan.vlan,
-            isolated: lan.port.options.isolated,
-        };
-        let Some(ethernet) = Ethernet::parse(bytes) else {
-            return;
-        };
-        self.hub
-            .table()
-            .learn(origin.vlan, ethernet.source, port, seconds(turn.now_ns()));
-        let frame = Frame {
-            header: NetHeader::default(),
-            payload: Payload::Bytes(bytes),
-            bytes: bytes.len(),
-            start: bytes,
-        };
-        self.flood(turn, wires, origin, &frame);
+        frame: &Frame<'_>,
+    ) -> Fate {
+        match self.admit(turn.now_ns(), port, 0, frame) {
+            Ok((origin, ethernet)) => {
+                let origin = Origin {
+                    pair: NO_PAIR,
+                    ..origin
+                };
+                self.forward(turn, wires, origin, &ethernet, frame)
+            }
+            Err(reason) => Fate::Lost(reason),
+        }
     }
 
     #[inline]
@@ -274,8 +263,18 @@ impl Lan {
             Some(port) if port == self.uplink => self.send_out(turn, wires, origin, frame),
             Some(port) if !self.reaches(origin, port) => Fate::Lost(DropReason::Isolated),
             Some(port) => self.unicast(turn, origin, port, frame),
-            None => self.flood(turn, wires, origin, frame),
+            None => self.flood(turn, wires, origin, ethernet.destination, frame),
         }
+    }
+
+    /// Whether a frame to `destination`, of which nobody knows where it is, goes to `port`. Whose
+    /// address is configured is not looked for at others', nor others at that port.
+    #[inline]
+    fn floods_to(&self, origin: Origin, port: PortId, destination: [u8; 6]) -> bool {
+        let configured = |lan: &LanPort| lan.mac.is_some();
+        self.reaches(origin, port)
+            && (is_multicast(destination)
+                || !self.ports.get(usize::from(port.0)).is_some_and(configured))
     }
 
     /// Whether frames of `origin` may go to `port`.
@@ -330,18 +329,20 @@ impl Lan {
         turn: &mut NetTurn<'_>,
         wires: &mut [Option<Wire>],
         origin: Origin,
+        destination: [u8; 6],
         frame: &Frame<'_>,
     ) -> Fate {
         let uplink = origin.port != self.uplink && !wires.is_empty();
         let ids = || (0..).map(PortId).take(self.ports.len());
-        let guests = ids().filter(|port| self.reaches(origin, *port)).count();
+        let goes = |port: &PortId| self.floods_to(origin, *port, destination);
+        let guests = ids().filter(goes).count();
         let copies = guests + usize::from(uplink);
         if copies == 0 {
             return Fate::Lost(DropReason::NoReceiver);
         }
         if copies == 1 {
             // What goes to one place is no flood.
-            return match ids().find(|port| self.reaches(origin, *port)) {
+            return match ids().find(goes) {
                 Some(only) => self.unicast(turn, origin, only, frame),
                 None => self.send_out(turn, wires, origin, frame),
             };
@@ -353,7 +354,7 @@ impl Lan {
             return Fate::Lost(DropReason::RateLimited);
         }
         for port in (0..).map(PortId).take(self.ports.len()) {
-            if !self.reaches(origin, port) {
+            if !self.floods_to(origin, port, destination) {
                 continue;
             }
             let Some(slot) = self.receiver(turn.vrings, port, frame.start) else {

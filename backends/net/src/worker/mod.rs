@@ -12,6 +12,7 @@
 //! A turn serves each vring and each link for a bounded number of frames, beginning with another
 //! one every time, so that no flood in one direction or of one guest starves the others.
 
+mod announce;
 mod commands;
 mod lan;
 mod patience;
@@ -34,7 +35,7 @@ use ringside_common::worker::{DeviceWorker, Turn, Vring, Vrings};
 use rustix::io::dup;
 
 use crate::counters::{Direction, PacketCounters};
-use crate::hub::{Fabric, Hub};
+use crate::hub::Hub;
 use crate::link::{Payload, SPARE_BYTES};
 use crate::mac_table::PortId;
 use crate::port::{Negotiated, Port, Role};
@@ -87,7 +88,7 @@ pub struct NetWorker {
     frame: Buffers,
     /// Room for one that came from a link and did not fit.
     spare: Box<[u8]>,
-    /// Wakes us for what the control side has put into the hub.
+    /// Wakes us for what the control side asks for.
     outbox: Option<WatchId>,
     /// Which slot begins.
     first: usize,
@@ -111,23 +112,6 @@ impl NetWorker {
     /// Something will have to be done at `at_ns`.
     fn wake_at(&mut self, at_ns: u64) {
         self.deadline_ns = Some(self.deadline_ns.map_or(at_ns, |earlier| earlier.min(at_ns)));
-    }
-
-    /// Sends what the control side has left in the hub.
-    fn send_outbox(&mut self, turn: &mut NetTurn<'_>) {
-        for (port, frame) in self.hub.take_outbox() {
-            match self.hub.fabric() {
-                Fabric::Wire => {
-                    for wire in self.wires.iter_mut().flatten().take(1) {
-                        wire.send_bytes(&frame);
-                    }
-                }
-                Fabric::Switch => {
-                    self.lan.announce(turn, &mut self.wires, port, &frame);
-                }
-                Fabric::Null { .. } | Fabric::Loopback => {}
-            }
-        }
     }
 }
 
@@ -159,7 +143,9 @@ impl DeviceWorker for NetWorker {
                 place.queue.port.pair_started();
             }
         }
-        self.start_wire(turn, slot)
+        self.start_wire(turn, slot)?;
+        self.send_announcements(turn);
+        Ok(())
     }
 
     fn release(&mut self, turn: &mut NetTurn<'_>, slot: usize) {
@@ -236,7 +222,7 @@ impl DeviceWorker for NetWorker {
 
     fn ready(&mut self, turn: &mut NetTurn<'_>, watch: WatchId) {
         if self.outbox == Some(watch) {
-            self.send_outbox(turn);
+            self.send_announcements(turn);
         } else {
             self.wire_ready(turn, watch);
         }

@@ -28,6 +28,8 @@ const FAULT_BURST_NS: u64 = 64 * FAULT_NS;
 pub(super) struct LanPort {
     pub(super) port: Arc<Port>,
     pub(super) vlan: u16,
+    /// Its guest's address, where that is configured.
+    pub(super) mac: Option<[u8; 6]>,
     pub(super) flows: FlowTable,
     /// Slots of its receive vrings, by pair.
     receive: Vec<Option<usize>>,
@@ -51,6 +53,7 @@ impl LanPort {
         Self {
             port: Arc::clone(port),
             vlan: port.options.vlan.unwrap_or(0),
+            mac: port.options.mac,
             flows: FlowTable::default(),
             receive: vec![None; pairs],
             patience: vec![SenderPatience::default(); pairs],

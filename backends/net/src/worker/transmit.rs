@@ -332,16 +332,10 @@ impl NetWorker {
         header: &NetHeader,
         start: &[u8],
     ) -> Fate {
-        let wire = turn.vrings.get(slot).and_then(|place| {
-            let Side::Transmit(tx) = &place.queue.side else {
-                return None;
-            };
-            self.wires.get_mut(tx.wire?)?.as_mut()
-        });
-        let Some(wire) = wire else {
+        let rest = &self.frame;
+        let Some(wire) = wire_of(turn, slot, &mut self.wires) else {
             return Fate::Lost(DropReason::LinkDown);
         };
-        let rest = &self.frame;
         match wire
             .queue
             .send(header, Payload::Guest { head: start, rest })
@@ -379,6 +373,18 @@ impl NetWorker {
         }
         frames > 0
     }
+}
+
+/// The link that the transmit vring in `slot` sends to.
+pub(super) fn wire_of<'a>(
+    turn: &NetTurn<'_>,
+    slot: usize,
+    wires: &'a mut [Option<Wire>],
+) -> Option<&'a mut Wire> {
+    let Side::Transmit(tx) = &turn.vrings.get(slot)?.queue.side else {
+        return None;
+    };
+    wires.get_mut(tx.wire?)?.as_mut()
 }
 
 pub(super) fn reason_of(loss: SendLoss) -> DropReason {

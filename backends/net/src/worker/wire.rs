@@ -14,9 +14,8 @@ use ringside_common::io::{IoQueue, Readiness, WatchId};
 use ringside_common::logging::LogLimiter;
 
 use super::{NetTurn, NetWorker, Side};
-use crate::header::NetHeader;
 use crate::hub::Fabric;
-use crate::link::{LinkQueue, Payload, Sent};
+use crate::link::{LinkQueue, Sent};
 
 static TROUBLE: LogLimiter = LogLimiter::new();
 static GONE: LogLimiter = LogLimiter::new();
@@ -114,14 +113,6 @@ impl Wire {
             }
             // Not to wait is to be busy, but to go on.
             Err(error) => complain("waiting for the link", &error),
-        }
-    }
-
-    /// Sends a frame of ours, as far as that is possible now.
-    pub(super) fn send_bytes(&mut self, frame: &[u8]) {
-        let header = NetHeader::default();
-        if self.queue.send(&header, Payload::Bytes(frame)) != Sent::Done {
-            log::debug!("a frame of {} bytes was not sent", frame.len());
         }
     }
 
