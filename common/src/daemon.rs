@@ -23,8 +23,8 @@ use epoll::Events;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vmm_sys_util::epoll::EventSet;
 
-pub use self::control::Control;
 use self::control::Turnout;
+pub use self::control::{Control, DRAIN_PATIENCE};
 use crate::cli::Endpoint;
 use crate::device::{Device, EVENT_RELOAD};
 use crate::error::{FrontEndError, HostError};

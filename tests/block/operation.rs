@@ -8,6 +8,9 @@ mod life;
 #[path = "operation/management.rs"]
 mod management;
 
+#[path = "operation/size.rs"]
+mod size;
+
 use std::time::Duration;
 
 use ringside_tests::frontend::blk::{BlkDriver, SECTOR_BYTES};

@@ -21,10 +21,14 @@ fn for_all_kinds(
     access: Access,
     check: impl Fn(&mut Bench, &matrix::Meant) -> Outcome,
 ) -> Outcome {
+    // The one that `matrix` expects.
+    let args = [args, &["--serial", "ringside"]].concat();
     // On a read-only disk the good requests in between could not write.
     let mut bench = match access {
-        Access::ReadWrite => Bench::with(args, Session::builder())?,
-        Access::ReadOnly => Bench::with(&[args, &["--read-only"]].concat(), Session::builder())?,
+        Access::ReadWrite => Bench::with(&args, Session::builder())?,
+        Access::ReadOnly => {
+            Bench::with(&[&args[..], &["--read-only"]].concat(), Session::builder())?
+        }
     };
     let count = all_kinds(&bench, access).len();
     for index in 0..count {

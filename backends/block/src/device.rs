@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ringside_common::backchannel::BackChannel;
 use ringside_common::device::{Device, EVENT_RELOAD};
@@ -144,6 +144,7 @@ impl Shared {
                         | libc::EFAULT
                         | libc::EINVAL
                         | libc::ENXIO
+                        | libc::ECANCELED
                 ),
                 _ => true,
             };
@@ -241,12 +242,12 @@ impl Shared {
             .fold(0, |features, bit| features | 1 << bit)
     }
 
-    /// Does `change`, and tells the driver if the capacity is another afterwards.
+    /// Does `change`, and tells the driver if the capacity is another afterwards. Who calls it holds
+    /// `resizing`.
     fn change_capacity(
         &self,
         change: impl FnOnce(&dyn Engine) -> io::Result<u64>,
     ) -> io::Result<u64> {
-        let _one_at_a_time = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.engine.capacity_sectors();
         let after = change(&*self.engine)?;
         if after != before {
@@ -258,7 +259,15 @@ impl Shared {
             };
             log::info!("the disk has {after} sectors instead of {before}; {who}");
         }
+        if after == 0 {
+            log::error!("the disk has no sectors: every request of the guest fails");
+        }
         Ok(after)
+    }
+
+    /// One change of size at a time.
+    fn resizing(&self) -> MutexGuard<'_, ()> {
+        self.resizing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -288,16 +297,45 @@ impl BlockDevice {
     /// # Errors
     /// What the host says.
     pub fn refresh(&self) -> io::Result<u64> {
+        let _one_at_a_time = self.shared.resizing();
         self.shared.change_capacity(|engine| engine.refresh())
     }
 
-    /// Changes the size of the storage and tells the driver. Returns sectors.
+    /// Makes the storage larger and tells the driver. Returns sectors.
     ///
     /// # Errors
     /// What the host says.
     pub fn resize(&self, size_bytes: u64) -> io::Result<u64> {
+        let _one_at_a_time = self.shared.resizing();
         self.shared
             .change_capacity(|engine| engine.resize(size_bytes))
+    }
+
+    /// Makes the storage smaller: tells the driver, waits for what is in flight behind the new end,
+    /// cuts. Returns sectors.
+    ///
+    /// `while_drained` calls what it is given while no request is in flight, or says that it could
+    /// not.
+    ///
+    /// # Errors
+    /// What the host says, or that requests stay in flight; the disk is then as large as before.
+    pub fn shrink(
+        &self,
+        size_bytes: u64,
+        while_drained: impl FnOnce(&mut dyn FnMut()) -> bool,
+    ) -> io::Result<u64> {
+        let _one_at_a_time = self.shared.resizing();
+        let shared = &self.shared;
+        shared.change_capacity(|engine| engine.announce(size_bytes))?;
+        let mut cut = Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the requests in flight did not end in time, or could not be made stable",
+        ));
+        while_drained(&mut || cut = shared.change_capacity(|engine| engine.cut(size_bytes)));
+        if cut.is_err() {
+            shared.change_capacity(|engine| engine.refresh())?;
+        }
+        cut
     }
 
     /// Lets flushes succeed again after lost writes, for someone who has seen to what was lost.
@@ -400,7 +438,11 @@ impl VhostUserBackend for BlockDevice {
         _thread: usize,
     ) -> io::Result<()> {
         if device_event == EVENT_RELOAD {
-            self.refresh()?;
+            // Whoever makes the disk smaller waits for this thread, and looks at the size itself.
+            let Ok(_one_at_a_time) = self.shared.resizing.try_lock() else {
+                return Ok(());
+            };
+            self.shared.change_capacity(|engine| engine.refresh())?;
         }
         Ok(())
     }

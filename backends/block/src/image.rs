@@ -5,24 +5,27 @@
 //! sizes, the alignment that `O_DIRECT` demands and whether it can discard. It never looks at the
 //! content, so nothing a guest writes into its disk changes how the disk is read (case E15).
 
+mod create;
 mod error;
 mod lock;
 mod probe;
+mod size;
 
-use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use clap::ValueEnum;
-use rustix::fs::{FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SeekFrom};
+use rustix::fs::{FallocateFlags, FileType, MemfdFlags, Mode, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::config_space::Topology;
-use crate::request::SECTOR_BYTES;
 use crate::slow_path::{Alignment, Storage, is_not_supported};
 use crate::sys;
+use create::NewFile;
 pub use error::ImageError;
+use size::{check_size, len_bytes};
 
 /// Smallest block size: a sector.
 const MIN_BLOCK_BYTES: u32 = 512;
@@ -97,6 +100,8 @@ pub struct Image {
     capacity_sectors: AtomicU64,
     /// A part of a file system's block was zeroed or discarded.
     zeroed_edges: AtomicBool,
+    /// Held while the length of the file is changed.
+    rounding: Mutex<()>,
 }
 
 impl Image {
@@ -104,16 +109,21 @@ impl Image {
     ///
     /// # Errors
     ///
-    /// See [`ImageError`]. A new file whose size could not be set is removed again.
+    /// See [`ImageError`]. A new file that cannot be served is removed again.
     pub fn open(options: &ImageOptions) -> Result<Self, ImageError> {
         if let Some(block_size_bytes) = options.block_size_bytes {
             check_block_size(block_size_bytes)?;
         }
-        let (fd, kind) = open_or_create(options)?;
+        let (fd, kind, new) = open_or_create(options)?;
         if options.lock {
-            lock::lock(&fd, options.read_only).map_err(|error| error.of(&options.path))?;
+            lock::lock_or_say_why_not(&fd, options)?;
         }
-        Self::from_fd(fd, kind, options)
+        let image = Self::from_fd(fd, kind, options)?;
+        match new {
+            Some(new) => new.keep(&image.fd)?,
+            None => image.say_if_not(options.size_bytes),
+        }
+        Ok(image)
     }
 
     /// An image of zeroes in anonymous memory, for scratch disks.
@@ -143,65 +153,6 @@ impl Image {
             lock: false,
         };
         Self::from_fd(fd, Kind::RegularFile, &options)
-    }
-
-    /// Asks for the size anew: after a resize by someone else. Returns the capacity in sectors.
-    ///
-    /// # Errors
-    ///
-    /// [`ImageError::Probe`], with the capacity left as it was.
-    pub fn refresh(&self) -> Result<u64, ImageError> {
-        let capacity_sectors = self.zero_tail_bytes()?.end / SECTOR_BYTES;
-        self.capacity_sectors
-            .store(capacity_sectors, Ordering::Release);
-        Ok(capacity_sectors)
-    }
-
-    /// What reads as zeroes behind the end that the file has at this moment: the rest of a last
-    /// block. The capacity stays what the driver was told.
-    ///
-    /// # Errors
-    ///
-    /// [`ImageError::Probe`].
-    pub fn zero_tail_bytes(&self) -> Result<Range<u64>, ImageError> {
-        let len_bytes = len_bytes(&self.fd, self.kind).map_err(|source| ImageError::Probe {
-            path: self.path.clone(),
-            what: "size",
-            source,
-        })?;
-        let block_bytes = u64::from(self.alignment.block_bytes);
-        Ok(match self.kind {
-            Kind::RegularFile => len_bytes..len_bytes.next_multiple_of(block_bytes),
-            Kind::BlockDevice => {
-                let end = len_bytes - len_bytes % block_bytes;
-                end..end
-            }
-        })
-    }
-
-    /// Makes a file longer or shorter. Returns the capacity in sectors.
-    ///
-    /// # Errors
-    ///
-    /// The image is not to be resized, or not to that size.
-    pub fn resize(&self, size_bytes: u64) -> Result<u64, ImageError> {
-        if self.read_only || self.kind == Kind::BlockDevice {
-            return Err(ImageError::NotResizable {
-                path: self.path.clone(),
-            });
-        }
-        check_size(size_bytes, self.alignment.block_bytes)?;
-        rustix::fs::ftruncate(&self.fd, size_bytes).map_err(|source| ImageError::Resize {
-            path: self.path.clone(),
-            size_bytes,
-            source,
-        })?;
-        self.refresh()
-    }
-
-    /// The size, in sectors, when last asked for.
-    pub fn capacity_sectors(&self) -> u64 {
-        self.capacity_sectors.load(Ordering::Acquire)
     }
 
     /// Block sizes to present to the driver.
@@ -262,6 +213,7 @@ impl Image {
             clear_granule_bytes,
             capacity_sectors: AtomicU64::new(0),
             zeroed_edges: AtomicBool::new(false),
+            rounding: Mutex::default(),
         };
         image.refresh()?;
         Ok(image)
@@ -284,7 +236,10 @@ impl Storage for Image {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64, flags: ReadWriteFlags) -> Result<usize, Errno> {
-        rustix::io::pwritev2(&self.fd, &[std::io::IoSlice::new(bytes)], offset, flags)
+        let written =
+            rustix::io::pwritev2(&self.fd, &[std::io::IoSlice::new(bytes)], offset, flags)?;
+        self.cut_rounding(offset + u64::try_from(written).unwrap_or(0));
+        Ok(written)
     }
 
     fn clear_granule_bytes(&self) -> u32 {
@@ -328,27 +283,19 @@ fn check_block_size(block_size_bytes: u32) -> Result<(), ImageError> {
     }
 }
 
-fn check_size(size_bytes: u64, block_size_bytes: u32) -> Result<(), ImageError> {
-    let is_good = size_bytes.is_multiple_of(block_size_bytes.into());
-    if is_good {
-        Ok(())
-    } else {
-        Err(ImageError::Size {
-            size_bytes,
-            block_size_bytes,
-        })
-    }
-}
-
-fn open_or_create(options: &ImageOptions) -> Result<(OwnedFd, Kind), ImageError> {
+fn open_or_create(
+    options: &ImageOptions,
+) -> Result<(OwnedFd, Kind, Option<NewFile<'_>>), ImageError> {
     let path = &options.path;
-    let opened = match kind_of(path, rustix::fs::stat(path.as_path())) {
-        Ok(_) => open_existing(options),
+    let (opened, new) = match kind_of(path, rustix::fs::stat(path.as_path())) {
+        Ok(_) => open_existing(options).map(|fd| (fd, None)),
         Err(ImageError::Open {
             source: Errno::NOENT,
             ..
         }) if !options.read_only => match options.size_bytes {
-            Some(size_bytes) => create(options, size_bytes),
+            Some(size_bytes) => {
+                NewFile::create(options, size_bytes).map(|(fd, new)| (fd, Some(new)))
+            }
             None => Err(ImageError::Open {
                 path: path.clone(),
                 source: Errno::NOENT,
@@ -369,7 +316,7 @@ fn open_or_create(options: &ImageOptions) -> Result<(OwnedFd, Kind), ImageError>
             return Err(ImageError::ReadOnlyDevice { path: path.clone() });
         }
     }
-    Ok((opened, kind))
+    Ok((opened, kind, new))
 }
 
 /// Refuses what must not even be opened: opening a tape or a watchdog does something.
@@ -404,32 +351,6 @@ fn open_existing(options: &ImageOptions) -> Result<OwnedFd, ImageError> {
         .map_err(|source| open_error(options, source))
 }
 
-fn create(options: &ImageOptions, size_bytes: u64) -> Result<OwnedFd, ImageError> {
-    check_size(
-        size_bytes,
-        options.block_size_bytes.unwrap_or(MIN_BLOCK_BYTES),
-    )?;
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let mode = Mode::RUSR | Mode::WUSR;
-    let fd = rustix::fs::open(&options.path, flags | cache_flags(options.cache), mode)
-        .map_err(|source| open_error(options, source))?;
-    if let Err(source) = rustix::fs::ftruncate(&fd, size_bytes) {
-        let path = options.path.clone();
-        if let Err(error) = rustix::fs::unlink(&path) {
-            log::warn!(
-                "{}: cannot remove the unfinished image: {error}",
-                path.display()
-            );
-        }
-        return Err(ImageError::Create {
-            path,
-            size_bytes,
-            source,
-        });
-    }
-    Ok(fd)
-}
-
 fn cache_flags(cache: CacheMode) -> OFlags {
     if cache == CacheMode::None {
         OFlags::DIRECT
@@ -444,17 +365,6 @@ fn open_error(options: &ImageOptions, source: Errno) -> ImageError {
         return ImageError::DirectUnsupported { path };
     }
     ImageError::Open { path, source }
-}
-
-fn len_bytes(fd: &OwnedFd, kind: Kind) -> Result<u64, Errno> {
-    match kind {
-        Kind::RegularFile => {
-            let stat = rustix::fs::fstat(fd)?;
-            u64::try_from(stat.st_size).or(Err(Errno::OVERFLOW))
-        }
-        // What BLKGETSIZE64 says; nothing here uses the file position.
-        Kind::BlockDevice => rustix::fs::seek(fd, SeekFrom::End(0)),
-    }
 }
 
 #[cfg(test)]

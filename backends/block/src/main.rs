@@ -67,7 +67,7 @@ fn start(device: &Arc<BlockDevice>, config: CommonConfig) -> Result<(), Box<dyn 
     let sockets =
         ManagementSockets::bind(config.control_socket.as_deref(), config.metrics.as_ref())?;
     let source = Source::of(config.endpoint)?;
-    let methods = BlockManagement::new(Arc::clone(device));
+    let methods = BlockManagement::new(Arc::clone(device), Arc::clone(&control));
     let services = Services {
         program: "ringside-blk",
         version: env!("CARGO_PKG_VERSION"),

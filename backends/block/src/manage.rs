@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
+use ringside_common::daemon::{Control, DRAIN_PATIENCE};
 use ringside_common::management::{Manage, ManageError, MethodInfo};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::device::BlockDevice;
 use crate::request::SECTOR_BYTES;
@@ -22,8 +23,9 @@ const METHODS: &[MethodInfo] = &[
     },
     MethodInfo {
         name: "resize",
-        params: "[size=BYTES]",
-        help: "make an image file that long, or look at its size again, and tell the guest",
+        params: "[size=BYTES] [shrink=true]",
+        help: "make an image file that long, shorter with shrink=true only, or look at its size \
+               again; tell the guest",
     },
 ];
 
@@ -34,13 +36,14 @@ const CONFIRMATION: &str = "data-may-be-lost";
 #[derive(Debug)]
 pub struct BlockManagement {
     device: Arc<BlockDevice>,
+    control: Arc<Control>,
 }
 
 impl BlockManagement {
-    /// Methods for `device`.
+    /// Methods for `device`, whose requests `control` drains.
     #[must_use]
-    pub fn new(device: Arc<BlockDevice>) -> Self {
-        Self { device }
+    pub fn new(device: Arc<BlockDevice>, control: Arc<Control>) -> Self {
+        Self { device, control }
     }
 
     fn info(&self) -> Value {
@@ -73,21 +76,54 @@ impl BlockManagement {
     }
 
     fn resize(&self, params: &Value) -> Result<Value, ManageError> {
+        let known = |name: &str| matches!(name, "size" | "shrink");
+        let mut names = params.as_object().into_iter().flat_map(Map::keys);
+        if let Some(name) = names.find(|name| !known(name)) {
+            return Err(ManageError::UnknownParam { name: name.clone() });
+        }
+        let may_shrink = match params.get("shrink") {
+            None => false,
+            Some(shrink) => shrink.as_bool().ok_or(ManageError::InvalidParam {
+                name: "shrink",
+                expected: "true or false",
+            })?,
+        };
         let sectors = match params.get("size") {
             None => self.device.refresh(),
             Some(size) => {
                 let size_bytes = size
                     .as_u64()
                     .or_else(|| size.as_str().and_then(|text| text.parse().ok()))
+                    .filter(|size_bytes| *size_bytes > 0)
                     .ok_or(ManageError::InvalidParam {
                         name: "size",
-                        expected: "a number of bytes",
+                        expected: "a number of bytes, more than 0",
                     })?;
-                self.device.resize(size_bytes)
+                self.resize_to(size_bytes, may_shrink)?
             }
         };
         let sectors = sectors.map_err(|error| ManageError::Failed(Box::new(error)))?;
         Ok(json!({ "size_bytes": sectors * SECTOR_BYTES }))
+    }
+
+    fn resize_to(
+        &self,
+        size_bytes: u64,
+        may_shrink: bool,
+    ) -> Result<std::io::Result<u64>, ManageError> {
+        let present_bytes = self.device.shared().engine.capacity_sectors() * SECTOR_BYTES;
+        if size_bytes >= present_bytes {
+            return Ok(self.device.resize(size_bytes));
+        }
+        if !may_shrink {
+            return Err(ManageError::Unavailable {
+                reason: "the disk is larger than that; what is behind the new end is lost with \
+                         shrink=true",
+            });
+        }
+        Ok(self.device.shrink(size_bytes, |cut| {
+            self.control.while_drained(DRAIN_PATIENCE, cut).is_some()
+        }))
     }
 }
 

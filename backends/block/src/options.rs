@@ -58,7 +58,7 @@ pub struct DiskArgs {
     #[arg(long)]
     pub read_only: bool,
 
-    /// The serial number the guest sees, up to 20 bytes [default: ringside]
+    /// The serial number the guest sees, up to 20 bytes [default: none]
     #[arg(long, value_name = "TEXT", value_parser = serial)]
     pub serial: Option<String>,
 
@@ -108,6 +108,9 @@ pub enum DiskError {
     /// Neither an image nor memory was asked for.
     #[error("nothing to serve: give --blk-file PATH, or --memory with --size")]
     NoDisk,
+    /// Nothing to serve.
+    #[error("a disk of 0 sectors is none: the image is empty, or --size is 0")]
+    NoSectors,
     /// The image.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -119,6 +122,9 @@ impl DiskArgs {
     /// # Errors
     /// [`DiskError`].
     pub fn open(&self) -> Result<(Image, IoEngine), DiskError> {
+        if self.size == Some(0) {
+            return Err(DiskError::NoSectors);
+        }
         if self.memory {
             let image = Image::anonymous(self.size.unwrap_or(0), self.block_size)?;
             // Memory never blocks, and io_uring would hand each request to another thread.
@@ -134,6 +140,9 @@ impl DiskArgs {
             discard: self.discard,
             lock: !self.no_lock,
         })?;
+        if image.capacity_sectors() == 0 {
+            return Err(DiskError::NoSectors);
+        }
         let engine = match self.aio {
             Aio::IoUring => IoEngine::Uring,
             Aio::Threads => IoEngine::Threads,
@@ -141,10 +150,11 @@ impl DiskArgs {
         Ok((image, engine))
     }
 
-    /// The serial number.
+    /// The serial number: none unless asked for, as in QEMU. One that all disks have would be a lie,
+    /// and one made up from the image would be another after a copy or a migration.
     #[must_use]
     pub fn serial(&self) -> String {
-        self.serial.clone().unwrap_or_else(|| "ringside".to_owned())
+        self.serial.clone().unwrap_or_default()
     }
 }
 

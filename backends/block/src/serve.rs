@@ -16,6 +16,7 @@
 //! stable write succeeds, not even one that the host says has.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ringside_common::chain::ChainFault;
 use ringside_common::worker::{Counted, RequestCx, RequestWorker};
@@ -59,6 +60,8 @@ pub struct BlockWorker {
 pub struct BlockQueue {
     limits: Limits,
     requests: Box<[InFlight]>,
+    /// The vring is to stop: nobody is to begin anything long.
+    stop: Arc<AtomicBool>,
 }
 
 /// A request in flight.
@@ -115,7 +118,12 @@ impl RequestWorker for BlockWorker {
         BlockQueue {
             limits: self.shared.limits(),
             requests: (0..size).map(|_| InFlight::IDLE).collect(),
+            stop: Arc::default(),
         }
+    }
+
+    fn stopping(&mut self, queue: &mut BlockQueue) {
+        queue.stop.store(true, Ordering::Relaxed);
     }
 
     fn took_over(&mut self, _queue: &mut BlockQueue) {
@@ -140,7 +148,7 @@ impl RequestWorker for BlockWorker {
             slot,
             head,
         };
-        serving.begin(&queue.limits, chain);
+        serving.begin(&queue.limits, &queue.stop, chain);
     }
 
     #[inline]
@@ -180,7 +188,7 @@ struct Serving<'a, 'c> {
 
 impl Serving<'_, '_> {
     #[inline]
-    fn begin(&mut self, limits: &Limits, chain: Result<(), ChainFault>) {
+    fn begin(&mut self, limits: &Limits, stop: &Arc<AtomicBool>, chain: Result<(), ChainFault>) {
         let Some(buffers) = self.cx.buffers(self.head) else {
             return;
         };
@@ -224,10 +232,10 @@ impl Serving<'_, '_> {
                 });
             }
             Request::Discard { num_segments } => {
-                self.clear(limits, SegmentKind::Discard, num_segments);
+                self.clear(limits, stop, SegmentKind::Discard, num_segments);
             }
             Request::WriteZeroes { num_segments } => {
-                self.clear(limits, SegmentKind::WriteZeroes, num_segments);
+                self.clear(limits, stop, SegmentKind::WriteZeroes, num_segments);
             }
         }
     }
@@ -378,7 +386,13 @@ impl Serving<'_, '_> {
     }
 
     /// DISCARD and `WRITE_ZEROES`. All segments are checked before the first is carried out.
-    fn clear(&mut self, limits: &Limits, kind: SegmentKind, num_segments: u32) {
+    fn clear(
+        &mut self,
+        limits: &Limits,
+        stop: &Arc<AtomicBool>,
+        kind: SegmentKind,
+        num_segments: u32,
+    ) {
         let Some(buffers) = self.cx.buffers(self.head) else {
             return;
         };
@@ -397,6 +411,7 @@ impl Serving<'_, '_> {
             segments,
             zero: kind == SegmentKind::WriteZeroes,
             stable: self.slot.stable,
+            stop: Arc::clone(stop),
         });
         self.start();
     }

@@ -34,8 +34,8 @@ pub struct Alignment {
     pub memory_bytes: u32,
     /// Alignment of offsets and lengths, at least `memory_bytes`; 1 unless `O_DIRECT`.
     pub offset_bytes: u32,
-    /// Granule of the capacity, at least `offset_bytes`: the end of the file may fall inside the
-    /// last one, whose rest reads as zeroes.
+    /// Granule in which the slow path reads, at least `offset_bytes` and the blocks of the capacity:
+    /// the end of the file may fall inside the last one, whose rest reads as zeroes.
     pub block_bytes: u32,
 }
 

@@ -76,6 +76,18 @@ impl Control {
         state.behind == 0 && !state.flush_failed
     }
 
+    /// Runs `work` while no request is in flight and none is taken; or not, if that is not to be had
+    /// within `patience`, or what was acknowledged could not be made stable. What was paused before
+    /// stays so.
+    pub fn while_drained<T>(&self, patience: Duration, work: impl FnOnce() -> T) -> Option<T> {
+        let was_paused = self.lock().wanted;
+        let result = self.pause(true, patience).then(work);
+        if !was_paused {
+            self.pause(false, Duration::ZERO);
+        }
+        result
+    }
+
     fn lock(&self) -> MutexGuard<'_, Pause> {
         self.pause.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -92,7 +104,7 @@ impl Control {
 }
 
 /// How long `drain` waits for requests in flight before it says that they are not done yet.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+pub const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 
 const METHODS: &[MethodInfo] = &[
     MethodInfo {

@@ -385,7 +385,7 @@ fn grown_file_is_announced_by_sighup_and_by_resize() -> Outcome {
     driver.write(4 * DISK_SECTORS - 8, &[2; 4096])?.ok()?;
     assert_eq!(disk.content()?.len() as u64, 4 * DISK_BYTES);
     // And shorter.
-    disk.control("resize", &json!({ "size": DISK_BYTES }))?;
+    disk.control("resize", &json!({ "size": DISK_BYTES, "shrink": true }))?;
     announced(&mut session, DISK_SECTORS)?;
     assert_eq!(
         driver.read(DISK_SECTORS, &mut [0; 512])?.status,

@@ -22,7 +22,6 @@ use rustix::io::{Errno, ReadWriteFlags, retry_on_intr};
 use super::{Engine, Ranges, Started, Target};
 use crate::config_space::Topology;
 use crate::image::{CacheMode, Image, ImageError};
-use crate::request::SECTOR_BYTES;
 use crate::slow_path::{Alignment, RangeLocks, SlowPath, SlowPathError, Storage as _};
 
 /// The image is the only file.
@@ -232,16 +231,23 @@ impl Engine for FileEngine {
         let job = move || {
             let path = SlowPath::new(&*image, &locks);
             let mut done = Ok(());
-            for segment in &ranges.segments {
-                let offset = segment.sector * SECTOR_BYTES;
-                let len_bytes = u64::from(segment.num_sectors) * SECTOR_BYTES;
-                done = done.and_then(|()| {
+            for piece in ranges.pieces() {
+                if ranges.stop.load(Ordering::Relaxed) {
                     if ranges.zero {
-                        path.write_zeroes(offset, len_bytes, segment.unmap, ReadWriteFlags::empty())
-                    } else {
-                        path.discard(offset, len_bytes)
+                        return -libc::ECANCELED;
                     }
-                });
+                    // A discard may do less.
+                    break;
+                }
+                let (offset, len_bytes) = (piece.offset_bytes, piece.len_bytes);
+                done = if ranges.zero {
+                    path.write_zeroes(offset, len_bytes, piece.unmap, ReadWriteFlags::empty())
+                } else {
+                    path.discard(offset, len_bytes)
+                };
+                if done.is_err() {
+                    break;
+                }
             }
             match result_of(done, 0) {
                 // A sync that fails is one that has lost something, even for want of space.
@@ -268,6 +274,14 @@ impl Engine for FileEngine {
 
     fn resize(&self, size_bytes: u64) -> io::Result<u64> {
         self.image.resize(size_bytes).map_err(host_error)
+    }
+
+    fn announce(&self, size_bytes: u64) -> io::Result<u64> {
+        self.image.announce(size_bytes).map_err(host_error)
+    }
+
+    fn cut(&self, size_bytes: u64) -> io::Result<u64> {
+        self.image.cut(size_bytes).map_err(host_error)
     }
 }
 

@@ -13,6 +13,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use ringside_common::io::Engine as IoEngine;
 use ringside_common::worker::RequestCx;
@@ -22,7 +23,7 @@ pub use file::FileEngine;
 pub use null::NullEngine;
 
 use crate::config_space::Topology;
-use crate::request::Segment;
+use crate::request::{SECTOR_BYTES, Segment};
 use crate::slow_path::RangeGuard;
 
 /// What became of an operation.
@@ -65,6 +66,42 @@ pub struct Ranges {
     pub zero: bool,
     /// Be done when the result is stable.
     pub stable: bool,
+    /// Set when the vring is to stop: what is not begun by then is left.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// What is cleared before a vring that stops is looked for: a second's work for a slow disk.
+const PIECE_BYTES: u64 = 32 << 20;
+
+/// A part of a segment, small enough to be waited for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Piece {
+    /// First byte.
+    pub offset_bytes: u64,
+    /// Length in bytes.
+    pub len_bytes: u64,
+    /// It may be deallocated.
+    pub unmap: bool,
+}
+
+impl Ranges {
+    /// The segments, in parts that end at whole multiples of their largest size.
+    pub fn pieces(&self) -> impl Iterator<Item = Piece> + '_ {
+        self.segments.iter().flat_map(|segment| {
+            let mut offset_bytes = segment.sector * SECTOR_BYTES;
+            let end = offset_bytes + u64::from(segment.num_sectors) * SECTOR_BYTES;
+            std::iter::from_fn(move || {
+                let piece = Piece {
+                    offset_bytes,
+                    len_bytes: end.min((offset_bytes / PIECE_BYTES + 1) * PIECE_BYTES)
+                        - offset_bytes,
+                    unmap: segment.unmap,
+                };
+                offset_bytes += piece.len_bytes;
+                (piece.len_bytes > 0).then_some(piece)
+            })
+        })
+    }
 }
 
 /// Storage for a virtio-blk device. Shared by all data threads.
@@ -136,11 +173,27 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
     /// What the host says.
     fn refresh(&self) -> io::Result<u64>;
 
-    /// Changes the size of the storage.
+    /// Makes the storage larger.
     ///
     /// # Errors
     /// Where that is not possible.
     fn resize(&self, _size_bytes: u64) -> io::Result<u64> {
+        Err(Errno::OPNOTSUPP.into())
+    }
+
+    /// Shows less than there is, before it is cut off.
+    ///
+    /// # Errors
+    /// Where that is not possible.
+    fn announce(&self, _size_bytes: u64) -> io::Result<u64> {
+        Err(Errno::OPNOTSUPP.into())
+    }
+
+    /// Makes the storage smaller; nothing is under way behind its new end.
+    ///
+    /// # Errors
+    /// Where that is not possible.
+    fn cut(&self, _size_bytes: u64) -> io::Result<u64> {
         Err(Errno::OPNOTSUPP.into())
     }
 }

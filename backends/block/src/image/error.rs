@@ -89,6 +89,20 @@ pub enum ImageError {
         /// The block size.
         block_size_bytes: u32,
     },
+    /// No sector at all.
+    #[error("{path}: a disk of 0 sectors is none")]
+    Empty {
+        /// The image.
+        path: PathBuf,
+    },
+    /// A size below the present one, where only a larger one is meant.
+    #[error("{path}: {size_bytes} bytes are not the size to which it may change this way")]
+    Shrink {
+        /// The image.
+        path: PathBuf,
+        /// The size.
+        size_bytes: u64,
+    },
     /// Only a writable file can be resized from here.
     #[error("{path}: a read-only image or block device cannot be resized from here")]
     NotResizable {

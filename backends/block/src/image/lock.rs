@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::ImageError;
+use super::{ImageError, ImageOptions};
 use crate::sys;
 
 /// `RAW_LOCK_PERM_BASE`
@@ -71,8 +71,24 @@ impl LockError {
 const PATIENCE: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(5);
 
+/// As [`lock`]. A file system that has no locks (NFS without its lock daemon, some of FUSE) is no
+/// reason not to serve the image, as it is none to QEMU.
+pub(super) fn lock_or_say_why_not(fd: &OwnedFd, options: &ImageOptions) -> Result<(), ImageError> {
+    match lock(fd, options.read_only) {
+        Err(LockError::Failed(error @ (Errno::NOLCK | Errno::NOSYS | Errno::OPNOTSUPP))) => {
+            log::warn!(
+                "{}: the file system cannot lock ({error}): nothing keeps others from using the \
+                 image",
+                options.path.display()
+            );
+            Ok(())
+        }
+        locked => locked.map_err(|error| error.of(&options.path)),
+    }
+}
+
 /// Locks an image for as long as its open file description lives.
-pub(super) fn lock(fd: &OwnedFd, read_only: bool) -> Result<(), LockError> {
+fn lock(fd: &OwnedFd, read_only: bool) -> Result<(), LockError> {
     let had: &[_] = if read_only {
         &[CONSISTENT_READ]
     } else {

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::config_space::Topology;
 use crate::slow_path::{AlignedBuf, Alignment};
+use crate::sys;
 
 /// The block of most file systems, for those that name none a driver could take.
 const USUAL_BLOCK_BYTES: u32 = 4096;
@@ -86,7 +87,12 @@ pub(super) fn clear_granule_bytes(
 pub(super) fn can_discard(fd: &OwnedFd, kind: Kind) -> bool {
     match kind {
         Kind::BlockDevice => {
-            queue_dir(fd).is_ok_and(|queue| queue_limit(&queue, "discard_max_bytes") > 0)
+            let limit = queue_dir(fd).and_then(|queue| read_limit(&queue, "discard_max_bytes"));
+            limit.map_or_else(
+                // A range that no device has: whoever can discard says that it is wrong.
+                |_no_sysfs| sys::block_device_discard(fd, 1, 0) == Err(Errno::INVAL),
+                |max_bytes| max_bytes > 0,
+            )
         }
         // Behind the end of the file there is nothing to lose.
         Kind::RegularFile => len_bytes(fd, kind).is_ok_and(|len_bytes| {
@@ -203,8 +209,10 @@ fn queue_dir(fd: &OwnedFd) -> Result<PathBuf, Errno> {
 
 /// A limit, or 0 where sysfs is not to be had.
 fn queue_limit(queue: &Path, name: &str) -> u64 {
-    fs::read_to_string(queue.join(name))
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(0)
+    read_limit(queue, name).unwrap_or(0)
+}
+
+fn read_limit(queue: &Path, name: &str) -> Result<u64, Errno> {
+    let text = fs::read_to_string(queue.join(name)).or(Err(Errno::NOENT))?;
+    text.trim().parse().or(Err(Errno::INVAL))
 }
