@@ -11,6 +11,8 @@ mod changing;
 mod counts;
 #[path = "switch/floods.rs"]
 mod floods;
+#[path = "switch/short.rs"]
+mod short;
 #[path = "switch/uplink.rs"]
 mod uplink;
 #[path = "switch/waits.rs"]

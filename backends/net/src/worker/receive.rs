@@ -20,6 +20,9 @@ use crate::port::{Negotiated, Port};
 /// walked in vain when the memory table changes, and each is a segment for the kernel to look at.
 const SHORT_BYTES: usize = 4 << 10;
 
+/// Between two frames made up for a driver that does not take them.
+const MADE_UP_PAUSE_NS: u64 = 1_000_000;
+
 /// What is kept for a receive queue.
 #[derive(Debug)]
 pub(super) struct RxQueue {
@@ -96,6 +99,9 @@ impl RxQueue {
         payload: Payload<'_>,
         bytes: usize,
     ) -> Put {
+        if !self.window.make_room(vring, bytes) && self.window.has_longer(vring, bytes) {
+            self.window.skip_to_longer(vring, bytes);
+        }
         if !self.window.make_room(vring, bytes) {
             return if self.window.is_hopeless(vring, bytes) {
                 Put::Lost(DropReason::NoBuffer)
@@ -378,13 +384,20 @@ impl NetWorker {
                 queue.counters.count(bytes, destination(start));
                 Got::Frame(bytes)
             }
-            Some(header) if !rx.window.is_hopeless(vring, bytes) => {
-                // Enough chains will come: the frame waits, and nothing else is read meanwhile.
+            Some(header)
+                if rx.window.has_longer(vring, bytes) || !rx.window.is_hopeless(vring, bytes) =>
+            {
+                // Enough chains will come, or are there behind one that is too short: the frame
+                // waits, and nothing else is read meanwhile.
                 let mut frame = vec![0; bytes];
                 rx.read_back(&self.spare, limit_bytes, &mut frame);
+                if rx.window.has_longer(vring, bytes) {
+                    rx.window.skip_to_longer(vring, bytes);
+                } else {
+                    rx.starved = true;
+                    queue.counters.count_starved();
+                }
                 rx.pending = Some((header, frame));
-                rx.starved = true;
-                queue.counters.count_starved();
                 Got::Frame(bytes)
             }
             Some(_) => {
@@ -427,15 +440,27 @@ impl NetWorker {
             return false;
         };
         let mut frames = 0;
+        let mut resume_ns = 0;
         while frames < BUDGET_FRAMES && place.vring.has_available() {
+            if let Admission::Until(at_ns) = place.queue.port.to_guest.admit(now_ns) {
+                resume_ns = at_ns;
+                break;
+            }
             let header = NetHeader::default();
             let payload = Payload::Bytes(frame);
-            match give(place, now_ns, header, payload, bytes, frame) {
-                Put::Done => {}
-                Put::NoRoom => break,
-                Put::Lost(reason) => place.queue.counters.count_drop(reason),
+            if let Some(reason) = give(place, now_ns, header, payload, bytes, frame).loss() {
+                // The next one would fare no better.
+                place.queue.counters.count_drop(reason);
+                resume_ns = now_ns + MADE_UP_PAUSE_NS;
+                break;
             }
             frames += 1;
+        }
+        if let Side::Receive(rx) = &mut place.queue.side {
+            rx.resume_ns = resume_ns;
+        }
+        if resume_ns != 0 {
+            self.wake_at(resume_ns);
         }
         frames > 0
     }

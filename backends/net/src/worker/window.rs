@@ -5,14 +5,16 @@
 //! when they are not needed ([`Window::release`]): the driver notices neither. A packet is written
 //! at the front of the stream, header first, and takes as many chains as it has bytes for
 //! (virtio 1.3 §5.1.6.4): all but the last are full, and all are given back at once. Chains that no
-//! packet can begin in, being shorter than a header or not writable, are given back unused when
-//! their turn comes, so that the order is kept.
+//! packet can begin in, being not writable, or too short for a header or, where a packet has one
+//! chain only, for a header and an Ethernet header, are given back unused when their turn comes, so
+//! that the order is kept.
 
 use std::collections::VecDeque;
 
 use ringside_common::memory::Buffers;
 use ringside_common::worker::Vring;
 
+use crate::frame::ETHERNET_HEADER_BYTES;
 use crate::header::{HEADER_BYTES, LEGACY_HEADER_BYTES, NetHeader};
 
 /// Most chains that one packet may take: with Linux' smallest receive buffers 64 KiB take 43.
@@ -22,12 +24,22 @@ const MAX_CHAINS: usize = 128;
 /// their time.
 const MAX_DESCRIPTORS: u32 = 512;
 
+/// What a chain that holds a packet alone has to have room for besides the header (virtio 1.3
+/// §5.1.6.3.1). A shorter one is the driver's fault; it is not to block the queue for good.
+const LEAST_FRAME_ROOM_BYTES: usize = 1514;
+
 /// One chain taken from the ring.
 #[derive(Clone, Copy, Debug)]
 struct Taken {
     head: u16,
     /// What it has room for; nothing if it is no good.
     bytes: u32,
+}
+
+impl Taken {
+    fn has_room(&self, want: usize) -> bool {
+        usize::try_from(self.bytes).is_ok_and(|bytes| bytes >= want)
+    }
 }
 
 /// What to expect of a driver's receive chains.
@@ -37,6 +49,18 @@ pub(super) struct Layout {
     pub(super) header_bytes: usize,
     /// Whether a packet may take more than one chain (`MRG_RXBUF`).
     pub(super) mergeable: bool,
+}
+
+impl Layout {
+    /// What a chain must have room for if a packet is to begin in it: a header, for what follows
+    /// may be in the next chain, or else an Ethernet header, too.
+    const fn least_bytes(self) -> usize {
+        if self.mergeable {
+            self.header_bytes
+        } else {
+            self.header_bytes + ETHERNET_HEADER_BYTES
+        }
+    }
 }
 
 /// See above.
@@ -104,6 +128,39 @@ impl Window {
         !fits && (all || (!self.layout.mergeable && !self.chains.is_empty()))
     }
 
+    /// Where a packet has one chain, and the one at the front is shorter than a driver may post and
+    /// too short for `frame_bytes`: whether one behind it has room, see
+    /// [`skip_to_longer`](Self::skip_to_longer).
+    pub(super) fn has_longer(&mut self, vring: &mut Vring, frame_bytes: usize) -> bool {
+        let is_short = self.frame_room() < frame_bytes.min(LEAST_FRAME_ROOM_BYTES);
+        if self.layout.mergeable || self.chains.is_empty() || !is_short {
+            return false;
+        }
+        let want = self.layout.header_bytes + frame_bytes;
+        let mut found = self.chains.iter().any(|taken| taken.has_room(want));
+        let mut walked = 0;
+        while !found {
+            let tired = walked >= MAX_DESCRIPTORS;
+            if tired || self.chains.len() >= MAX_CHAINS || !self.take(vring) {
+                return false;
+            }
+            walked += self.stream.descriptors().max(1);
+            found = self.chains.back().is_some_and(|taken| taken.has_room(want));
+        }
+        true
+    }
+
+    /// Gives the chains in front of the first one that has room for `frame_bytes` back unused.
+    pub(super) fn skip_to_longer(&mut self, vring: &mut Vring, frame_bytes: usize) {
+        let want = self.layout.header_bytes + frame_bytes;
+        while let Some(short) = self.chains.front().filter(|taken| !taken.has_room(want)) {
+            self.stream
+                .consume_writable(usize::try_from(short.bytes).unwrap_or(usize::MAX));
+            vring.push_used(short.head, 0);
+            self.chains.pop_front();
+        }
+    }
+
     /// Takes one more chain; false when there is none.
     #[inline]
     fn take(&mut self, vring: &mut Vring) -> bool {
@@ -114,7 +171,7 @@ impl Window {
         let sound = vring.read_chain_on(head, &mut self.stream).is_ok();
         let added = self.stream.writable_bytes() - before;
         let mut bytes = u32::try_from(added).unwrap_or(0);
-        if !sound || added < self.layout.header_bytes as u64 || bytes == 0 {
+        if !sound || added < self.layout.least_bytes() as u64 {
             self.stream.truncate_writable(added);
             bytes = 0;
             if self.chains.is_empty() {
