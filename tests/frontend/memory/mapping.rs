@@ -59,7 +59,10 @@ unsafe impl Sync for GuestSlice {}
 
 impl GuestSlice {
     /// Maps `bytes` of `file` from `offset` on, readable, writable and shared.
-    pub(super) fn map(
+    ///
+    /// # Errors
+    /// Of `mmap(2)`.
+    pub fn map(
         file: BorrowedFd<'_>,
         offset: u64,
         bytes: usize,

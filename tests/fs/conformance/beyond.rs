@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount as mount_fs, umount2};
+use ringside_tests::frontend::memory::GuestSlice;
 use ringside_tests::fs_back_end::FsProgram;
 use rustix::fs::{AtFlags, FlockOperation, StatxFlags, flock, linkat, statx};
 use rustix::io::Errno;
@@ -173,5 +174,51 @@ fn flock_of_one_back_end_is_seen_by_another() -> TestResult {
     waiting
         .join()
         .map_err(|_panic| "the waiting thread panicked")??;
+    Ok(())
+}
+
+/// What a program writes to a mapping and then closes is on the host, though it is still mapped:
+/// other programs of the host look at the file then.
+#[test]
+fn f3_7_what_is_written_to_a_mapping_is_on_the_host_after_close() -> TestResult {
+    /// What of virtiofsd's options has to do with who keeps data, and when it goes.
+    const ARGS: [&[&str]; 5] = [
+        &[],
+        &["--cache=always"],
+        &["--cache=always", "--writeback"],
+        &["--cache=always", "--no-open"],
+        &["--cache=never", "--allow-mmap"],
+    ];
+    const BYTES: usize = 4 << 12;
+    needs_or_skip!();
+    let _alone = alone();
+    for args in ARGS {
+        // virtiofsd has no such option.
+        if args.contains(&"--no-open") && FsProgram::chosen() == FsProgram::Virtiofsd {
+            continue;
+        }
+        let share = scratch()?;
+        let on_host = |name: &str| fs::read(share.path().join(name));
+        fs::write(share.path().join("old"), [b'-'; BYTES])?;
+        let mount = mount(share.path(), args, 60)?;
+        for (name, creates) in [("old", false), ("new", true)] {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create_new(creates)
+                .open(mount.join(name))?;
+            file.set_len(BYTES as u64)?;
+            let mapping = GuestSlice::map(file.as_fd(), 0, BYTES, false)?;
+            mapping.write(4096, b"mapped");
+            drop(file);
+            let seen = on_host(name)?;
+            assert_eq!(&seen[4096..4102], b"mapped", "{name} {args:?}");
+            // Once more, and closed by somebody who did not map it.
+            mapping.write(4096, b"anew");
+            drop(OpenOptions::new().append(true).open(mount.join(name))?);
+            let seen = on_host(name)?;
+            assert_eq!(&seen[4096..4102], b"anewed", "{name} {args:?}");
+        }
+    }
     Ok(())
 }

@@ -201,7 +201,7 @@ impl PassThrough {
                 let handle = handle.inspect_err(|_| self.nodes.unremember(&found.node))?;
                 Opened {
                     handle: handle.number(),
-                    flags: self.open_out_flags(&found.node, flags),
+                    flags: self.open_out_flags(flags),
                 }
             }
         };

@@ -37,7 +37,7 @@ impl PassThrough {
         let handle = room.fill(&node, fd, self.host_flags(flags))?;
         Ok(Opened {
             handle: handle.number(),
-            flags: self.open_out_flags(&node, flags),
+            flags: self.open_out_flags(flags),
         })
     }
 
@@ -119,7 +119,7 @@ impl PassThrough {
     }
 
     /// What the guest may do with an open file.
-    pub(super) fn open_out_flags(&self, node: &Node, flags: u32) -> OpenOutFlags {
+    pub(super) fn open_out_flags(&self, flags: u32) -> OpenOutFlags {
         let mut out = match self.config.cache {
             CachePolicy::Never | CachePolicy::Metadata => {
                 OpenOutFlags::DIRECT_IO | OpenOutFlags::PARALLEL_DIRECT_WRITES
@@ -127,17 +127,17 @@ impl PassThrough {
             CachePolicy::Always => OpenOutFlags::KEEP_CACHE,
             CachePolicy::Auto => OpenOutFlags::empty(),
         };
-        if self.can_skip_flush(node, flags) {
+        if self.can_skip_flush(flags) {
             out |= OpenOutFlags::NOFLUSH;
         }
         out
     }
 
-    /// Whether closing a file tells nobody anything.
-    fn can_skip_flush(&self, node: &Node, flags: u32) -> bool {
+    /// Whether closing a file tells nobody anything. Of one that can be written it does: Linux sends
+    /// what a program has left in a mapping when the file is closed only where it is to send FLUSH.
+    fn can_skip_flush(&self, flags: u32) -> bool {
         let reads_only = OFlags::from_bits_retain(flags) & OFlags::RWMODE == OFlags::RDONLY;
-        !self.negotiated().contains(InitFlags::POSIX_LOCKS)
-            && (reads_only || node.mount().closes_silently())
+        reads_only && !self.negotiated().contains(InitFlags::POSIX_LOCKS)
     }
 
     /// `FLUSH`: somebody has closed the file.

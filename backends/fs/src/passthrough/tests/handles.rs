@@ -2,7 +2,7 @@
 //! Files that are open.
 
 use super::*;
-use crate::wire::flags::OpenInFlags;
+use crate::wire::flags::{OpenInFlags, OpenOutFlags};
 use crate::wire::operation::Release;
 
 impl Guest {
@@ -94,4 +94,35 @@ fn what_is_no_file_is_not_opened() {
     let link = guest.lookup(ROOT_NODE, c"link").unwrap().node;
     assert_eq!(guest.open(fifo), Err(Errno::NXIO));
     assert_eq!(guest.open(link), Err(Errno::LOOP));
+}
+
+/// A guest that is not asked for FLUSH keeps what was written to a mapping when the file is closed.
+#[test]
+fn f3_7_flush_is_asked_for_of_every_file_that_is_open_to_write() {
+    let mut guest = Guest::new(FsConfig::default());
+    guest.fs.negotiated.store(0, Ordering::Release);
+    std::fs::write(guest.path("old"), "").unwrap();
+    let node = guest.lookup(ROOT_NODE, c"old").unwrap().node;
+    for (mode, skips) in [
+        (libc::O_RDONLY, true),
+        (libc::O_WRONLY, false),
+        (libc::O_WRONLY | libc::O_APPEND, false),
+        (libc::O_RDWR, false),
+    ] {
+        let flags = mode.cast_unsigned();
+        let opened = guest.ask(node, |fs, cx| fs.open(cx, flags, OpenInFlags::empty()));
+        let file = NewFile {
+            flags,
+            mode: 0o644,
+            umask: 0,
+            open_flags: OpenInFlags::empty(),
+        };
+        let new = CString::new(format!("new{mode}")).unwrap();
+        let created = guest.ask(ROOT_NODE, |fs, cx| {
+            fs.create(cx, name(&new), file, &Creation::default())
+        });
+        for flags in [opened.unwrap().flags, created.unwrap().opened.flags] {
+            assert_eq!(flags.contains(OpenOutFlags::NOFLUSH), skips, "{mode}");
+        }
+    }
 }
