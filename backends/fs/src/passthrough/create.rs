@@ -3,13 +3,15 @@
 //!
 //! A security label belongs to what is created. A file gets it before it has its name: it is made
 //! without one and linked in. What cannot be made so is taken away again if it cannot be labelled,
-//! as is everything that there is no room left for to tell the guest of.
+//! as is everything that there is no room left for to tell the guest of. A name may lead elsewhere
+//! by then: what else it leads to is neither labelled nor taken away.
 
 use std::borrow::Cow;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags, makedev};
+use ringside_common::logging::LogLimiter;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Statx, XattrFlags, makedev};
 
 use super::handles::Reserved;
 use super::{Cx, PassThrough};
@@ -17,11 +19,13 @@ use crate::attr::device_parts;
 use crate::credentials::ThreadContext;
 use crate::error::{Errno, Result};
 use crate::sys::{self, HOLD, OPEN, by_number};
-use crate::tables::{Found, Node};
+use crate::tables::{Found, Key, Node};
 use crate::wire::flags::{InitFlags, OpenInFlags, OpenOutFlags};
 use crate::wire::name::Name;
 use crate::wire::operation::Creation;
 use crate::wire::reply::{Created, Entry, Opened};
+
+static LEFT: LogLimiter = LogLimiter::new();
 
 /// What is to be made.
 #[derive(Clone, Copy, Debug)]
@@ -58,8 +62,18 @@ impl Kind<'_> {
         }
     }
 
-    fn is_dir(self) -> bool {
-        matches!(self, Self::Directory { .. })
+    /// Whether it can be what was made.
+    fn is(self, stat: &Statx) -> bool {
+        let made = match self {
+            Self::Directory { .. } => FileType::Directory,
+            Self::Node { mode, .. } => match FileType::from_raw_mode(mode) {
+                // `mknod(2)` takes a mode without a kind for that of a regular file.
+                FileType::Unknown if mode & libc::S_IFMT == 0 => FileType::RegularFile,
+                kind => kind,
+            },
+            Self::Symlink { .. } => FileType::Symlink,
+        };
+        made == FileType::from_raw_mode(stat.stx_mode.into())
     }
 }
 
@@ -97,24 +111,18 @@ impl PassThrough {
         let dir = self.nodes.fd(&parent)?;
         let dir = dir.as_fd();
         self.as_creator(cx, umask, with, || kind.make(dir, name.as_c_str()))?;
-        let found = self.find_made(cx.thread, &parent, dir, name, with);
-        let found = found.inspect_err(|_| take_away(dir, name, kind.is_dir()))?;
-        Ok(self.entry(&parent, &found))
-    }
-
-    /// Labels what was just made, and finds its node.
-    fn find_made(
-        &self,
-        thread: &ThreadContext,
-        parent: &Node,
-        dir: BorrowedFd<'_>,
-        name: Name<'_>,
-        with: &Creation<'_>,
-    ) -> Result<Found> {
         let open = || sys::open_beneath(dir, name.as_c_str(), HOLD, Mode::empty());
-        let fd = self.nodes.opening(open)?;
-        self.label(thread, fd.as_fd(), with)?;
-        self.nodes.adopt(fd, parent.mount())
+        let fd = self.nodes.opening(open).inspect_err(left)?;
+        let made = sys::statx_of(fd.as_fd())?;
+        if !kind.is(&made) {
+            // Somebody on the host has put another thing there: the guest is to look again.
+            return Err(Errno::STALE);
+        }
+        let found = self
+            .label(cx.thread, fd.as_fd(), with)
+            .and_then(|()| self.nodes.adopt_known(fd, made, parent.mount()))
+            .inspect_err(|_| take_away(dir, name, &made))?;
+        Ok(self.entry(&parent, &found))
     }
 
     /// `CREATE`
@@ -146,7 +154,7 @@ impl PassThrough {
             Err(error) => return Err(error),
         };
         let found = self.nodes.adopt_open(fd.as_fd(), parent.mount());
-        let found = found.inspect_err(|_| take_away(dir.as_fd(), name, false))?;
+        let found = found.inspect_err(|_| take_away_open(dir.as_fd(), name, fd.as_fd()))?;
         self.created(&parent, &found, room, fd, file.flags)
     }
 
@@ -262,10 +270,8 @@ impl PassThrough {
             }
             Err(Errno::OPNOTSUPP | Errno::ISDIR) => {
                 let fd = self.open_new(cx, dir, name, file, with)?;
-                if let Err(error) = self.label(cx.thread, fd.as_fd(), with) {
-                    take_away(dir, name, false);
-                    return Err(error);
-                }
+                self.label(cx.thread, fd.as_fd(), with)
+                    .inspect_err(|_| take_away_open(dir, name, fd.as_fd()))?;
                 Ok(fd)
             }
             Err(error) => Err(error),
@@ -304,14 +310,35 @@ impl PassThrough {
     }
 }
 
-/// Removes what was just made and cannot be as it should.
-fn take_away(dir: BorrowedFd<'_>, name: Name<'_>, is_dir: bool) {
-    let flags = if is_dir {
-        AtFlags::REMOVEDIR
-    } else {
-        AtFlags::empty()
-    };
-    if let Err(error) = rustix::fs::unlinkat(dir, name.as_c_str(), flags) {
-        log::warn!("a file that was made in vain is left: {error}");
+/// Removes what was just made and cannot be as it should, unless its name leads elsewhere by now.
+pub(super) fn take_away(dir: BorrowedFd<'_>, name: Name<'_>, made: &Statx) {
+    let removed = sys::statx_at(dir, name.as_c_str()).and_then(|there| {
+        if Key::of(&there) != Key::of(made) {
+            return Err(Errno::STALE);
+        }
+        let flags = match FileType::from_raw_mode(made.stx_mode.into()) {
+            FileType::Directory => AtFlags::REMOVEDIR,
+            _ => AtFlags::empty(),
+        };
+        rustix::fs::unlinkat(dir, name.as_c_str(), flags)
+    });
+    if let Err(error) = removed {
+        left(&error);
+    }
+}
+
+/// As [`take_away`], of what is open.
+fn take_away_open(dir: BorrowedFd<'_>, name: Name<'_>, fd: BorrowedFd<'_>) {
+    match sys::statx_of(fd) {
+        Ok(made) => take_away(dir, name, &made),
+        Err(error) => left(&error),
+    }
+}
+
+fn left(error: &Errno) {
+    if let Some(suppressed) = LEFT.allow() {
+        log::warn!(
+            "a file that was made in vain is left: {error} ({suppressed} more like it not shown)"
+        );
     }
 }

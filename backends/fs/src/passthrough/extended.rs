@@ -3,21 +3,24 @@
 
 use std::borrow::Cow;
 use std::ffi::CStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
+use ringside_common::logging::LogLimiter;
 use rustix::fs::{Mode, OFlags, XattrFlags};
 
 use super::{Cx, PassThrough};
 use crate::error::{Errno, Result};
 use crate::ioctl::Ioctl;
 use crate::sys::{self, by_number};
-use crate::tables::{Node, Place};
+use crate::tables::Place;
 use crate::wire::flags::InitFlags;
 use crate::wire::operation::{Creation, IoctlIn};
 use crate::wire::reply::{IoctlOut, XattrSize};
 
 /// The longest value and the longest list (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const MAX_BYTES: usize = 64 << 10;
+
+static NOT_PUT_BACK: LogLimiter = LogLimiter::new();
 
 const ACCESS_ACL: &CStr = c"system.posix_acl_access";
 const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
@@ -136,11 +139,24 @@ impl PassThrough {
         let node = self.node(cx)?;
         let fd = self.nodes.fd(&node)?;
         let flags = XattrFlags::from_bits(flags).ok_or(Errno::INVAL)?;
-        if kills_sgid && *name == *ACCESS_ACL && self.negotiated().contains(InitFlags::POSIX_ACL) {
-            self.clear_sgid(cx, &node)?;
-        }
         cx.thread.use_fsetid(true)?;
-        by_number::setxattr(cx.thread, fd.as_fd(), &name, value, flags)
+        // Before the list, or members of a group that it lets in could use the bit in between.
+        let cleared = kills_sgid
+            && *name == *ACCESS_ACL
+            && self.negotiated().contains(InitFlags::POSIX_ACL)
+            && set_sgid(cx, fd.as_fd(), false)?;
+        let set = by_number::setxattr(cx.thread, fd.as_fd(), &name, value, flags);
+        if set.is_err()
+            && cleared
+            && let Err(error) = set_sgid(cx, fd.as_fd(), true)
+            && let Some(suppressed) = NOT_PUT_BACK.allow()
+        {
+            log::warn!(
+                "a set-group-ID bit cannot be put back: {error} ({suppressed} more like it not \
+                 shown)"
+            );
+        }
+        set
     }
 
     /// `REMOVEXATTR`
@@ -151,19 +167,6 @@ impl PassThrough {
         let name = self.host_name(name)?;
         let node = self.node(cx)?;
         by_number::removexattr(cx.thread, self.nodes.fd(&node)?.as_fd(), &name)
-    }
-
-    fn clear_sgid(&self, cx: &Cx<'_>, node: &Node) -> Result<()> {
-        let fd = self.nodes.fd(node)?;
-        let mode = u32::from(sys::statx_of(fd.as_fd())?.stx_mode) & 0o7777;
-        if mode & 0o2000 == 0 {
-            return Ok(());
-        }
-        by_number::chmod(
-            cx.thread,
-            fd.as_fd(),
-            Mode::from_bits_truncate(mode & !0o2000),
-        )
     }
 
     /// `IOCTL`: flags of inodes, as `chattr(1)` and `lsattr(1)` use them.
@@ -191,6 +194,17 @@ impl PassThrough {
         out.extend_from_slice(reply.bytes());
         Ok(())
     }
+}
+
+/// Sets or clears the set-group-ID bit of a node, and says whether it was otherwise before.
+fn set_sgid(cx: &Cx<'_>, node: BorrowedFd<'_>, on: bool) -> Result<bool> {
+    const SGID: u32 = 0o2000;
+    let mode = u32::from(sys::statx_of(node)?.stx_mode) & 0o7777;
+    if (mode & SGID != 0) == on {
+        return Ok(false);
+    }
+    by_number::chmod(cx.thread, node, Mode::from_bits_truncate(mode ^ SGID))?;
+    Ok(true)
 }
 
 fn clamp(size_bytes: u32) -> usize {

@@ -274,3 +274,29 @@ fn what_there_is_no_room_for_is_not_made() {
         assert_eq!(guest.fs.nodes.len(), 16);
     }
 }
+
+/// Somebody on the host may have another thing under the name by then, and no copy of it.
+#[test]
+fn f3_8_only_what_was_made_is_taken_away() {
+    let guest = Guest::new(FsConfig::default());
+    let dir = hold(guest.dir.path());
+    let stat = |name: &str| crate::sys::statx_of(hold(&guest.path(name)).as_fd()).unwrap();
+    std::fs::write(guest.path("a"), "made").unwrap();
+    std::fs::create_dir(guest.path("d")).unwrap();
+    let (file, directory) = (stat("a"), stat("d"));
+    for name in ["a", "d"] {
+        std::fs::rename(guest.path(name), guest.path(&format!("{name}-moved"))).unwrap();
+    }
+    std::fs::write(guest.path("a"), "another").unwrap();
+    std::fs::create_dir(guest.path("d")).unwrap();
+    for (at, made) in [(c"a", &file), (c"d", &directory), (c"gone", &file)] {
+        super::super::create::take_away(dir.as_fd(), name(at), made);
+    }
+    assert_eq!(std::fs::read(guest.path("a")).unwrap(), b"another");
+    assert_eq!(guest.names(), 4);
+    // What was made goes, whatever kind it is.
+    for (at, made) in [(c"a-moved", &file), (c"d-moved", &directory)] {
+        super::super::create::take_away(dir.as_fd(), name(at), made);
+    }
+    assert_eq!(guest.names(), 2);
+}

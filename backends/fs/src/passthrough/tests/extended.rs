@@ -8,6 +8,7 @@ use crate::config::Negotiation;
 use crate::testing::as_root;
 
 const USER: &CStr = c"user.ringside";
+const ACL: &CStr = c"system.posix_acl_access";
 
 fn config(posix_acl: Negotiation, xattrmap: Option<&str>) -> FsConfig {
     FsConfig {
@@ -32,8 +33,7 @@ fn guest(config: FsConfig) -> (Guest, u64) {
         acl.extend(6_u16.to_le_bytes());
         acl.extend(id.to_le_bytes());
     }
-    let name = c"system.posix_acl_access";
-    rustix::fs::setxattr(&path, name, &acl, XattrFlags::empty()).unwrap();
+    rustix::fs::setxattr(&path, ACL, &acl, XattrFlags::empty()).unwrap();
     let node = guest.lookup(ROOT_NODE, c"file").unwrap().node;
     (guest, node)
 }
@@ -94,5 +94,29 @@ fn attribute_that_a_rule_hides_is_not_there_and_cannot_be_set() {
         assert_eq!(set, Err(Errno::PERM));
         let removed = guest.ask(node, |fs, cx| fs.remove_xattr(cx, USER));
         assert_eq!(removed, Err(Errno::PERM));
+    });
+}
+
+/// The kernel refuses a list that is none, and one that the file system has no room for.
+#[test]
+fn f3_8_set_group_id_is_put_back_if_the_access_control_list_is_refused() {
+    as_root(|| {
+        let (mut guest, node) = guest(config(Negotiation::Always, None));
+        let path = guest.path("file");
+        let mode = |mode| {
+            let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            std::fs::set_permissions(&path, permissions).unwrap();
+        };
+        let is = || std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path).unwrap());
+        let acl = guest.get_xattr(node, ACL).unwrap();
+        for (before, value, result, after) in [
+            (0o2770, &acl[..acl.len() - 1], Err(Errno::INVAL), 0o2770),
+            (0o770, &acl[..acl.len() - 1], Err(Errno::INVAL), 0o770),
+            (0o2770, &acl[..], Ok(()), 0o666),
+        ] {
+            mode(before);
+            let set = guest.ask(node, |fs, cx| fs.set_xattr(cx, ACL, value, 0, true));
+            assert_eq!((set, is() & 0o7777), (result, after), "{before:o}");
+        }
     });
 }

@@ -100,9 +100,21 @@ impl Nodes {
         self.adopt_as(fd, near, true)
     }
 
+    /// As [`adopt`](Self::adopt), where its attributes are known.
+    ///
+    /// # Errors
+    /// Of the host.
+    pub fn adopt_known(&self, fd: OwnedFd, stat: Statx, near: &Arc<Mount>) -> Result<Found> {
+        self.intern_as(fd, stat, near, true)
+    }
+
     /// As [`adopt`](Self::adopt); the descriptor is kept if the node needs it, or `keeps` says so.
     fn adopt_as(&self, fd: OwnedFd, near: &Arc<Mount>, keeps: bool) -> Result<Found> {
         let stat = sys::statx_of(fd.as_fd())?;
+        self.intern_as(fd, stat, near, keeps)
+    }
+
+    fn intern_as(&self, fd: OwnedFd, stat: Statx, near: &Arc<Mount>, keeps: bool) -> Result<Found> {
         if let Some(node) = self.find_and_remember(Key::of(&stat)) {
             return Ok(Found { node, stat });
         }
