@@ -76,11 +76,35 @@ impl FsBackEnd {
     ///
     /// When it does not build or start.
     pub fn start_program(program: FsProgram, dir: &Path, args: &[&str]) -> Result<Self> {
+        let mut what = std::ffi::OsString::from("--shared-dir=");
+        what.push(dir);
+        Self::start_sharing(program, &[what], args)
+    }
+
+    /// Starts our program, which shares several directories, each by its name.
+    ///
+    /// # Errors
+    ///
+    /// When it does not build or start.
+    pub fn start_shares(shares: &[(&str, &Path)], args: &[&str]) -> Result<Self> {
+        let share = |(name, dir): &(&str, &Path)| {
+            let mut what = std::ffi::OsString::from(format!("--share={name}="));
+            what.push(dir);
+            what
+        };
+        let shares: Vec<_> = shares.iter().map(share).collect();
+        Self::start_sharing(FsProgram::Ringside, &shares, args)
+    }
+
+    fn start_sharing(
+        program: FsProgram,
+        what: &[std::ffi::OsString],
+        args: &[&str],
+    ) -> Result<Self> {
         let launch = program.launch()?;
         let socket = launch.socket();
         let mut process = launch
-            .arg("--shared-dir")
-            .arg(dir)
+            .args(what)
             .arg("--socket-path")
             .arg(socket)
             .args(["--tag", "share", "--sandbox", "none"])

@@ -2,6 +2,9 @@
 //! Requests that take for ever keep nobody else from being served: locks that are waited for, and
 //! calls that the host's file system does not let go on. There are more of them than threads.
 
+#[path = "isolation/mounts.rs"]
+mod mounts;
+
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::path::Path;

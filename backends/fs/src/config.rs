@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! How the device is to behave: the checked form of the command line.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -113,4 +114,6 @@ pub struct FsConfig {
     pub dax_window_bytes: u64,
     /// Files and directories that the guest may know at a time: they take memory.
     pub max_nodes: Option<usize>,
+    /// Threads that may wait for one mount (`--thread-pool-size`).
+    pub pool_threads: Option<NonZeroUsize>,
 }

@@ -12,6 +12,7 @@
 //! | [`passthrough`] | the operations, on the host's file systems |
 //! | [`tables`] | nodes and handles by number, and which nodes have a descriptor |
 //! | [`wire`] | requests and replies as bytes |
+//! | [`pool`] | the threads that wait for a mount |
 //! | [`credentials`] | whom a thread acts as |
 //! | [`manage`] | methods of the control socket |
 //! | [`dax`] | the window of the guest that files are mapped into |
@@ -34,6 +35,7 @@ pub mod manage;
 pub mod options;
 pub mod passthrough;
 pub mod pid_file;
+pub mod pool;
 pub mod process;
 pub mod seccomp;
 pub mod server;

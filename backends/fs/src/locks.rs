@@ -21,7 +21,7 @@ mod waiters;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -31,6 +31,7 @@ pub use self::waiters::{Done, Ticket};
 use self::waiters::{Retry, Waiters};
 use crate::error::{Errno, Result};
 use crate::sys::lock::{LockKind, OFFSET_MAX, RangeLock, ofd_get, ofd_set};
+use crate::tables::MountFd;
 
 /// Who has `fcntl(2)` locks, or is about to have some.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -70,7 +71,7 @@ struct Table {
 /// What is kept of an owner.
 #[derive(Debug)]
 struct Held {
-    fd: Arc<OwnedFd>,
+    fd: Arc<MountFd>,
     /// The open files that it has locked with and that are not closed, the latest last; never
     /// none, and no more than [`MAX_HANDLES`].
     ///
@@ -118,12 +119,12 @@ impl Table {
         self.count.load(Ordering::Acquire) == 0
     }
 
-    fn find(&self, owner: Owner) -> Option<Arc<OwnedFd>> {
+    fn find(&self, owner: Owner) -> Option<Arc<MountFd>> {
         self.owners().get(&owner).map(|held| Arc::clone(&held.fd))
     }
 
     /// The description of an owner who locks with `handle`.
-    fn find_for(&self, owner: Owner, handle: u64) -> Option<Arc<OwnedFd>> {
+    fn find_for(&self, owner: Owner, handle: u64) -> Option<Arc<MountFd>> {
         let mut owners = self.owners();
         let held = owners.get_mut(&owner)?;
         held.note(handle);
@@ -131,7 +132,7 @@ impl Table {
     }
 
     /// The description of an owner who locks with `handle`, which becomes `fd` if it has none.
-    fn keep(&self, owner: Owner, handle: u64, fd: Arc<OwnedFd>) -> Result<Arc<OwnedFd>> {
+    fn keep(&self, owner: Owner, handle: u64, fd: Arc<MountFd>) -> Result<Arc<MountFd>> {
         let mut owners = self.owners();
         let full = owners.len() >= self.max_owners;
         let fd = match owners.entry(owner) {
@@ -153,8 +154,8 @@ impl Table {
         &self,
         owner: Owner,
         handle: u64,
-        open: impl FnOnce() -> Result<OwnedFd>,
-    ) -> Result<Arc<OwnedFd>> {
+        open: impl FnOnce() -> Result<MountFd>,
+    ) -> Result<Arc<MountFd>> {
         match self.find_for(owner, handle) {
             Some(fd) => Ok(fd),
             // Opened without the table locked. Whoever is second uses the first one's.
@@ -217,7 +218,7 @@ impl Locks {
         &self,
         owner: Owner,
         lock: RangeLock,
-        open: impl FnOnce() -> Result<OwnedFd>,
+        open: impl FnOnce() -> Result<MountFd>,
     ) -> Result<Option<RangeLock>> {
         // Who asks only is not kept.
         match self.table.find(owner) {
@@ -231,7 +232,7 @@ impl Locks {
     /// # Errors
     /// `EAGAIN` if somebody else holds it, `ENOLCK` if there are too many owners, of `open`, or as
     /// [`ofd_set`].
-    pub fn set(&self, wanted: Wanted, open: impl FnOnce() -> Result<OwnedFd>) -> Result<()> {
+    pub fn set(&self, wanted: Wanted, open: impl FnOnce() -> Result<MountFd>) -> Result<()> {
         let Wanted {
             owner,
             handle,
@@ -250,7 +251,7 @@ impl Locks {
         &self,
         ticket: Ticket,
         wanted: Wanted,
-        open: impl FnOnce() -> Result<OwnedFd>,
+        open: impl FnOnce() -> Result<MountFd>,
         done: Done,
     ) {
         let Wanted {

@@ -365,8 +365,12 @@ pub struct SandboxArgs {
     reason = "switches of the command line"
 )]
 pub struct CompatibilityArgs {
-    /// Most data threads, as --threads; 0 is the default, and more than 256 are 256
-    #[arg(long, value_name = "N", conflicts_with = "threads")]
+    /// Most threads that wait for one mount: 0 is the default of 16, and more than 256 are 256
+    ///
+    /// Each mount of the host has so many of its own for requests that may take long: all of a file
+    /// system of another machine or process, and of a local one those that wait for its disk. What
+    /// comes beyond waits, and nothing of another mount does.
+    #[arg(long, value_name = "N")]
     pub thread_pool_size: Option<usize>,
 
     /// Log to the system log instead of the standard error

@@ -22,6 +22,7 @@ mod names;
 mod open;
 
 use std::ffi::CString;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,6 +36,7 @@ use crate::credentials::{Caller, ThreadContext};
 use crate::dax::Window;
 use crate::error::{Errno, Result};
 use crate::locks::Locks;
+use crate::pool::DEFAULT_THREADS;
 use crate::tables::{Found, Node, NodeOptions, Nodes, SlabRef};
 use crate::wire::flags::{AttrFlags, InitFlags};
 use crate::wire::header::InHeader;
@@ -127,6 +129,9 @@ impl PassThrough {
             max_hot,
             max_nodes: config.max_nodes.unwrap_or(MAX_NODES),
             max_descriptors,
+            pool_threads: config
+                .pool_threads
+                .map_or(DEFAULT_THREADS, NonZeroUsize::get),
             proc_self_fd,
         });
         let mut shares = Vec::new();

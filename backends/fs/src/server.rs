@@ -2,13 +2,14 @@
 //! From a request to its reply, but for the bytes of files.
 //!
 //! [`serve`] does what a request asks for and appends the reply to a buffer. [`is_long`] tells
-//! which requests are better served on a blocking thread; what they do there is the same.
+//! which requests are better served on a thread that may wait; what they do there is the same.
 
 use crate::dax::Mapping;
 use crate::error::{Errno, Result};
 use crate::passthrough::{Cx, DirScratch, Kind, NewFile, PassThrough};
+use crate::pool::Work;
 use crate::wire::flags::MappingFlags;
-use crate::wire::operation::Operation;
+use crate::wire::operation::{LookupName, Operation};
 use crate::wire::reply::{CopiedWide, Lseek, Written};
 
 /// The kinds of operations that are counted apart.
@@ -56,8 +57,8 @@ pub fn kind_of(op: &Operation<'_>) -> usize {
     }
 }
 
-/// Whether a request may wait for a disk for long, or for another machine, so that others would
-/// wait with it.
+/// Whether a request may wait for a disk for long, so that others would wait with it, although its
+/// files are on this machine.
 #[must_use]
 pub fn is_long(fs: &PassThrough, node: u64, op: &Operation<'_>) -> bool {
     use crate::wire::flags::SetAttrValid;
@@ -68,7 +69,11 @@ pub fn is_long(fs: &PassThrough, node: u64, op: &Operation<'_>) -> bool {
         | Operation::Fallocate { .. }
         | Operation::CopyFileRange(_)
         | Operation::SetupMapping { .. }
-        | Operation::RemoveMapping { .. } => true,
+        | Operation::RemoveMapping { .. }
+        // It goes all the way up, over whatever mounts there are.
+        | Operation::Lookup {
+            name: LookupName::Parent,
+        } => true,
         // What is mapped is taken away.
         Operation::Init(_) | Operation::Destroy => fs.window.is_in_use(),
         Operation::Open { flags, .. }
@@ -82,9 +87,25 @@ pub fn is_long(fs: &PassThrough, node: u64, op: &Operation<'_>) -> bool {
         {
             true
         }
-        // No cache of this machine's answers that; closing sends what was written.
-        Operation::Flush { .. } | Operation::Release(_) => fs.is_remote(node),
-        op => changes(op) && fs.is_remote(node),
+        _ => false,
+    }
+}
+
+/// What kind of work a request is for who has it done.
+#[must_use]
+pub fn work_of(op: &Operation<'_>) -> Work {
+    match op {
+        Operation::Fsync { .. }
+        | Operation::FsyncDir { .. }
+        | Operation::SyncFs
+        | Operation::Flush { .. }
+        | Operation::Release(_)
+        | Operation::ReleaseDir(_)
+        | Operation::SetLock { .. }
+        | Operation::SetupMapping { .. }
+        | Operation::RemoveMapping { .. } => Work::Changes,
+        op if changes(op) => Work::Changes,
+        _ => Work::Reads,
     }
 }
 

@@ -60,6 +60,20 @@ pub fn open_beneath(
     rustix::fs::openat2(directory, name, flags, mode, RESOLVE)
 }
 
+/// As [`open_beneath`], but not on another mount.
+///
+/// # Errors
+/// As [`open_beneath`]; EXDEV where another mount is, of which nothing was asked.
+pub fn open_within(
+    directory: BorrowedFd<'_>,
+    name: &CStr,
+    flags: OFlags,
+    mode: Mode,
+) -> Result<OwnedFd> {
+    let resolve = RESOLVE | ResolveFlags::NO_XDEV;
+    rustix::fs::openat2(directory, name, flags, mode, resolve)
+}
+
 /// Attributes of the node that a descriptor of any kind holds, with the number of its mount.
 ///
 /// # Errors
@@ -75,6 +89,18 @@ pub fn statx_of(node: BorrowedFd<'_>) -> Result<Statx> {
 /// Of `statx(2)`.
 pub fn statx_at(directory: BorrowedFd<'_>, name: &CStr) -> Result<Statx> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    rustix::fs::statx(directory, name, flags, STATX_NODE)
+}
+
+/// The same, as far as this machine knows them: nobody else is asked.
+///
+/// # Errors
+/// Of `statx(2)`.
+pub fn statx_cached(directory: BorrowedFd<'_>, name: &CStr) -> Result<Statx> {
+    let flags = AtFlags::EMPTY_PATH
+        | AtFlags::SYMLINK_NOFOLLOW
+        | AtFlags::NO_AUTOMOUNT
+        | AtFlags::STATX_DONT_SYNC;
     rustix::fs::statx(directory, name, flags, STATX_NODE)
 }
 

@@ -20,7 +20,7 @@ mod slab;
 
 pub use hints::Hints;
 pub use hot::Hot;
-pub use mounts::{Mount, Mounts};
+pub use mounts::{Between, Mount, MountFd, Mounts};
 pub use node::{Key, Node, NodeFd, Place};
 pub use nodes::{Found, NodeOptions, Nodes};
 pub use slab::{Identified, Slab, SlabRef};

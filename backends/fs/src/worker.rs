@@ -3,21 +3,23 @@
 //!
 //! virtio 1.3 §5.11.6: the device-readable bytes are the header, the arguments and the data of a
 //! request, the device-writable ones those of its reply. All is served on the data thread unless
-//! it may wait long; then a blocking thread does the same and writes the reply itself. A lock that
-//! is waited for takes no thread. So a queue always goes on, and the one for urgent requests
-//! (`FORGET`) waits for nothing that another does.
+//! it may wait long (`route`); then a thread of the mount that it waits for does the same and writes
+//! the reply itself. A lock that is waited for takes no thread. So a queue always goes on, and the
+//! one for urgent requests (`FORGET`) waits for nothing that another does.
 //!
 //! The bytes of a file go between it and the guest's memory without a stop. Reads are tried without
 //! waiting first, and handed over if the bytes are not in memory.
 
 mod blocking;
 mod queue;
+mod route;
 
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use ringside_common::chain::ChainFault;
+use ringside_common::io::Promise;
 use ringside_common::memory::{Buffers, IoScratch};
 use ringside_common::worker::{Counted, RequestCx, RequestWorker};
 use rustix::fs::OFlags;
@@ -26,6 +28,7 @@ use rustix::io::ReadWriteFlags;
 use crate::credentials::ThreadContext;
 use crate::device::Shared;
 use crate::error::{Errno, Result};
+use crate::locks::Done;
 use crate::passthrough::{Cx, DirScratch};
 use crate::server::{self, kind_of};
 use crate::wire::flags::{WriteFlags, opcode};
@@ -36,8 +39,9 @@ use crate::wire::reply::Written;
 
 pub use self::queue::FsQueue;
 use self::queue::Pending;
+use self::route::Way;
 
-/// A blocking thread has written the reply: its bytes, negative if it is an error.
+/// A thread that may wait has written the reply: its bytes, negative if it is an error.
 const TAG_REPLIED: u16 = 0;
 /// A lock was got, or not: 0 or a negative errno.
 const TAG_LOCK: u16 = 1;
@@ -195,24 +199,33 @@ impl Request<'_, '_> {
         io: &mut IoScratch,
     ) -> Result<Outcome> {
         let fs = &self.shared.fs;
+        let header = self.cx.header;
+        let way = route::way(fs, header, op);
+        if matches!(way, Way::There(..)) {
+            return self.go(way, op);
+        }
         match op {
             Operation::Read(read) => match self.read_now(io, read)? {
                 Some(bytes) => Ok(Outcome::Data(bytes)),
-                None => self.hand_over(),
+                None => self.go(route::own(fs, header, op), op),
             },
             Operation::Write(write) => match self.write_now(io, write)? {
                 Some(written) => {
                     reply.extend_from_slice(&written.to_bytes());
                     Ok(Outcome::Reply)
                 }
-                None => self.hand_over(),
+                None => self.go(route::own(fs, header, op), op),
             },
             Operation::SetLock { lock, waits: true } => self.wait_for_lock(lock),
-            op if server::is_long(fs, self.cx.header.node, op) => self.hand_over(),
             op => {
                 let op = clamp(op, self.room);
                 match server::serve(fs, &mut self.cx, &op, dirs, reply) {
-                    Err(Errno::AGAIN) if server::may_open(&op) => return self.hand_over(),
+                    Err(Errno::AGAIN) if server::may_open(&op) => {
+                        return self.go(route::own(fs, header, &op), &op);
+                    }
+                    Err(Errno::XDEV) if matches!(op, Operation::Lookup { .. }) => {
+                        return self.go(route::beyond(fs, header, &op), &op);
+                    }
                     served => served?,
                 }
                 if reply.len() - OUT_HEADER_BYTES > self.room {
@@ -223,8 +236,20 @@ impl Request<'_, '_> {
         }
     }
 
-    fn hand_over(&mut self) -> Result<Outcome> {
-        blocking::hand_over(self.shared, self.rcx, self.head, self.cx.header, self.args)
+    /// Has a request served by others.
+    fn go(&mut self, way: Way, op: &Operation<'_>) -> Result<Outcome> {
+        let Way::There(pool, work) = way else {
+            return Err(Errno::IO);
+        };
+        let header = self.cx.header;
+        if let Operation::SetLock { lock, waits: true } = op {
+            let promise = self.wait_parked()?;
+            let queue = self.queue.index();
+            blocking::wait_for_lock(self.shared, header, lock, queue, promise, &pool);
+            return Ok(Outcome::Later);
+        }
+        let to = blocking::To { pool: &pool, work };
+        blocking::hand_over(self.shared, self.rcx, self.head, header, self.args, to)
     }
 
     /// Reads what is in memory; none when the rest has to be waited for.
@@ -293,6 +318,16 @@ impl Request<'_, '_> {
         }))
     }
 
+    /// The promise of a lock, for one who may wait beside those that do.
+    fn wait_parked(&mut self) -> Result<Promise> {
+        if !self.queue.may_wait(self.rcx.parked()) {
+            // As fcntl(2) and flock(2) have it where there is no room for another lock. EAGAIN is
+            // no answer to who waits, EDEADLK is a lie, and after EINTR he would ask again at once.
+            return Err(Errno::NOLCK);
+        }
+        self.rcx.promise(self.head, TAG_LOCK).ok_or(Errno::NOLCK)
+    }
+
     /// Takes a lock, or waits for it without a thread.
     fn wait_for_lock(&mut self, lock: &LockIn) -> Result<Outcome> {
         let fs = &self.shared.fs;
@@ -301,20 +336,19 @@ impl Request<'_, '_> {
             Err(Errno::AGAIN) => {}
             Err(error) => return Err(error),
         }
-        if !self.queue.may_wait(self.rcx.parked()) {
-            // As fcntl(2) and flock(2) have it where there is no room for another lock. EAGAIN is
-            // no answer to who waits, EDEADLK is a lie, and after EINTR he would ask again at once.
-            return Err(Errno::NOLCK);
-        }
-        let promise = self.rcx.promise(self.head, TAG_LOCK).ok_or(Errno::NOLCK)?;
-        let done = Box::new(move |result: Result<()>| {
-            promise.keep(result.err().map_or(0, |error| -error.raw_os_error()));
-        });
+        let done = keep(self.wait_parked()?);
         if let Err((error, done)) = fs.wait_for_lock(&self.cx, lock, self.queue.index(), done) {
             done(Err(error));
         }
         Ok(Outcome::Later)
     }
+}
+
+/// Says how the waiting for a lock has ended.
+fn keep(promise: Promise) -> Done {
+    Box::new(move |result: Result<()>| {
+        promise.keep(result.err().map_or(0, |error| -error.raw_os_error()));
+    })
 }
 
 /// Goes on until all of `size` bytes are moved, or no more are. What was moved before an error is

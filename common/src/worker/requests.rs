@@ -300,6 +300,16 @@ impl RequestCx<'_> {
         started.ok().and(promise)
     }
 
+    /// As [`promise`](Self::promise), for work that somebody else is at: a pause waits for it.
+    pub fn hand_out(&mut self, head: u16, tag: u16) -> Option<Promise> {
+        let mut promise = None;
+        let started = self.start(head, tag, |io, _buffers, token| {
+            promise = Some(io.promise(token));
+            Ok(())
+        });
+        started.ok().and(promise)
+    }
+
     /// Requests of the vring that wait for a [`promise`](Self::promise).
     #[must_use]
     pub fn parked(&self) -> u32 {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 
 use super::*;
+use crate::tables::Mounts;
 
 struct Fixture {
     _directory: tempfile::TempDir,
@@ -49,6 +50,10 @@ impl Fixture {
             .unwrap()
     }
 
+    fn opened(&self) -> MountFd {
+        MountFd::new(self.file().into(), &Mounts::new(1).of_nothing())
+    }
+
     fn set(&self, owner: Owner, lock: RangeLock) -> Result<()> {
         self.set_with(HANDLE, owner, lock)
     }
@@ -59,18 +64,18 @@ impl Fixture {
             handle,
             lock,
         };
-        self.locks.set(wanted, || Ok(self.file().into()))
+        self.locks.set(wanted, || Ok(self.opened()))
     }
 
     fn get(&self, owner: Owner, lock: RangeLock) -> Option<RangeLock> {
-        let found = self.locks.get(owner, lock, || Ok(self.file().into()));
+        let found = self.locks.get(owner, lock, || Ok(self.opened()));
         found.unwrap()
     }
 
     fn wait(&self, ticket: Ticket, owner: Owner, lock: RangeLock) -> Receiver<Result<()>> {
         let (done, result) = channel();
         let done = Box::new(move |value| done.send(value).unwrap());
-        let open = || Ok(self.file().into());
+        let open = || Ok(self.opened());
         let wanted = Wanted {
             owner,
             handle: HANDLE,

@@ -109,7 +109,7 @@ impl Options {
         self.check()?;
         self.common.keep_last_socket_path();
         let ids = IdMaps::new(&self.ids.translate_uid, &self.ids.translate_gid)?;
-        let fs = fs_config(&self.share, &self.cache, self.features, ids);
+        let mut fs = fs_config(&self.share, &self.cache, self.features, ids);
         let process = ProcessConfig {
             sandbox: self.sandbox.sandbox,
             uid_map: self.ids.uid_map,
@@ -124,10 +124,8 @@ impl Options {
         let num_request_queues = self.common.queues.count();
         let tag = self.share.tag.clone();
         let shares = shares(self.share)?;
-        let mut common = self.common.into_config()?;
-        if let Some(threads) = pool_threads(&self.compatibility) {
-            common.threads = threads;
-        }
+        let common = self.common.into_config()?;
+        fs.pool_threads = pool_threads(&self.compatibility);
         Ok(Config {
             common,
             num_request_queues,
@@ -187,6 +185,7 @@ impl CompatibilityArgs {
     }
 }
 
+/// As many as there may be data threads.
 fn pool_threads(compatibility: &CompatibilityArgs) -> Option<NonZeroUsize> {
     compatibility
         .thread_pool_size
@@ -260,6 +259,7 @@ fn fs_config(share: &ShareArgs, cache: &CacheArgs, features: FeatureArgs, ids: I
         export: features.export,
         dax_window_bytes: cache.dax_window,
         max_nodes: cache.max_nodes,
+        pool_threads: None,
     }
 }
 

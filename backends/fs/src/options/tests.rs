@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
+use std::num::NonZeroUsize;
+
 use clap::CommandFactory as _;
 use clap::error::ErrorKind;
 use log::LevelFilter;
@@ -129,7 +131,7 @@ fn command_line_of_libvirt_is_taken() {
         .filter(|word| *word != "--posix-acl=auto")
         .collect();
     let config = parse(&words).unwrap().into_config().unwrap();
-    assert_eq!(config.common.threads.get(), 16);
+    assert_eq!(config.fs.pool_threads.map(NonZeroUsize::get), Some(16));
     assert_eq!(config.process.max_open_files, Some(4096));
     assert_eq!(config.process.sandbox, Mode::Namespace);
     let map = IdRange {
@@ -163,7 +165,7 @@ fn command_line_of_older_libvirt_is_taken() {
     assert_eq!(config.fs.cache, CachePolicy::Never);
     assert_eq!(config.process.sandbox, Mode::Chroot);
     assert!(config.fs.xattr && config.fs.flocks && !config.fs.posix_locks);
-    assert_eq!(config.common.threads.get(), 16);
+    assert_eq!(config.fs.pool_threads.map(NonZeroUsize::get), Some(16));
 }
 
 #[test]
@@ -244,9 +246,15 @@ fn socket_path_given_twice_is_the_last_one() {
 fn numbers_of_virtiofsd_beyond_ours_are_taken() {
     let threads = |n: &str| {
         let config = config(&["--thread-pool-size", n]).unwrap();
-        config.common.threads.get()
+        config.fs.pool_threads.map(NonZeroUsize::get)
     };
-    assert_eq!((threads("256"), threads("1000000")), (256, 256));
+    assert_eq!(
+        ["0", "1", "256", "1000000"].map(threads),
+        [None, Some(1), Some(256), Some(256)]
+    );
+    // It is no number of data threads, as it is none in virtiofsd.
+    let both = config(&["--threads=2", "--thread-pool-size=7"]).unwrap();
+    assert_eq!(both.common.threads.get(), 2);
     config(&["--xattrmap=:ok:client:user.::"]).unwrap();
 }
 
@@ -435,8 +443,6 @@ fn options_that_contradict_are_refused() {
         let refused = config(&unasked);
         assert!(matches!(refused, Err(OptionsError::NoOpen)), "{also}");
     }
-    let threads = [&NEEDED[..], &["--threads=2", "--thread-pool-size=2"]].concat();
-    assert_eq!(refused(&threads), ErrorKind::ArgumentConflict);
 }
 
 #[test]

@@ -209,12 +209,6 @@ impl PassThrough {
         stat.is_ok_and(|stat| stat.stx_size.saturating_sub(size_bytes) > SHORT_BYTES)
     }
 
-    /// Whether a node is on another machine, or served by another process.
-    pub(crate) fn is_remote(&self, node: u64) -> bool {
-        let node = self.nodes.get(node);
-        node.is_ok_and(|node| node.mount().is_remote())
-    }
-
     /// `ACCESS`, which guests that check permissions themselves do not send.
     ///
     /// # Errors
@@ -239,8 +233,8 @@ impl PassThrough {
     /// Of the host.
     pub fn stat_fs(&self, cx: &Cx<'_>) -> Result<StatFs> {
         let node = self.node(cx)?;
-        let fd = match (node.place(), self.shares.first()) {
-            (Place::Virtual, Some(share)) => self.nodes.fd(&share.node)?,
+        let fd = match (node.place(), self.first_share()) {
+            (Place::Virtual, Some(share)) => self.nodes.fd(share)?,
             _ => self.nodes.fd(&node)?,
         };
         let stat = rustix::fs::fstatvfs(fd.as_fd())?;

@@ -42,21 +42,18 @@ impl Target {
     #[inline]
     pub fn waits_to_read(&self) -> bool {
         match self {
-            Self::Open(handle) => {
-                handle.flags().contains(OFlags::DIRECT)
-                    || (handle.mount().is_remote() && !handle.mount().has_nowait())
-            }
+            Self::Open(handle) => handle.flags().contains(OFlags::DIRECT),
             Self::Fresh(_) => false,
         }
     }
 
-    /// Whether every write waits for a disk, or for another machine.
+    /// Whether every write waits for a disk.
     #[inline]
     pub fn waits_to_write(&self) -> bool {
         match self {
             Self::Open(handle) => {
                 let waiting = OFlags::DIRECT | OFlags::SYNC | OFlags::DSYNC;
-                handle.flags().intersects(waiting) || handle.mount().is_remote()
+                handle.flags().intersects(waiting)
             }
             Self::Fresh(_) => false,
         }

@@ -172,7 +172,11 @@ impl PassThrough {
         }
     }
 
+    /// None of one that may not answer: it is listed all the same.
     fn share_entry(&self, root: &Node, share: &std::sync::Arc<Node>) -> Option<Entry> {
+        if share.mount().is_remote() {
+            return None;
+        }
         let stat = crate::sys::statx_of(self.nodes.fd(share).ok()?.as_fd()).ok()?;
         let found = crate::tables::Found {
             node: std::sync::Arc::clone(share),

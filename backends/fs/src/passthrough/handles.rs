@@ -9,15 +9,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rustix::fs::OFlags;
 
 use crate::error::{Errno, Result};
-use crate::tables::{Identified, Mount, Node, Slab, SlabRef};
+use crate::tables::{Identified, Mount, MountFd, Node, Slab, SlabRef};
 
 /// An open file or directory.
 #[derive(Debug)]
 pub struct Handle {
     id: u64,
     node: u64,
-    fd: OwnedFd,
-    mount: Arc<Mount>,
+    fd: MountFd,
     /// What it was opened with.
     flags: OFlags,
     /// Of a directory: the cookie where the kernel will go on reading.
@@ -47,7 +46,12 @@ impl Handle {
     /// Where the file is.
     #[inline]
     pub(super) fn mount(&self) -> &Mount {
-        &self.mount
+        self.fd.mount()
+    }
+
+    /// Closes it on this thread, which may have to wait.
+    pub(super) fn close_here(self) {
+        self.fd.close_here();
     }
 
     /// What it was opened with.
@@ -160,8 +164,7 @@ impl Reserved<'_> {
         let handle = self.0.slab.insert(|id| Handle {
             id,
             node: node.number(),
-            fd,
-            mount: Arc::clone(node.mount()),
+            fd: MountFd::new(fd, node.mount()),
             flags,
             position: node.is_dir().then(Mutex::default),
         });

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Locks that the guest takes on the host.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
@@ -10,7 +9,7 @@ use super::{Cx, PassThrough};
 use crate::error::{Errno, Result};
 use crate::locks::{Done, Owner, Ticket, Wanted};
 use crate::sys::lock::{LockKind, RangeLock};
-use crate::tables::Node;
+use crate::tables::{MountFd, Node};
 use crate::wire::flags::InitFlags;
 use crate::wire::operation::LockIn;
 use crate::wire::reply::Lock;
@@ -105,13 +104,14 @@ impl PassThrough {
         self.node(cx).map(|node| Arc::clone(&node))
     }
 
-    fn open_to_lock(&self, node: &Node) -> Result<OwnedFd> {
-        match self.nodes.open(node, OFlags::RDWR) {
+    fn open_to_lock(&self, node: &Node) -> Result<MountFd> {
+        let opened = match self.nodes.open(node, OFlags::RDWR) {
             Err(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::ISDIR | Errno::TXTBSY) => {
                 self.nodes.open(node, OFlags::RDONLY)
             }
             result => result,
-        }
+        };
+        opened.map(|fd| MountFd::new(fd, node.mount()))
     }
 
     /// A process of the guest has closed a file: its locks go.

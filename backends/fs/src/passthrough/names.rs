@@ -22,7 +22,8 @@ impl PassThrough {
     /// `LOOKUP`
     ///
     /// # Errors
-    /// Of the host.
+    /// Of the host; EXDEV for what is on a mount that this thread, which is not to wait, asks for
+    /// nothing.
     pub fn lookup(&self, cx: &Cx<'_>, name: LookupName<'_>) -> Result<Entry> {
         let parent = self.node(cx)?;
         if !parent.is_dir() {
@@ -33,7 +34,7 @@ impl PassThrough {
         }
         let exports = self.negotiated().contains(InitFlags::EXPORT_SUPPORT);
         let found = match name {
-            LookupName::Child(name) => self.nodes.lookup(&parent, name),
+            LookupName::Child(name) => self.nodes.lookup(&parent, name, cx.waits),
             LookupName::Itself if exports => self.lookup_itself(&parent),
             LookupName::Parent if exports => self.lookup_parent(&parent),
             LookupName::Itself | LookupName::Parent => Err(Errno::INVAL),
@@ -49,15 +50,23 @@ impl PassThrough {
         let LookupName::Child(name) = name else {
             return Err(Errno::INVAL);
         };
-        let share = self
-            .shares
-            .iter()
-            .find(|share| share.name.as_bytes() == name.to_bytes());
-        let Some(share) = share else {
+        let Some(share) = self.share(name) else {
             return self.no_entry();
         };
-        self.lookup_itself(&share.node)
+        self.lookup_itself(share)
             .map(|found| self.entry(root, &found))
+    }
+
+    /// The share whose file system the directory of several shares says it is of.
+    pub(crate) fn first_share(&self) -> Option<&Arc<Node>> {
+        self.shares.first().map(|share| &share.node)
+    }
+
+    /// The share of that name, where there are several.
+    pub(crate) fn share(&self, name: Name<'_>) -> Option<&Arc<Node>> {
+        let mut shares = self.shares.iter();
+        let share = shares.find(|share| share.name.as_bytes() == name.to_bytes());
+        share.map(|share| &share.node)
     }
 
     fn lookup_itself(&self, node: &Node) -> Result<Found> {

@@ -2,6 +2,7 @@
 //! Opening and closing files and directories.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
@@ -176,7 +177,11 @@ impl PassThrough {
         if flags.contains(ReleaseFlags::FLUSH) {
             self.drop_locks(node, release.lock_owner);
         }
-        drop(handle);
+        match Arc::try_unwrap(handle) {
+            Ok(handle) if cx.waits => handle.close_here(),
+            // Somebody else uses it, or this thread is not to wait.
+            other => drop(other),
+        }
         self.released(node, release.handle);
         Ok(())
     }

@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The mounts that shared files are on.
 //!
+//! What may wait for a mount runs on threads of its own ([`Pool`]). Of a mount that is on another
+//! machine, or served by another process, that is everything, down to the closing of a descriptor.
+//!
 //! File handles are opened relative to a descriptor of their mount. A mount is met first at its
 //! root, since there is no other way in, and the root is what is opened for that.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::fs::{AtFlags, OFlags};
 
 use crate::error::{Errno, Result};
+use crate::pool::{Fate, Job, Pool, Work};
 use crate::sys::HOLD;
 use crate::sys::handle::{FileHandle, name_to_handle, open_by_handle};
 
@@ -36,20 +40,11 @@ pub struct Mount {
     home: Home,
     /// Its files cannot be read without waiting.
     no_nowait: AtomicBool,
+    /// The threads that wait for it.
+    pool: Arc<Pool>,
 }
 
 impl Mount {
-    /// The mount of the directory of several shares.
-    #[must_use]
-    pub fn of_nothing() -> Arc<Self> {
-        Arc::new(Self {
-            number: 0,
-            root: None,
-            home: Home::Local,
-            no_nowait: AtomicBool::new(false),
-        })
-    }
-
     /// Its number (`statx(2)`, `stx_mnt_id`).
     #[inline]
     pub fn number(&self) -> u64 {
@@ -86,6 +81,17 @@ impl Mount {
         self.no_nowait.store(true, Ordering::Relaxed);
     }
 
+    /// The threads that wait for it.
+    #[inline]
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Closes something of it, where nobody waits for that.
+    pub fn close<T: Send + 'static>(&self, file: T) {
+        close_on(&self.pool, self.home, file);
+    }
+
     /// Opens a file on it.
     ///
     /// # Errors
@@ -96,11 +102,158 @@ impl Mount {
     }
 }
 
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if let Some(root) = self.root.take() {
+            close_on(&self.pool, self.home, root);
+        }
+    }
+}
+
+/// Closing may send what was written, or what is open, to who has it, and wait for him.
+fn close_on<T: Send + 'static>(pool: &Arc<Pool>, home: Home, file: T) {
+    match home {
+        Home::Local | Home::Stacked => drop(file),
+        Home::Elsewhere => {
+            let job: Job = Box::new(move |_: Fate| drop(file));
+            pool.run(Work::Changes, job);
+        }
+    }
+}
+
+/// An open file, and the mount that it is on. Dropping it waits for nobody.
+#[derive(Debug)]
+pub struct MountFd {
+    /// None once it is closed.
+    fd: Option<OwnedFd>,
+    mount: Arc<Mount>,
+}
+
+impl MountFd {
+    /// What was opened on `mount`.
+    pub fn new(fd: OwnedFd, mount: &Arc<Mount>) -> Self {
+        let mount = Arc::clone(mount);
+        Self {
+            fd: Some(fd),
+            mount,
+        }
+    }
+
+    /// Where it is.
+    #[inline]
+    pub fn mount(&self) -> &Mount {
+        &self.mount
+    }
+
+    /// Closes it on this thread, which may have to wait.
+    pub fn close_here(mut self) {
+        self.fd = None;
+    }
+}
+
+impl AsFd for MountFd {
+    #[inline]
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.fd {
+            Some(fd) => fd.as_fd(),
+            // `close_here` and `drop` leave nobody to ask.
+            None => unreachable!("a file that was closed"),
+        }
+    }
+}
+
+impl Drop for MountFd {
+    fn drop(&mut self) {
+        if let Some(fd) = self.fd.take() {
+            self.mount.close(fd);
+        }
+    }
+}
+
 /// All mounts in use.
-#[derive(Debug, Default)]
-pub struct Mounts(Mutex<HashMap<u64, Weak<Mount>>>);
+#[derive(Debug)]
+pub struct Mounts {
+    by_number: Mutex<HashMap<u64, Weak<Mount>>>,
+    /// Pools of what is about no mount, or about two.
+    others: Mutex<HashMap<Between, Weak<Pool>>>,
+    /// Threads of each pool.
+    pool_threads: usize,
+    /// There was a mount that is not quick.
+    has_slow: AtomicBool,
+}
+
+/// What a pool is for that is no mount's.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Between {
+    /// The device.
+    Nothing,
+    /// Two mounts, the lesser number first.
+    Mounts(u64, u64),
+    /// What is mounted on an entry, which is the hash of its name, of the directory with this
+    /// number.
+    Entry(u64, u64),
+}
 
 impl Mounts {
+    /// None yet; each gets at most so many threads.
+    #[must_use]
+    pub fn new(pool_threads: usize) -> Self {
+        Self {
+            by_number: Mutex::default(),
+            others: Mutex::default(),
+            pool_threads,
+            has_slow: AtomicBool::new(false),
+        }
+    }
+
+    /// The mount of the directory of several shares.
+    pub fn of_nothing(&self) -> Arc<Mount> {
+        Arc::new(self.mount(0, None, Home::Local))
+    }
+
+    /// Whether all that were ever met are on this machine.
+    #[inline]
+    pub fn are_quick(&self) -> bool {
+        !self.has_slow.load(Ordering::Acquire)
+    }
+
+    /// Whether the mount with this number was met, and is on this machine.
+    pub fn is_quick(&self, number: u64) -> bool {
+        let known = self.lock().get(&number).and_then(Weak::upgrade);
+        known.is_some_and(|mount| !mount.is_remote())
+    }
+
+    /// A pool that is no mount's. It is there as long as somebody uses it.
+    pub fn pool_of(&self, what: Between) -> Arc<Pool> {
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = others.get(&what).and_then(Weak::upgrade) {
+            return pool;
+        }
+        others.retain(|_, pool| pool.strong_count() > 0);
+        let pool = Pool::new(self.pool_threads);
+        others.insert(what, Arc::downgrade(&pool));
+        pool
+    }
+
+    fn mount(&self, number: u64, root: Option<OwnedFd>, home: Home) -> Mount {
+        if home == Home::Elsewhere {
+            self.has_slow.store(true, Ordering::Release);
+        }
+        Mount {
+            number,
+            root,
+            home,
+            no_nowait: AtomicBool::new(false),
+            pool: Pool::new(self.pool_threads),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Weak<Mount>>> {
+        self.by_number
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The mount `number`, which `fd` is on; `open` opens its root to read if it was not met before.
     pub fn get(
         &self,
@@ -109,23 +262,20 @@ impl Mounts {
         open: impl FnOnce() -> Option<OwnedFd>,
     ) -> Arc<Mount> {
         let known = |map: &HashMap<u64, Weak<Mount>>| map.get(&number).and_then(Weak::upgrade);
-        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = known(&lock());
+        let found = known(&self.lock());
         if let Some(mount) = found {
             return mount;
         }
+        // Both ask the file system, which may not answer.
         let root = open().filter(|fd| can_use_handles(fd.as_fd()));
-        let mut map = lock();
+        let home = home_of(fd);
+        let mut map = self.lock();
         if let Some(mount) = known(&map) {
+            drop(map);
             return mount;
         }
         map.retain(|_, mount| mount.strong_count() > 0);
-        let mount = Arc::new(Mount {
-            number,
-            root,
-            home: home_of(fd),
-            no_nowait: AtomicBool::new(false),
-        });
+        let mount = Arc::new(self.mount(number, root, home));
         map.insert(number, Arc::downgrade(&mount));
         mount
     }
@@ -217,7 +367,7 @@ mod tests {
     fn mount_of_an_unknown_file_system_is_remote_and_flushed() {
         let mount = |path| {
             let fd = File::open(path).unwrap();
-            Mounts::default().get(1, fd.as_fd(), || None)
+            Mounts::new(1).get(1, fd.as_fd(), || None)
         };
         let unknown = mount("/proc/self/status");
         assert_eq!(

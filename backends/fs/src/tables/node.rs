@@ -258,7 +258,27 @@ impl Node {
     /// Closes its descriptor, once nobody uses it any more.
     pub(super) fn cool(&self) {
         if matches!(self.place, Place::Handle(_)) {
+            self.close();
+        }
+    }
+
+    fn close(&self) {
+        if self.mount.is_remote() {
+            if let Some(fd) = self.fd.swap(None) {
+                self.mount.close(fd);
+            }
+        } else {
             self.fd.store(None);
+        }
+    }
+}
+
+/// Whoever has the last reference need not wait for the file system: it may be the thread of urgent
+/// requests, or one that has a part of the map locked.
+impl Drop for Node {
+    fn drop(&mut self) {
+        if self.mount.is_remote() {
+            self.close();
         }
     }
 }

@@ -13,13 +13,14 @@ use rustix::path::DecInt;
 
 use super::hints::Hints;
 use super::hot::Hot;
-use super::mounts::{Mount, Mounts, is_fuse};
+use super::mounts::{Between, Mount, Mounts, is_fuse};
 use super::node::{Key, NewNode, Node, NodeFd, Place};
 use super::slab::{Slab, SlabRef};
 use crate::config::InodeHandles;
 use crate::error::{Errno, Result};
 use crate::sys::handle::name_to_handle;
 use crate::sys::{self, HOLD, OPEN};
+use crate::wire::name::Name;
 
 /// Parts of the map.
 const PARTS: usize = 64;
@@ -49,6 +50,8 @@ pub struct NodeOptions {
     pub max_nodes: usize,
     /// How many nodes may need a descriptor.
     pub max_descriptors: usize,
+    /// How many threads may wait for one mount.
+    pub pool_threads: usize,
     /// `/proc/self/fd`.
     pub proc_self_fd: OwnedFd,
 }
@@ -71,7 +74,7 @@ impl Nodes {
             parts: (0..PARTS).map(|_| Mutex::default()).collect(),
             hasher: foldhash::fast::RandomState::default(),
             hot: Hot::new(options.max_hot),
-            mounts: Mounts::default(),
+            mounts: Mounts::new(options.pool_threads),
             hints: Hints::default(),
             options,
             descriptors: AtomicUsize::new(0),
@@ -117,7 +120,7 @@ impl Nodes {
             },
             kind: FileType::Directory,
             place: Place::Virtual,
-            mount: Mount::of_nothing(),
+            mount: self.mounts.of_nothing(),
             fd: None,
             pinned: true,
         })
@@ -130,6 +133,19 @@ impl Nodes {
     #[inline]
     pub fn get(&self, id: u64) -> Result<SlabRef<Node>> {
         self.slab.get(id).ok_or(Errno::NOENT)
+    }
+
+    /// The mounts that they are on.
+    #[inline]
+    pub fn mounts(&self) -> &Mounts {
+        &self.mounts
+    }
+
+    /// What the threads are for that wait for what `name` in the directory `parent` leads to, if it
+    /// is on another mount that is not known.
+    pub fn beyond(&self, parent: u64, name: Name<'_>) -> Between {
+        use std::hash::BuildHasher as _;
+        Between::Entry(parent, self.hasher.hash_one(name.to_bytes()))
     }
 
     /// Nodes there are.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Requests on blocking threads.
+//! Requests on threads that may wait.
 //!
 //! A job has the request and the guest's memory for itself: it parses the one again, writes its
 //! reply to the other, and returns how many bytes that were, negative if it is an error.
@@ -8,29 +8,31 @@ use std::cell::RefCell;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use ringside_common::io::Promise;
 use ringside_common::memory::{IoScratch, Payload};
 use ringside_common::worker::RequestCx;
 use rustix::fs::OFlags;
 use rustix::io::ReadWriteFlags;
 
-use super::{Outcome, TAG_REPLIED, clamp, errno, narrow, whole};
+use super::{Outcome, TAG_REPLIED, clamp, keep, narrow, whole};
 use crate::credentials::ThreadContext;
 use crate::device::Shared;
 use crate::error::{Errno, Result};
 use crate::passthrough::{Cx, DirScratch};
+use crate::pool::{Fate, Pool, Work};
 use crate::server;
 use crate::wire::flags::WriteFlags;
 use crate::wire::header::{InHeader, OUT_HEADER_BYTES, out_header};
 use crate::wire::limits::WRITE_ARGS_BYTES;
-use crate::wire::operation::{Operation, ReadIn, WriteIn};
+use crate::wire::operation::{LockIn, Operation, ReadIn, WriteIn};
 use crate::wire::reply::Written;
 
 thread_local! {
-    /// Of a blocking thread, once it has served a request.
+    /// Of a thread that may wait, once it has served a request.
     static THREAD: RefCell<Option<ThreadContext>> = const { RefCell::new(None) };
 }
 
-/// A request on its way to a blocking thread.
+/// A request on its way to another thread.
 #[derive(Debug)]
 struct Job {
     shared: Arc<Shared>,
@@ -42,6 +44,13 @@ struct Job {
     room: usize,
 }
 
+/// Whom a request goes to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct To<'a> {
+    pub(super) pool: &'a Arc<Pool>,
+    pub(super) work: Work,
+}
+
 /// Hands a request over. It was parsed before, and its reply has room.
 pub(super) fn hand_over(
     shared: &Arc<Shared>,
@@ -49,6 +58,7 @@ pub(super) fn hand_over(
     head: u16,
     header: &InHeader,
     args: &[u8],
+    to: To<'_>,
 ) -> Result<Outcome> {
     let buffers = rcx.buffers(head).ok_or(Errno::IO)?;
     let room = usize::try_from(buffers.writable_bytes()).unwrap_or(usize::MAX);
@@ -62,20 +72,70 @@ pub(super) fn hand_over(
         reply: buffers.writable_payload().ok_or(Errno::IO)?,
         room: room.saturating_sub(OUT_HEADER_BYTES),
     };
-    rcx.run(head, TAG_REPLIED, Box::new(move || job.run()))
-        .map_err(|error| errno(&error))?;
+    let promise = rcx.hand_out(head, TAG_REPLIED).ok_or(Errno::IO)?;
+    let run = move |fate| promise.keep(job.run(fate));
+    to.pool.run(to.work, Box::new(run));
     Ok(Outcome::Later)
 }
 
-impl Job {
-    fn run(&self) -> i32 {
-        let result = THREAD.with_borrow_mut(|thread| {
-            let thread = match thread {
-                Some(thread) => thread,
-                None => thread.insert(ThreadContext::new(self.shared.proc_self_fd())?),
+/// Has another thread try to take a lock; if somebody has it, it is waited for without a thread.
+pub(super) fn wait_for_lock(
+    shared: &Arc<Shared>,
+    header: &InHeader,
+    lock: &LockIn,
+    queue: u16,
+    promise: Promise,
+    pool: &Arc<Pool>,
+) {
+    let (shared, header, lock) = (Arc::clone(shared), *header, *lock);
+    let run = move |fate| {
+        let done = keep(promise);
+        if fate == Fate::Refused {
+            return done(Err(Errno::NOLCK));
+        }
+        let mut done = Some(done);
+        let waits = with_context(&shared, |thread| {
+            let cx = Cx {
+                header: &header,
+                thread,
+                waits: true,
             };
-            self.serve(thread)
+            let done = done.take().ok_or(Errno::IO)?;
+            match shared.fs.wait_for_lock(&cx, &lock, queue, done) {
+                Ok(()) => Ok(()),
+                Err((error, done)) => {
+                    done(Err(error));
+                    Ok(())
+                }
+            }
         });
+        if let (Err(error), Some(done)) = (waits, done) {
+            done(Err(error));
+        }
+    };
+    pool.run(Work::Changes, Box::new(run));
+}
+
+/// Calls `act` with the context of this thread, which is set up the first time.
+fn with_context<R>(
+    shared: &Shared,
+    act: impl FnOnce(&mut ThreadContext) -> Result<R>,
+) -> Result<R> {
+    THREAD.with_borrow_mut(|thread| {
+        let thread = match thread {
+            Some(thread) => thread,
+            None => thread.insert(ThreadContext::new(shared.proc_self_fd())?),
+        };
+        act(thread)
+    })
+}
+
+impl Job {
+    fn run(&self, fate: Fate) -> i32 {
+        let result = match fate {
+            Fate::Run => with_context(&self.shared, |thread| self.serve(thread)),
+            Fate::Refused => Err(Errno::AGAIN),
+        };
         let (body_bytes, error) = match result {
             Ok(bytes) => (bytes, 0),
             Err(error) => (0, -error.raw_os_error()),

@@ -7,22 +7,30 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Mode, Statx};
 
 use super::{Found, Nodes};
-use crate::error::Result;
+use crate::error::{Errno, Result};
 use crate::sys::handle::name_to_handle;
 use crate::sys::{self, HOLD};
 use crate::tables::{Key, Mount, Node, Place};
 use crate::wire::name::Name;
 
 impl Nodes {
-    /// Finds what `name` in the directory `parent` is, and counts a lookup of it.
+    /// Finds what `name` in the directory `parent` is, and counts a lookup of it. A thread that is
+    /// not to wait asks no mount but the directory's, unless that is known to be quick.
     ///
     /// # Errors
-    /// Of the host.
-    pub fn lookup(&self, parent: &Node, name: Name<'_>) -> Result<Found> {
+    /// Of the host; EXDEV for what is on a mount that the thread does not ask.
+    pub fn lookup(&self, parent: &Node, name: Name<'_>, waits: bool) -> Result<Found> {
         let dir = self.fd(parent)?;
         let guess = self.hints.get(parent.number(), name);
         if let Some(guess) = guess.and_then(|id| self.slab.get(id)) {
-            let stat = sys::statx_at(dir.as_fd(), name.as_c_str())?;
+            if !waits && guess.mount().is_remote() {
+                return Err(Errno::XDEV);
+            }
+            let stat = if waits {
+                sys::statx_at(dir.as_fd(), name.as_c_str())?
+            } else {
+                self.statx_here(parent, dir.as_fd(), name)?
+            };
             if guess.key() == Key::of(&stat) && guess.is_hot() && guess.remember() {
                 let node = Arc::clone(&guess);
                 return Ok(Found { node, stat });
@@ -31,17 +39,24 @@ impl Nodes {
                 return Ok(Found { node, stat });
             }
         }
-        let found = self.lookup_afresh(parent, dir.as_fd(), name, true)?;
+        let open = if waits {
+            sys::open_beneath
+        } else {
+            sys::open_within
+        };
+        let open = || open(dir.as_fd(), name.as_c_str(), HOLD, Mode::empty());
+        let found = self.adopt_as(self.opening(open)?, parent.mount(), true)?;
         self.hints.set(parent.number(), name, found.node.number());
         Ok(found)
     }
 
     /// As [`lookup`](Self::lookup), where `inode` is what the directory says: a node that is known
     /// needs no guess. One that is not gets no descriptor that another node has to give up, since
-    /// listings go over more than will be used.
+    /// listings go over more than will be used. They do not go over to other mounts, any of which
+    /// may have the caller wait.
     ///
     /// # Errors
-    /// Of the host.
+    /// Of the host; EXDEV for what is on another mount.
     pub fn lookup_entry(
         &self,
         parent: &Node,
@@ -54,12 +69,27 @@ impl Nodes {
             ..parent.key()
         };
         if self.find(key).is_some() {
-            let stat = sys::statx_at(dir, name.as_c_str())?;
+            let stat = if parent.mount().is_remote() {
+                sys::statx_at(dir, name.as_c_str())?
+            } else {
+                self.statx_here(parent, dir, name)?
+            };
             if let Some(node) = self.recognise(dir, name, &stat) {
                 return Ok(Found { node, stat });
             }
         }
-        self.lookup_afresh(parent, dir, name, !self.hot.is_full())
+        let open = || sys::open_within(dir, name.as_c_str(), HOLD, Mode::empty());
+        self.adopt_as(self.opening(open)?, parent.mount(), !self.hot.is_full())
+    }
+
+    /// Attributes of what `name` in the directory `dir` of `parent` is, which is on this machine:
+    /// nobody is asked for them, so that what is mounted there cannot have us wait.
+    fn statx_here(&self, parent: &Node, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<Statx> {
+        let stat = sys::statx_cached(dir, name.as_c_str())?;
+        if stat.stx_mnt_id != parent.mount().number() && !self.mounts.is_quick(stat.stx_mnt_id) {
+            return Err(Errno::XDEV);
+        }
+        Ok(stat)
     }
 
     /// The known node that `name`, whose attributes are `stat`, leads to, with one more lookup. The
@@ -77,18 +107,6 @@ impl Nodes {
             }
         }
         node.remember().then_some(node)
-    }
-
-    fn lookup_afresh(
-        &self,
-        parent: &Node,
-        dir: BorrowedFd<'_>,
-        name: Name<'_>,
-        keeps: bool,
-    ) -> Result<Found> {
-        let open = || sys::open_beneath(dir, name.as_c_str(), HOLD, Mode::empty());
-        let fd = self.opening(open)?;
-        self.adopt_as(fd, parent.mount(), keeps)
     }
 
     /// The node of what `fd` (`O_PATH`) is of, with one more lookup; `near` is a mount that it is

@@ -22,6 +22,7 @@ fn options(inode_file_handles: InodeHandles) -> NodeOptions {
         max_hot: 1000,
         max_nodes: 100_000,
         max_descriptors: 1000,
+        pool_threads: 1,
         proc_self_fd: File::open("/proc/self/fd").unwrap().into(),
     }
 }
@@ -44,7 +45,9 @@ impl Fixture {
     fn lookup(&self, name: &str) -> Result<Arc<Node>> {
         let name = CString::new(name).unwrap();
         let name: &CStr = &name;
-        let found = self.nodes.lookup(&self.root, Name::new(name).unwrap())?;
+        let found = self
+            .nodes
+            .lookup(&self.root, Name::new(name).unwrap(), false)?;
         assert_eq!(found.stat.stx_ino, found.node.key().inode);
         Ok(found.node)
     }
@@ -304,7 +307,9 @@ fn file_system_without_file_handles_is_refused_if_they_are_a_must() {
     assert_eq!(must.add_root(proc()).unwrap_err(), Errno::OPNOTSUPP);
     let nodes = Nodes::new(options(InodeHandles::Prefer));
     let root = nodes.add_root(proc()).unwrap();
-    let found = nodes.lookup(&root, Name::new(c"status").unwrap()).unwrap();
+    let found = nodes
+        .lookup(&root, Name::new(c"status").unwrap(), false)
+        .unwrap();
     assert!(matches!(found.node.place(), Place::Descriptor));
     assert!(found.node.is_file());
 }

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Where a request is served.
+//!
+//! On the data thread what only asks file systems of this machine, which answer from memory or
+//! from a disk of theirs; all else on the threads of the mount that it may have to wait for. A
+//! request that names two mounts waits for the one that is not quick; if neither is, it has threads
+//! of the pair, so that one of them that hangs takes none of the other's. Which mounts those are is
+//! known of every node, so that nothing is asked to find out.
+
+use std::sync::Arc;
+
+use crate::passthrough::PassThrough;
+use crate::pool::{Pool, Work};
+use crate::server;
+use crate::tables::{Between, Mount, Place};
+use crate::wire::header::InHeader;
+use crate::wire::operation::{LookupName, Operation};
+
+/// Where a request is served.
+pub(super) enum Way {
+    /// On the data thread.
+    Here,
+    /// On these threads, which may wait.
+    There(Arc<Pool>, Work),
+}
+
+/// Where a request is to be served, as far as can be told before it is.
+#[inline]
+pub(super) fn way(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) -> Way {
+    if !fs.nodes.mounts().are_quick()
+        && let Some(pool) = slow_pool(fs, header, op)
+    {
+        return Way::There(pool, server::work_of(op));
+    }
+    if server::is_long(fs, header.node, op) {
+        return own(fs, header, op);
+    }
+    Way::Here
+}
+
+/// The threads of the mount of a request that turns out to be long.
+pub(super) fn own(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) -> Way {
+    let pool = match fs.nodes.get(header.node) {
+        Ok(node) => Arc::clone(node.mount().pool()),
+        // It is about no file.
+        Err(_) => fs.nodes.mounts().pool_of(Between::Nothing),
+    };
+    Way::There(pool, server::work_of(op))
+}
+
+/// Where a request is to be served whose name leads to another mount, which is not known to be
+/// quick. Each such name has threads of its own until the guest knows what is there.
+pub(super) fn beyond(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) -> Way {
+    let Operation::Lookup {
+        name: LookupName::Child(name),
+    } = op
+    else {
+        return own(fs, header, op);
+    };
+    let between = fs.nodes.beyond(header.node, *name);
+    Way::There(fs.nodes.mounts().pool_of(between), Work::Reads)
+}
+
+/// The threads of the mounts that are not quick of those that a request names.
+#[cold]
+fn slow_pool(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) -> Option<Arc<Pool>> {
+    let slow = |node: u64| {
+        let node = fs.nodes.get(node).ok()?;
+        slow_mount(node.mount())
+    };
+    let first = share_of(fs, header, op).or_else(|| slow(header.node));
+    let second = match op {
+        Operation::Rename { new_parent, .. } => slow(*new_parent),
+        Operation::Link { node, .. } => slow(*node),
+        Operation::CopyFileRange(copy) => slow(copy.node_out),
+        _ => None,
+    };
+    match (first, second) {
+        (Some(one), Some(other)) if one.number() != other.number() => {
+            let (one, other) = (one.number(), other.number());
+            let pair = Between::Mounts(one.min(other), one.max(other));
+            Some(fs.nodes.mounts().pool_of(pair))
+        }
+        (Some(mount), _) | (None, Some(mount)) => Some(Arc::clone(mount.pool())),
+        (None, None) => None,
+    }
+}
+
+/// The mount of the share that a request at the directory of several shares is about.
+fn share_of(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) -> Option<Arc<Mount>> {
+    let node = fs.nodes.get(header.node).ok()?;
+    if !matches!(node.place(), Place::Virtual) {
+        return None;
+    }
+    let share = match op {
+        Operation::Lookup {
+            name: LookupName::Child(name),
+        } => fs.share(*name),
+        Operation::StatFs => fs.first_share(),
+        _ => None,
+    };
+    slow_mount(share?.mount())
+}
+
+fn slow_mount(mount: &Arc<Mount>) -> Option<Arc<Mount>> {
+    mount.is_remote().then(|| Arc::clone(mount))
+}
