@@ -15,6 +15,8 @@ mod floods;
 mod short;
 #[path = "switch/uplink.rs"]
 mod uplink;
+#[path = "switch/vlan.rs"]
+mod vlan;
 #[path = "switch/waits.rs"]
 mod waits;
 

@@ -29,8 +29,8 @@ use self::queue::{Queue, Record};
 use self::writer::Writer;
 use crate::counters::Direction;
 
-/// The longest frame there is: the largest segment of a guest, with a VLAN tag.
-pub const MAX_SNAPLEN_BYTES: u32 = 65_550;
+/// The longest frame there is: the largest segment of a guest, with VLAN tags.
+pub const MAX_SNAPLEN_BYTES: u32 = 65_558;
 
 /// 8 MiB: what comes in at 10 Gbit/s while the writer is held up for 6 ms.
 const QUEUE_ORDER: u32 = 20;

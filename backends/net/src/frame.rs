@@ -50,6 +50,27 @@ pub struct VlanTag {
 }
 
 impl VlanTag {
+    /// The VLAN that an access port can be of which the tag says, if it is one: only
+    /// [`ETHERTYPE_VLAN`] does.
+    #[must_use]
+    #[inline]
+    pub const fn access_vlan(self) -> Option<u16> {
+        match self.protocol {
+            ETHERTYPE_VLAN => self.id(),
+            _ => None,
+        }
+    }
+
+    /// This tag with another VLAN, its priority kept, as one of [`ETHERTYPE_VLAN`].
+    #[must_use]
+    #[inline]
+    pub const fn moved_to(self, vlan: u16) -> Self {
+        Self {
+            protocol: ETHERTYPE_VLAN,
+            control: self.control & !VLAN_ID_MASK | vlan & VLAN_ID_MASK,
+        }
+    }
+
     /// The VLAN, or `None` for a tag that only says a priority.
     #[must_use]
     #[inline]
@@ -110,6 +131,57 @@ impl Ethernet {
     }
 }
 
+/// Which VLAN a frame is in, as a station on the wire sees it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Membership {
+    /// The first tag that says a VLAN; tags of a priority alone may be in front of it.
+    pub tag: Option<VlanTag>,
+    /// Tags up to that one, or all those of a priority.
+    pub tags: usize,
+}
+
+impl Membership {
+    /// Where these tags end, and the type of what follows begins.
+    #[must_use]
+    #[inline]
+    pub const fn end(self) -> usize {
+        ADDRESSES_BYTES.saturating_add(self.tags.saturating_mul(VLAN_TAG_BYTES))
+    }
+}
+
+/// Finds the tag that decides the VLAN of a frame of which `head` are the first bytes; `None` if
+/// they are too few to tell.
+///
+/// Tags of a priority alone say nothing, however many there are and of either type: Linux and
+/// others take them off one by one (`__netif_receive_skb_core`).
+#[must_use]
+#[inline]
+pub fn membership(head: &[u8]) -> Option<Membership> {
+    let (_, mut rest) = head.split_first_chunk::<ADDRESSES_BYTES>()?;
+    let mut tags: usize = 0;
+    loop {
+        let (ethertype, behind) = rest.split_first_chunk::<2>()?;
+        let protocol = u16::from_be_bytes(*ethertype);
+        if !matches!(protocol, ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN) {
+            return Some(Membership { tag: None, tags });
+        }
+        let (control, behind) = behind.split_first_chunk::<2>()?;
+        tags = tags.saturating_add(1);
+        let control = u16::from_be_bytes(*control);
+        let tag = VlanTag { protocol, control };
+        if tag.id().is_some() {
+            return Some(Membership {
+                tag: Some(tag),
+                tags,
+            });
+        }
+        rest = behind;
+    }
+}
+
+/// Bytes of the two addresses.
+const ADDRESSES_BYTES: usize = 12;
+
 /// Bytes of an Ethernet header with one tag.
 pub const TAGGED_HEADER_BYTES: usize = 18;
 
@@ -143,33 +215,6 @@ pub fn tagged(header: [u8; ETHERNET_HEADER_BYTES], control: u16) -> [u8; TAGGED_
     [
         d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, p0, p1, c0, c1, t0, t1,
     ]
-}
-
-/// A tagged Ethernet header without its tag.
-#[must_use]
-#[inline]
-pub fn untagged(header: [u8; TAGGED_HEADER_BYTES]) -> [u8; ETHERNET_HEADER_BYTES] {
-    let [
-        d0,
-        d1,
-        d2,
-        d3,
-        d4,
-        d5,
-        s0,
-        s1,
-        s2,
-        s3,
-        s4,
-        s5,
-        _,
-        _,
-        _,
-        _,
-        t0,
-        t1,
-    ] = header;
-    [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1]
 }
 
 /// A frame that tells every switch where `mac` is now: a RARP request of its own address, as
@@ -244,6 +289,67 @@ mod tests {
         assert!(ethernet.tag.is_some());
     }
 
+    /// `PLAIN` with these tags.
+    fn with_tags(tags: &[(u16, u16)]) -> Vec<u8> {
+        let mut frame = PLAIN[..12].to_vec();
+        for (protocol, control) in tags {
+            frame.extend(protocol.to_be_bytes());
+            frame.extend(control.to_be_bytes());
+        }
+        frame.extend(&PLAIN[12..]);
+        frame
+    }
+
+    #[test]
+    fn f5_1_first_tag_with_a_vlan_decides_behind_any_stack_of_priority_tags() {
+        const C: u16 = ETHERTYPE_VLAN;
+        const S: u16 = ETHERTYPE_SERVICE_VLAN;
+        for (tags, decides) in [
+            (&[][..], None),
+            (&[(C, 0)], None),
+            (&[(C, 0xf000), (S, 0xe000), (C, 0)], None),
+            (&[(C, 10)], Some((C, 10))),
+            (&[(C, 0), (C, 0xa00a)], Some((C, 10))),
+            (&[(S, 0), (C, 10)], Some((C, 10))),
+            (&[(C, 0), (S, 0), (C, 0), (S, 7), (C, 10)], Some((S, 7))),
+            (&[(S, 5), (C, 10)], Some((S, 5))),
+            (&[(C, 5), (C, 0), (C, 10)], Some((C, 5))),
+        ] {
+            let frame = with_tags(tags);
+            let found = membership(&frame).unwrap();
+            let tag = found.tag.map(|tag| (tag.protocol, tag.id().unwrap()));
+            assert_eq!(tag, decides, "{tags:?}");
+            let deciding = tags.iter().position(|(_, control)| control & 0xfff != 0);
+            let expected = deciding.map_or(tags.len(), |at| at + 1);
+            assert_eq!(found.tags, expected, "{tags:?}");
+            // One byte less than it takes to tell is too few.
+            let enough = 12 + 4 * expected + if found.tag.is_some() { 0 } else { 2 };
+            assert!(membership(&frame[..enough]).is_some(), "{tags:?}");
+            assert_eq!(membership(&frame[..enough - 1]), None, "{tags:?}");
+        }
+    }
+
+    #[test]
+    fn f5_2_only_a_customer_tag_selects_an_access_vlan() {
+        let tag = |protocol, control| VlanTag { protocol, control };
+        assert_eq!(tag(ETHERTYPE_VLAN, 0xe00a).access_vlan(), Some(10));
+        assert_eq!(tag(ETHERTYPE_VLAN, 0xe000).access_vlan(), None);
+        assert_eq!(tag(ETHERTYPE_SERVICE_VLAN, 10).access_vlan(), None);
+    }
+
+    #[test]
+    fn f5_3_priority_tag_moved_to_a_vlan_keeps_its_priority() {
+        let tag = VlanTag {
+            protocol: ETHERTYPE_SERVICE_VLAN,
+            control: 0xb000,
+        };
+        let expected = VlanTag {
+            protocol: ETHERTYPE_VLAN,
+            control: 0xb00a,
+        };
+        assert_eq!(tag.moved_to(10), expected);
+    }
+
     #[test]
     fn two_tags_lead_to_the_packet_behind_both() {
         let mut frame = tagged(PLAIN, 7).to_vec();
@@ -268,11 +374,10 @@ mod tests {
     }
 
     #[test]
-    fn tag_put_in_and_taken_out_leaves_the_header_as_it_was() {
+    fn tag_put_in_leaves_the_rest_of_the_header_as_it_was() {
         let frame = tagged(PLAIN, 0x0fff);
         assert_eq!(frame[..12], PLAIN[..12]);
         assert_eq!(frame[12..], [0x81, 0x00, 0x0f, 0xff, 0x08, 0x00]);
-        assert_eq!(untagged(frame), PLAIN);
     }
 
     #[test]

@@ -25,9 +25,9 @@ pub const HEADER_BYTES: usize = 12;
 pub const LEGACY_HEADER_BYTES: usize = 10;
 
 /// The longest frame that is taken from a driver: an IP packet of 65535 bytes behind an Ethernet
-/// header, made even. Longer ones exist on paper (IPv6 does not count its header), but no system
-/// sends them, and buffers of 64 KiB are what everyone has for them.
-pub const MAX_FRAME_BYTES: usize = 65_550;
+/// header and two VLAN tags, made even. Longer ones exist on paper (IPv6 does not count its header),
+/// but no system sends them, and buffers of 64 KiB are what everyone has for them.
+pub const MAX_FRAME_BYTES: usize = 65_558;
 
 /// `VIRTIO_NET_HDR_F_NEEDS_CSUM`: the checksum field holds the pseudo header's sum only.
 pub const NEEDS_CSUM: u8 = 1;
@@ -245,6 +245,13 @@ impl NetHeader {
     #[inline]
     pub const fn needs_checksum(&self) -> bool {
         self.flags & NEEDS_CSUM != 0
+    }
+
+    /// Where a checksum that is left out goes.
+    #[must_use]
+    #[inline]
+    pub fn checksum_at(&self) -> usize {
+        usize::from(self.csum_start).saturating_add(self.csum_offset.into())
     }
 
     /// What a receiver of this type of long packet has to take, over either IP where the type does

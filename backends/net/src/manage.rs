@@ -239,7 +239,7 @@ impl NetManagement {
             .try_into()
             .ok()
             .filter(|bytes| (1..=MAX_SNAPLEN_BYTES).contains(bytes))
-            .ok_or_else(|| invalid("snaplen", "a number of bytes from 1 to 65550"))?;
+            .ok_or_else(|| invalid("snaplen", "a number of bytes from 1 to 65558"))?;
         let options = CaptureOptions {
             path,
             snaplen_bytes,

@@ -37,8 +37,8 @@ pub use self::device::{Link, LinkQueue};
 use self::tap::TapSpec;
 use crate::header::NetHeader;
 
-/// Bytes of the longest frame (virtio 1.3 §5.1.6.3.1).
-pub const MAX_FRAME_BYTES: usize = 65550;
+/// Bytes of the longest frame.
+pub use crate::header::MAX_FRAME_BYTES;
 
 /// Bytes that [`Room::spare`] must have for no frame to be cut unseen: a tap hands out up to 65535
 /// bytes of IP, with an Ethernet header and VLAN tags in front, and cuts without a word.

@@ -175,7 +175,7 @@ mod tests {
         let room = Room {
             window: &window,
             skip_bytes: 12,
-            limit_bytes: 65550,
+            limit_bytes: MAX_FRAME_BYTES,
             spare: &mut spare,
         };
         Transfer::new().deliver(room, &[1, 2, 3, 4, 5, 6]);

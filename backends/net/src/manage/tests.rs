@@ -311,7 +311,7 @@ fn capture_is_started_and_stopped() {
     let reply = fixture.call("capture-stop", &Value::Null);
     assert_eq!(reply, json!({"frames": 1, "dropped": 0}));
     let reply = fixture.call("capture-start", &json!({"path": path}));
-    assert_eq!(reply["snaplen"], 65_550);
+    assert_eq!(reply["snaplen"], 65_558);
 }
 
 #[test]
@@ -320,13 +320,13 @@ fn capture_that_cannot_be_started_says_why() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("c");
     let bad_path = "parameter path: expected an absolute path";
-    let bad_length = "parameter snaplen: expected a number of bytes from 1 to 65550";
+    let bad_length = "parameter snaplen: expected a number of bytes from 1 to 65558";
     for (params, expected) in [
         (json!({}), "parameter path is missing"),
         (json!({"path": "c.pcapng"}), bad_path),
         (json!({"path": 5}), bad_path),
         (json!({"path": path, "snaplen": 0}), bad_length),
-        (json!({"path": path, "snaplen": 65_551}), bad_length),
+        (json!({"path": path, "snaplen": 65_559}), bad_length),
         (
             json!({"path": "/dev/null"}),
             "/dev/null: is not a regular file",

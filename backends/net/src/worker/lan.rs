@@ -2,10 +2,14 @@
 //! The switch: from a port, or the uplink, to others.
 //!
 //! A port is an access port of one VLAN, or of none; ports see each other within one. What is
-//! tagged on the uplink with the VLAN of a port belongs there, and frames of such a port leave by
-//! the uplink with the tag. All else on the uplink belongs to the ports of no VLAN, tags and all.
-//! A frame that a guest has tagged itself passes between ports of no VLAN, unless the tag would
-//! make it one of a port's VLAN on the uplink.
+//! tagged on the uplink with the VLAN of a port (IEEE 802.1Q, not 802.1ad) belongs there, and frames
+//! of such a port leave by the uplink with the tag. All else on the uplink belongs to the ports of no
+//! VLAN, tags and all. A frame that a guest has tagged itself passes between ports of no VLAN, unless
+//! the tag would make it one of a port's VLAN on the uplink.
+//!
+//! Which VLAN a frame is in is said by its first tag that says any, with tags of a priority alone in
+//! front of it or not. Those are no VLAN's, and pass from access ports, too: the priority is kept in
+//! the tag that is put in.
 //!
 //! A frame goes to the port its destination was last heard from, else to all. A port that has no
 //! buffers for a frame of its own, and an uplink that is full, is waited for within the bounds of
@@ -26,7 +30,7 @@ use super::workbench::Workbench;
 use super::{NetQueue, NetTurn, NetVrings, Side, captured};
 use crate::counters::{Direction, DropReason, PacketCounters};
 use crate::flow::flow_hash;
-use crate::frame::{Ethernet, is_multicast};
+use crate::frame::{Ethernet, VlanTag, is_multicast, membership};
 use crate::header::{GSO_NONE, NetHeader};
 use crate::hub::{Fabric, Hub};
 use crate::link::Payload;
@@ -193,13 +197,21 @@ impl Lan {
         if frame.header.gso_type != GSO_NONE {
             check_long(&frame.header, frame.start).map_err(|_fault| DropReason::Malformed)?;
         }
-        let tag = ethernet.vlan();
+        // A stack of tags that does not end within what is looked at says nothing.
+        let member = membership(frame.start).ok_or(DropReason::Malformed)?;
+        let packet_at = member.end().saturating_add(2);
+        if frame.header.needs_checksum() && frame.header.checksum_at() < packet_at {
+            // Completed on the way, it would make another tag of what was looked at.
+            return Err(DropReason::Malformed);
+        }
+        // Whoever is out there may not tell the types of tags apart.
+        let tag = member.tag.and_then(VlanTag::id);
         let hops = tag.is_some_and(|tag| self.has_port_in(tag));
         let lan = self
             .ports
             .get_mut(usize::from(id.0))
             .ok_or(DropReason::NoReceiver)?;
-        if hops || (lan.vlan != 0 && ethernet.tag.is_some()) {
+        if hops || (lan.vlan != 0 && tag.is_some()) {
             return Err(DropReason::Filtered);
         }
         let options = &lan.port.options;

@@ -11,7 +11,7 @@ use super::wire::Wire;
 use super::{BUDGET_BYTES, BUDGET_FRAMES, NetTurn, NetWorker};
 use crate::counters::DropReason;
 use crate::frame::{
-    ETHERNET_HEADER_BYTES, Ethernet, TAGGED_HEADER_BYTES, VLAN_TAG_BYTES, is_multicast, untagged,
+    ETHERNET_HEADER_BYTES, Ethernet, Membership, VLAN_TAG_BYTES, VlanTag, is_multicast, membership,
 };
 use crate::header::{GSO_NONE, NetHeader};
 use crate::hub::Fabric;
@@ -73,27 +73,17 @@ impl Lan {
             return self.lost_uplink(DropReason::Malformed);
         };
         let mut header = header;
-        let tag = ethernet.vlan();
-        let vlan = tag.filter(|tag| self.has_port_in(*tag)).unwrap_or(0);
+        let Some(member) = membership(whole) else {
+            return self.lost_uplink(DropReason::Malformed);
+        };
+        let vlan = member.tag.and_then(VlanTag::access_vlan);
+        let vlan = vlan.filter(|vlan| self.has_port_in(*vlan)).unwrap_or(0);
         if vlan != 0 {
-            // The tag goes: the addresses move up behind it.
-            let moved = header.moved(-4);
-            let (Some(untagged), Some(moved)) = (
-                whole
-                    .first_chunk::<TAGGED_HEADER_BYTES>()
-                    .map(|h| untagged(*h)),
-                moved,
-            ) else {
+            // The tags go: the addresses move up behind them.
+            let Some((bare, moved)) = without_tags(whole, header, member) else {
                 return self.lost_uplink(DropReason::Malformed);
             };
-            header = moved;
-            let Some(rest) = whole.get_mut(VLAN_TAG_BYTES..) else {
-                return;
-            };
-            whole = rest;
-            if let Some(front) = whole.get_mut(..ETHERNET_HEADER_BYTES) {
-                front.copy_from_slice(&untagged);
-            }
+            (whole, header) = (bare, moved);
             ethernet.tag = None;
         }
         if is_multicast(ethernet.source) {
@@ -198,6 +188,23 @@ impl Lan {
         }
         Fate::Gone
     }
+}
+
+/// Takes the tag that decides out of a frame, and those in front of it. `None` if that leaves no
+/// frame, or a header that points before it.
+fn without_tags(
+    frame: &mut [u8],
+    header: NetHeader,
+    member: Membership,
+) -> Option<(&mut [u8], NetHeader)> {
+    let bytes = member.tags.checked_mul(VLAN_TAG_BYTES)?;
+    let moved = header.moved(i16::try_from(bytes).ok()?.checked_neg()?)?;
+    let addresses = member.end().checked_sub(bytes)?;
+    frame
+        .get_mut(..member.end())?
+        .copy_within(..addresses, bytes);
+    let bare = frame.get_mut(bytes..)?;
+    (bare.len() >= ETHERNET_HEADER_BYTES).then_some((bare, moved))
 }
 
 /// Whether a frame is finished.

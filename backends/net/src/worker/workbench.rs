@@ -9,10 +9,10 @@ use super::wire::Wire;
 use super::{NetQueue, Side, captured};
 use crate::counters::{Direction, DropReason};
 use crate::features::Offloads;
-use crate::frame::{ETHERNET_HEADER_BYTES, TAGGED_HEADER_BYTES, VLAN_TAG_BYTES, tagged};
+use crate::frame::{ETHERNET_HEADER_BYTES, Ethernet, TAGGED_HEADER_BYTES, VLAN_TAG_BYTES, tagged};
 use crate::header::{MAX_FRAME_BYTES, NetHeader};
 use crate::hub::Hub;
-use crate::link::{Payload, Sent};
+use crate::link::{Payload, SPARE_BYTES, Sent};
 use crate::offload::{FinishFault, finish};
 
 /// See above.
@@ -25,7 +25,7 @@ pub(super) struct Workbench {
 impl Workbench {
     pub(super) fn new() -> Self {
         Self {
-            frame: vec![0; MAX_FRAME_BYTES + VLAN_TAG_BYTES].into_boxed_slice(),
+            frame: vec![0; SPARE_BYTES + VLAN_TAG_BYTES].into_boxed_slice(),
             segment: Vec::with_capacity(MAX_FRAME_BYTES),
         }
     }
@@ -90,13 +90,17 @@ impl Workbench {
         mut header: NetHeader,
         payload: Payload<'_>,
     ) -> Result<Sent, DropReason> {
-        let shift = if vlan == 0 { 0 } else { VLAN_TAG_BYTES };
-        let bytes = payload.bytes() + shift;
-        let frame = self.frame.get_mut(..bytes).ok_or(DropReason::MtuExceeded)?;
-        payload.copy_to(0, frame.get_mut(shift..).unwrap_or_default());
-        if vlan != 0 {
-            header = put_tag(frame, vlan, header).ok_or(DropReason::Malformed)?;
-        }
+        let bytes = payload.bytes();
+        let room = self.frame.get_mut(..bytes + VLAN_TAG_BYTES);
+        let room = room.ok_or(DropReason::MtuExceeded)?;
+        payload.copy_to(0, room.get_mut(VLAN_TAG_BYTES..).unwrap_or_default());
+        let frame = if vlan == 0 {
+            room.get_mut(VLAN_TAG_BYTES..).unwrap_or_default()
+        } else {
+            let (frame, moved) = put_tag(room, vlan, header).ok_or(DropReason::Malformed)?;
+            header = moved;
+            frame
+        };
         if wire.queue.supports_headers() {
             return Ok(wire.queue.send(&header, Payload::Bytes(frame)));
         }
@@ -124,14 +128,22 @@ fn loss_of(fault: FinishFault) -> DropReason {
     }
 }
 
-/// Puts a tag into a frame that has [`VLAN_TAG_BYTES`] of room at its front.
-fn put_tag(frame: &mut [u8], vlan: u16, header: NetHeader) -> Option<NetHeader> {
-    let plain = frame
-        .get(VLAN_TAG_BYTES..)?
-        .first_chunk::<ETHERNET_HEADER_BYTES>()?;
+/// Puts a frame into a VLAN: behind [`VLAN_TAG_BYTES`] of room a tag goes in, or the one it has, of a
+/// priority alone, says the VLAN from then on.
+fn put_tag(room: &mut [u8], vlan: u16, header: NetHeader) -> Option<(&mut [u8], NetHeader)> {
+    let plain = room.get(VLAN_TAG_BYTES..)?;
+    if let Some(tag) = Ethernet::parse(plain)?.tag {
+        let addresses = *plain.first_chunk::<ETHERNET_HEADER_BYTES>()?;
+        let frame = room.get_mut(VLAN_TAG_BYTES..)?;
+        // The tag ends where it would if it were put in; what follows stays.
+        let front = tagged(addresses, tag.moved_to(vlan).control);
+        let (front, _) = front.split_last_chunk::<2>()?;
+        frame.get_mut(..front.len())?.copy_from_slice(front);
+        return Some((frame, header));
+    }
+    let plain = plain.first_chunk::<ETHERNET_HEADER_BYTES>()?;
     let tagged = tagged(*plain, vlan);
-    frame
-        .get_mut(..TAGGED_HEADER_BYTES)?
+    room.get_mut(..TAGGED_HEADER_BYTES)?
         .copy_from_slice(&tagged);
-    header.moved(4)
+    Some((room, header.moved(4)?))
 }

@@ -81,7 +81,7 @@ fn front_tells_frames_from_parts_and_garbage() {
     assert_eq!(front(&[0, 0, 0, 1, 9]), Front::Frame(1));
     assert_eq!(front(&[0, 0, 0, 2, 9, 9, 0]), Front::Frame(2));
     assert_eq!(front(&[0, 1, 0, 14]), Front::Partial);
-    for length in [0, 65551, u32::MAX] {
+    for length in [0, 65_559, u32::MAX] {
         assert_eq!(front(&length.to_be_bytes()), Front::Garbage(length));
     }
 }
@@ -159,7 +159,7 @@ fn frame_that_is_partly_sent_is_finished_first() {
 
 #[test]
 fn garbage_lengths_close_the_connection() {
-    for length in [0, 65551, u32::MAX] {
+    for length in [0, 65_559, u32::MAX] {
         let mut pair = Pair::new();
         let mut peer = pair.connect(1000);
         let good = plain_frame(60);
