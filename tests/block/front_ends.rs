@@ -213,7 +213,7 @@ fn f6_3_config_written_beside_writeback_is_refused_and_the_connection_goes_on() 
 
 #[test]
 fn f7_2_legacy_driver_is_served() -> Outcome {
-    let mut disk = Disk::start(&[])?;
+    let mut disk = Disk::start(&["--serial", "ringside"])?;
     // As OVMF and SeaBIOS drive a transitional device, and as Linux does.
     for without in [
         !0,
