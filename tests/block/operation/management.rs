@@ -7,7 +7,9 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use ringside_tests::frontend::FrontendError;
-use ringside_tests::frontend::blk::{BlkConfig, BlkDriver, BlkRequest, SECTOR_BYTES, status};
+use ringside_tests::frontend::blk::{
+    BlkConfig, BlkDriver, BlkRequest, Range, SECTOR_BYTES, kind, status,
+};
 use ringside_tests::frontend::session::Session;
 use ringside_tests::hostile::support_chains::{
     DISK_BYTES, DISK_SECTORS, Disk, MOST_THREADS, Outcome, PACKAGE, PATIENCE, control,
@@ -220,6 +222,39 @@ fn f3_4_ctl_tells_of_a_failed_sync_and_clears_it_with_the_word_only() -> Outcome
         disk.control("clear-error", &json!({ "confirm": "data-may-be-lost" }))?;
     }
     Err("flushes go on failing".into())
+}
+
+#[test]
+fn f3_4_direct_image_is_not_lossy_after_a_failed_flush_but_for_edges_that_are_cached() -> Outcome {
+    // The first of each blocking thread.
+    let inject = "inject=fdatasync:error=EIO:when=1";
+    for (edges, lossy) in [(false, false), (true, true)] {
+        let Some(launch) = launch_traced(&["-e", "trace=fdatasync", "-e", inject])? else {
+            skip!("strace cannot trace here");
+        };
+        let image = image_pattern(usize::try_from(DISK_BYTES)?);
+        let args = ["--cache", "none", "--aio", "threads"];
+        let mut disk = Disk::launched(launch, &image, &args)?;
+        let (_session, mut driver) = disk.driver(Session::builder(), BlkConfig::default())?;
+        driver.write(8, &[8; 4096])?.ok()?;
+        // Whole blocks of the file system, or a sector of one.
+        let range = Range {
+            sector: 16,
+            sectors: if edges { 1 } else { 8 },
+            flags: 0,
+        };
+        driver.run_ranges(kind::WRITE_ZEROES, &[range])?.ok()?;
+        let failed = driver.flush()?;
+        assert_eq!(failed.status, status::IOERR, "{edges}");
+        assert_eq!(disk.info("lost_writes")?, json!(lossy), "{edges}");
+        let good = (0..MOST_THREADS)
+            .map(|_| driver.flush())
+            .collect::<Result<Vec<_>, _>>()?
+            .iter()
+            .any(|done| done.status == status::OK);
+        assert_eq!(good, !lossy, "{edges}");
+    }
+    Ok(())
 }
 
 #[test]
