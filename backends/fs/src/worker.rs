@@ -39,7 +39,7 @@ use crate::wire::reply::Written;
 
 pub use self::queue::FsQueue;
 use self::queue::Pending;
-use self::route::Way;
+use self::route::To;
 
 /// A thread that may wait has written the reply: its bytes, negative if it is an error.
 const TAG_REPLIED: u16 = 0;
@@ -200,31 +200,30 @@ impl Request<'_, '_> {
     ) -> Result<Outcome> {
         let fs = &self.shared.fs;
         let header = self.cx.header;
-        let way = route::way(fs, header, op);
-        if matches!(way, Way::There(..)) {
-            return self.go(way, op);
+        if let Some(to) = route::elsewhere(fs, header, op) {
+            return self.go(&to, op);
         }
         match op {
             Operation::Read(read) => match self.read_now(io, read)? {
                 Some(bytes) => Ok(Outcome::Data(bytes)),
-                None => self.go(route::own(fs, header, op), op),
+                None => self.go(&route::own(fs, header, op), op),
             },
             Operation::Write(write) => match self.write_now(io, write)? {
                 Some(written) => {
                     reply.extend_from_slice(&written.to_bytes());
                     Ok(Outcome::Reply)
                 }
-                None => self.go(route::own(fs, header, op), op),
+                None => self.go(&route::own(fs, header, op), op),
             },
             Operation::SetLock { lock, waits: true } => self.wait_for_lock(lock),
             op => {
                 let op = clamp(op, self.room);
                 match server::serve(fs, &mut self.cx, &op, dirs, reply) {
                     Err(Errno::AGAIN) if server::may_open(&op) => {
-                        return self.go(route::own(fs, header, &op), &op);
+                        return self.go(&route::own(fs, header, &op), &op);
                     }
                     Err(Errno::XDEV) if matches!(op, Operation::Lookup { .. }) => {
-                        return self.go(route::beyond(fs, header, &op), &op);
+                        return self.go(&route::beyond(fs, header, &op), &op);
                     }
                     served => served?,
                 }
@@ -237,18 +236,14 @@ impl Request<'_, '_> {
     }
 
     /// Has a request served by others.
-    fn go(&mut self, way: Way, op: &Operation<'_>) -> Result<Outcome> {
-        let Way::There(pool, work) = way else {
-            return Err(Errno::IO);
-        };
+    fn go(&mut self, to: &To, op: &Operation<'_>) -> Result<Outcome> {
         let header = self.cx.header;
         if let Operation::SetLock { lock, waits: true } = op {
             let promise = self.wait_parked()?;
             let queue = self.queue.index();
-            blocking::wait_for_lock(self.shared, header, lock, queue, promise, &pool);
+            blocking::wait_for_lock(self.shared, header, lock, queue, promise, &to.pool);
             return Ok(Outcome::Later);
         }
-        let to = blocking::To { pool: &pool, work };
         blocking::hand_over(self.shared, self.rcx, self.head, header, self.args, to)
     }
 

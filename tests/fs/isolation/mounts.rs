@@ -101,6 +101,9 @@ struct TwoMounts {
     mount: FsMount,
 }
 
+/// What is asked for, and the request that is the `n`-th of its kind.
+type Kind = (&'static str, Box<dyn Fn(usize) -> Request>);
+
 /// What is known of a folder.
 #[derive(Clone, Copy)]
 struct Opened {
@@ -164,7 +167,8 @@ impl TwoMounts {
     }
 
     /// Of each kind, the request that is the `at`-th of those that hang.
-    fn kinds(&self) -> Vec<(&'static str, Box<dyn Fn(usize) -> Request>)> {
+    #[expect(clippy::too_many_lines, reason = "a table")]
+    fn kinds(&self) -> Vec<Kind> {
         let (
             Opened {
                 root,
@@ -457,6 +461,44 @@ fn f4_4_end_of_a_session_waits_for_no_file_of_a_mount_that_hangs() -> TestResult
         assert!(Instant::now() < deadline, "files are left open");
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert!(queue.getattr(opened.file, None).is_err());
+    assert_eq!(errno(queue.getattr(opened.file, None)), Some(libc::ENOENT));
+    Ok(())
+}
+
+/// Neither the first try of a lock, nor the question who has it, keeps others.
+#[test]
+fn f4_4_locks_of_a_file_on_a_mount_that_hangs_keep_nobody_and_are_taken_later() -> TestResult {
+    if let Some(reason) = needs() {
+        skip!("{reason}");
+    }
+    let (local, slow) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let args = ["--posix-lock", "--flock"];
+    let mut scene = TwoMounts::new(local.path(), slow.path(), &args)?;
+    let Opened { file, handle, .. } = scene.slow;
+    let stopped = scene.stop()?;
+    let mut hung = BTreeSet::new();
+    let queue = &mut scene.client.queues[0];
+    for owner in 0..HUNG as u64 {
+        // All of them may have it together.
+        let shared = LockIn {
+            kind: 0,
+            ..whole(handle, owner, false)
+        };
+        let slot = queue.acquire()?;
+        queue.submit(slot, &Request::setlk(file, &shared, owner % 4 != 0))?;
+        queue.publish()?;
+        hung.insert(slot.index());
+    }
+    let served = scene.assert_local_is_served("SETLKW", &mut hung);
+    drop(stopped);
+    served?;
+    assert_eq!(hung.len(), HUNG);
+    let queue = &mut scene.client.queues[0];
+    while !hung.is_empty() {
+        let completion = queue.wait()?;
+        assert!(hung.remove(&completion.slot.index()));
+        queue.reply(completion)?;
+        queue.release(completion.slot);
+    }
     Ok(())
 }

@@ -14,7 +14,7 @@ use ringside_common::worker::RequestCx;
 use rustix::fs::OFlags;
 use rustix::io::ReadWriteFlags;
 
-use super::{Outcome, TAG_REPLIED, clamp, keep, narrow, whole};
+use super::{Outcome, TAG_REPLIED, To, clamp, keep, narrow, whole};
 use crate::credentials::ThreadContext;
 use crate::device::Shared;
 use crate::error::{Errno, Result};
@@ -44,13 +44,6 @@ struct Job {
     room: usize,
 }
 
-/// Whom a request goes to.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct To<'a> {
-    pub(super) pool: &'a Arc<Pool>,
-    pub(super) work: Work,
-}
-
 /// Hands a request over. It was parsed before, and its reply has room.
 pub(super) fn hand_over(
     shared: &Arc<Shared>,
@@ -58,7 +51,7 @@ pub(super) fn hand_over(
     head: u16,
     header: &InHeader,
     args: &[u8],
-    to: To<'_>,
+    to: &To,
 ) -> Result<Outcome> {
     let buffers = rcx.buffers(head).ok_or(Errno::IO)?;
     let room = usize::try_from(buffers.writable_bytes()).unwrap_or(usize::MAX);

@@ -16,41 +16,39 @@ use crate::tables::{Between, Mount, Place};
 use crate::wire::header::InHeader;
 use crate::wire::operation::{LookupName, Operation};
 
-/// Where a request is served.
-pub(super) enum Way {
-    /// On the data thread.
-    Here,
-    /// On these threads, which may wait.
-    There(Arc<Pool>, Work),
+/// Who serves a request that is not served on the data thread.
+pub(super) struct To {
+    pub(super) pool: Arc<Pool>,
+    pub(super) work: Work,
 }
 
-/// Where a request is to be served, as far as can be told before it is.
+/// Who is to serve a request, as far as can be told before it is; none: the data thread.
 #[inline]
-pub(super) fn way(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) -> Way {
+pub(super) fn elsewhere(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) -> Option<To> {
     if !fs.nodes.mounts().are_quick()
         && let Some(pool) = slow_pool(fs, header, op)
     {
-        return Way::There(pool, server::work_of(op));
+        let work = server::work_of(op);
+        return Some(To { pool, work });
     }
-    if server::is_long(fs, header.node, op) {
-        return own(fs, header, op);
-    }
-    Way::Here
+    server::is_long(fs, header.node, op).then(|| own(fs, header, op))
 }
 
 /// The threads of the mount of a request that turns out to be long.
-pub(super) fn own(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) -> Way {
+#[cold]
+pub(super) fn own(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) -> To {
     let pool = match fs.nodes.get(header.node) {
         Ok(node) => Arc::clone(node.mount().pool()),
         // It is about no file.
         Err(_) => fs.nodes.mounts().pool_of(Between::Nothing),
     };
-    Way::There(pool, server::work_of(op))
+    let work = server::work_of(op);
+    To { pool, work }
 }
 
-/// Where a request is to be served whose name leads to another mount, which is not known to be
-/// quick. Each such name has threads of its own until the guest knows what is there.
-pub(super) fn beyond(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) -> Way {
+/// Who is to serve a request whose name leads to another mount, which is not known to be quick. Each such name has threads of its own until the guest knows what is there.
+#[cold]
+pub(super) fn beyond(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) -> To {
     let Operation::Lookup {
         name: LookupName::Child(name),
     } = op
@@ -58,7 +56,10 @@ pub(super) fn beyond(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) ->
         return own(fs, header, op);
     };
     let between = fs.nodes.beyond(header.node, *name);
-    Way::There(fs.nodes.mounts().pool_of(between), Work::Reads)
+    To {
+        pool: fs.nodes.mounts().pool_of(between),
+        work: Work::Reads,
+    }
 }
 
 /// The threads of the mounts that are not quick of those that a request names.
