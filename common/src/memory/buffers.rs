@@ -284,17 +284,13 @@ impl Buffers {
         Some(header)
     }
 
-    /// Takes up to `N` bytes off the front of the readable stream, copied once as by
-    /// [`take_header`](Self::take_header); returns them, zeroes behind, and how many there were.
+    /// Takes bytes off the front of the readable stream, as many as there are and fit, copied once
+    /// as by [`take_header`](Self::take_header); returns how many.
     #[inline]
-    pub fn take_front<const N: usize>(&mut self) -> ([u8; N], usize) {
-        if let Some(front) = self.take_header() {
-            return (front, N);
-        }
-        let mut front = [0; N];
-        let taken = copy_out(self.readable(), 0, &mut front);
+    pub fn take_front(&mut self, to: &mut [u8]) -> usize {
+        let taken = copy_out(self.readable(), 0, to);
         self.consume_readable(taken);
-        (front, taken)
+        taken
     }
 
     /// Copies `N` bytes from the front of the readable stream; none when there are fewer.

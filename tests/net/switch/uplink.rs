@@ -17,15 +17,18 @@ pub(crate) struct Uplink {
 impl Uplink {
     /// Starts a switch with an uplink; its first guest has to be there before the back-end connects.
     pub(crate) fn start(ports: &[&str], args: &[&str]) -> Result<(NetBackEnd, UnixListener)> {
-        let dir = tempfile::tempdir()?;
-        let path = dir.path().join("uplink.sock");
-        let listener = UnixListener::bind(&path)?;
-        let uplink = format!("stream:{}", path.display());
+        let (uplink, listener) = Self::listen()?;
         let args = [&["--backend", "switch", "--uplink", &uplink], args].concat();
         let back_end = NetBackEnd::start_ports(ports, &args)?;
-        // The path is needed for one connection only, but by a process that comes for it later.
-        let _kept = dir.keep();
         Ok((back_end, listener))
+    }
+
+    /// Where a peer listens, as the back-end is told it.
+    pub(crate) fn listen() -> Result<(String, UnixListener)> {
+        // The path is needed for one connection only, but by a process that comes for it later.
+        let path = tempfile::tempdir()?.keep().join("uplink.sock");
+        let listener = UnixListener::bind(&path)?;
+        Ok((format!("stream:{}", path.display()), listener))
     }
 
     /// Takes the connection.

@@ -11,12 +11,18 @@ use ringside_common::memory::{Gather, IoScratch, Scatter};
 use rustix::io::Errno;
 
 use super::{MAX_FRAME_BYTES, Payload, Received, Room, SPARE_BYTES, SendLoss, Sent};
-use crate::header::NetHeader;
+use crate::header::{HEADER_BYTES, NetHeader};
+use crate::offload::MAX_HEADERS_BYTES;
+
+/// Room for a virtio header and all headers of a long packet.
+const FRONT_BYTES: usize = HEADER_BYTES + MAX_HEADERS_BYTES;
 
 /// What one link queue needs to move frames.
 #[derive(Debug)]
 pub(super) struct Transfer {
     scratch: IoScratch,
+    /// A prefix and the first bytes of a frame, so that they are one segment for the kernel.
+    front: [u8; FRONT_BYTES],
     /// For frames in too many segments.
     bounce: Vec<u8>,
 }
@@ -25,6 +31,7 @@ impl Transfer {
     pub(super) fn new() -> Self {
         Self {
             scratch: IoScratch::default(),
+            front: [0; FRONT_BYTES],
             bounce: vec![0; SPARE_BYTES],
         }
     }
@@ -38,13 +45,21 @@ impl Transfer {
         call: impl FnOnce(&Gather<'_>) -> io::Result<usize>,
     ) -> io::Result<usize> {
         let mut gather = self.scratch.gather();
-        gather.push(prefix);
         match payload {
             Payload::Guest { head, rest } => {
-                gather.push(head);
+                match joined(&mut self.front, prefix, head) {
+                    Some(front) => gather.push(front),
+                    None => {
+                        gather.push(prefix);
+                        gather.push(head);
+                    }
+                }
                 gather.push_readable(rest);
             }
-            Payload::Bytes(bytes) => gather.push(bytes),
+            Payload::Bytes(bytes) => {
+                gather.push(prefix);
+                gather.push(bytes);
+            }
         }
         if gather.bytes() == prefix.len() + payload.bytes() {
             return call(&gather);
@@ -87,6 +102,16 @@ impl Transfer {
     pub(super) fn deliver(&mut self, mut room: Room<'_>, frame: &[u8]) {
         deliver(&mut self.scratch, &mut room, frame);
     }
+}
+
+/// `prefix` and `head` behind each other in `front`, if it has room for both.
+#[inline]
+fn joined<'a>(front: &'a mut [u8], prefix: &[u8], head: &[u8]) -> Option<&'a [u8]> {
+    let front = front.get_mut(..prefix.len() + head.len())?;
+    let (first, second) = front.split_at_mut(prefix.len());
+    first.copy_from_slice(prefix);
+    second.copy_from_slice(head);
+    Some(front)
 }
 
 fn deliver(scratch: &mut IoScratch, room: &mut Room<'_>, frame: &[u8]) {

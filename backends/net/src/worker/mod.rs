@@ -34,7 +34,7 @@ use ringside_common::memory::Buffers;
 use ringside_common::worker::{DeviceWorker, Turn, Vring, Vrings};
 use rustix::io::dup;
 
-use crate::counters::{Direction, PacketCounters};
+use crate::counters::{Direction, DropReason, PacketCounters};
 use crate::hub::Hub;
 use crate::link::{Payload, SPARE_BYTES};
 use crate::mac_table::PortId;
@@ -162,10 +162,14 @@ impl DeviceWorker for NetWorker {
     }
 
     fn stopped(&mut self, turn: &mut NetTurn<'_>, slot: usize) {
-        if let Some(place) = turn.vrings.get(slot) {
+        if let Some(place) = turn.vrings.get_mut(slot) {
             self.lan.remove(&place.queue);
-            if matches!(place.queue.side, Side::Receive(_)) {
-                place.queue.port.pair_stopped();
+            let queue = &mut place.queue;
+            if let Side::Receive(rx) = &mut queue.side {
+                queue.port.pair_stopped();
+                if rx.forget_pending() {
+                    queue.counters.count_drop(DropReason::LinkDown);
+                }
             }
         }
         self.stop_wire(turn, slot);

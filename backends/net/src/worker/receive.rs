@@ -125,6 +125,11 @@ impl RxQueue {
         Put::Done
     }
 
+    /// Forgets a frame for which the chains did not come; returns whether there was one.
+    pub(super) fn forget_pending(&mut self) -> bool {
+        self.pending.take().is_some()
+    }
+
     /// Copies a frame out that was read into the window, and behind its first `limit_bytes` into
     /// `spare`.
     fn read_back(&self, spare: &[u8], limit_bytes: usize, frame: &mut [u8]) {

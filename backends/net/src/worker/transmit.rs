@@ -188,6 +188,7 @@ impl NetWorker {
             }
             return None;
         }
+        let is_checked = place.queue.port.options.anti_spoof;
         let (head, sound) = take(&mut place.vring, &mut self.frame)?;
         let opened = if sound {
             tx.open(&mut self.frame)
@@ -196,13 +197,15 @@ impl NetWorker {
         };
         let header = match opened {
             Ok(header) => header,
-            Err(reason) => return self.settle(turn, slot, head, Fate::Lost(reason), (0, &[])),
+            Err(reason) => {
+                return self.settle(turn, slot, head, Fate::Lost(reason), (0, [0; 6], &[]));
+            }
         };
         match (self.hub.fabric(), header.gso_type) {
-            // Who counts and filters looks at the Ethernet header alone.
-            (Fabric::Wire | Fabric::Null { .. }, _) => {
+            (Fabric::Wire | Fabric::Null { .. }, _) if is_checked => {
                 self.send_seen::<TAGGED_HEADER_BYTES>(turn, slot, head, &header)
             }
+            (Fabric::Wire | Fabric::Null { .. }, _) => self.send_unseen(turn, slot, head, &header),
             (Fabric::Switch | Fabric::Loopback, GSO_NONE) => {
                 self.send_seen::<PEEK_BYTES>(turn, slot, head, &header)
             }
@@ -210,6 +213,21 @@ impl NetWorker {
                 self.send_seen::<MAX_HEADERS_BYTES>(turn, slot, head, &header)
             }
         }
+    }
+
+    /// Sends a frame on of which nothing is checked; whom it is for is looked at to be counted.
+    #[inline]
+    fn send_unseen(
+        &mut self,
+        turn: &mut NetTurn<'_>,
+        slot: usize,
+        head: u16,
+        header: &NetHeader,
+    ) -> Option<usize> {
+        let bytes = usize::try_from(self.frame.readable_bytes()).unwrap_or(usize::MAX);
+        let destination = self.frame.peek().unwrap_or_default();
+        let fate = self.pass_on(turn, slot, header, bytes, &[]);
+        self.settle(turn, slot, head, fate, (bytes, destination, &[]))
     }
 
     /// Sends a frame on whose first `N` bytes are looked at. They are taken out of guest memory
@@ -223,10 +241,11 @@ impl NetWorker {
         header: &NetHeader,
     ) -> Option<usize> {
         let bytes = usize::try_from(self.frame.readable_bytes()).unwrap_or(usize::MAX);
-        let (front, seen) = self.frame.take_front::<N>();
+        let mut front = [0; N];
+        let seen = self.frame.take_front(&mut front);
         let start = front.get(..seen).unwrap_or_default();
         let fate = self.pass_on(turn, slot, header, bytes, start);
-        self.settle(turn, slot, head, fate, (bytes, start))
+        self.settle(turn, slot, head, fate, (bytes, destination(start), start))
     }
 
     /// Gives the chain of a frame back, or leaves it in the ring.
@@ -237,7 +256,7 @@ impl NetWorker {
         slot: usize,
         head: u16,
         fate: Fate,
-        (bytes, start): (usize, &[u8]),
+        (bytes, destination, start): (usize, [u8; 6], &[u8]),
     ) -> Option<usize> {
         let now_ns = turn.now_ns();
         let place = turn.vrings.get_mut(slot)?;
@@ -268,7 +287,7 @@ impl NetWorker {
                 }
             }
             Fate::Gone => {
-                queue.counters.count(bytes, destination(start));
+                queue.counters.count(bytes, destination);
                 queue.port.from_guest.charge(now_ns, bytes);
                 let rest = &self.frame;
                 let payload = Payload::Guest { head: start, rest };
