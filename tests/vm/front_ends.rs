@@ -33,6 +33,40 @@ const GREETING: &str = "from the host";
 /// What QEMU says of a back channel that was closed on it.
 const EARLY_END: &str = "Unexpected end-of-file";
 
+/// A guest with the three devices on the README's lines, whose sockets are those of a disk, a network
+/// and a folder.
+fn devices([disk, nic, share]: [&Path; 3]) -> Guest<'static> {
+    let again = Duration::from_millis(500);
+    Guest::new()
+        .cpus(QUEUES.into())
+        .program("iperf3")
+        .program("ethtool")
+        .device(
+            Device::block("disk", disk)
+                .num_queues(QUEUES)
+                .reconnect(again),
+        )
+        .device(
+            Device::net("nic", nic)
+                .queue_pairs(QUEUES)
+                .mac(MAC)
+                .host_mtu(1500)
+                .reconnect(again),
+        )
+        .device(
+            Device::fs("share", share, TAG)
+                .request_queues(QUEUES)
+                .queue_size(1024),
+        )
+        .env("QUEUES", QUEUES)
+        .env("BYTES", 256 << 20)
+        .env("MAC", MAC)
+        .env("NET", NET)
+        .env("TAG", TAG)
+        .env("GREETING", GREETING)
+        .script(SCRIPT)
+}
+
 /// Boots a guest with a disk, a network and a folder in `qemu`.
 fn attach_all(name: &str, qemu: Option<&Path>) -> Result<(), BoxError> {
     let network = Network::new()?;
@@ -45,37 +79,10 @@ fn attach_all(name: &str, qemu: Option<&Path>) -> Result<(), BoxError> {
     let _iperf3 = network.iperf3_server()?;
     let server: SocketAddr = "0.0.0.0:80".parse()?;
     let http = HttpServer::start(&network, server, 1 << 20)?;
-    let guest = Guest::new()
-        .cpus(QUEUES.into())
-        .program("iperf3")
-        .program("ethtool")
+    let guest = devices([&disk.socket(), &nic.socket(0), &share.socket()])
         .network(&network)
-        .device(
-            Device::block("disk", &disk.socket())
-                .num_queues(QUEUES)
-                .reconnect(Duration::from_millis(500)),
-        )
-        .device(
-            Device::net("nic", &nic.socket(0))
-                .queue_pairs(QUEUES)
-                .mac(MAC)
-                .host_mtu(1500)
-                .reconnect(Duration::from_millis(500)),
-        )
-        .device(
-            Device::fs("share", &share.socket(), TAG)
-                .request_queues(QUEUES)
-                .queue_size(1024),
-        )
-        .env("QUEUES", QUEUES)
-        .env("BYTES", 256 << 20)
         .env("SERIAL", disk.serial())
-        .env("MAC", MAC)
-        .env("NET", NET)
-        .env("FILE_SHA256", http.sha256())
-        .env("TAG", TAG)
-        .env("GREETING", GREETING)
-        .script(SCRIPT);
+        .env("FILE_SHA256", http.sha256());
     let guest = match qemu {
         Some(program) => guest.qemu(program),
         None => guest,
