@@ -6,19 +6,25 @@
 //!   [`Victim::check`] is the common check.
 //! * [`Bystander`]: verified I/O on another queue, during a case and after it.
 //! * [`SlowDisk`]: keeps writes to a file in flight for long.
+//! * [`Injection`]: system calls that fail or hang.
+//! * [`Trap`]: an eventfd to which a write waits.
 //! * [`support_chains`]: a `ringside-blk` with a ring laid by hand, checked to the byte.
 //! * [`wire`]: bodies of messages, sound or not.
 
 mod bystander;
+mod injection;
 mod slow_disk;
 pub mod support_chains;
+mod trap;
 mod victim;
 pub mod wire;
 
 use std::time::{Duration, Instant};
 
 pub use bystander::Bystander;
+pub use injection::Injection;
 pub use slow_disk::SlowDisk;
+pub use trap::Trap;
 pub use victim::{DISK_BYTES, Footprint, QUEUES, Victim, expect_refusal};
 
 /// Result of a step of a hostile case.

@@ -57,6 +57,7 @@ impl Served {
                 max_threads: 4,
                 cpus: Vec::new(),
                 max_poll_ns: 0,
+                stop_timeout: None,
             },
             thread: None,
         })

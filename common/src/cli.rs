@@ -7,14 +7,13 @@
 //! queues are counted is the device's choice, see [`QueueCount`]. The man page ([`man_page`]) comes from the same definition as `--help`.
 
 mod cpus;
+mod exit;
 mod values;
 
-use std::error::Error;
 use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Command, ValueEnum};
@@ -23,6 +22,7 @@ use log::LevelFilter;
 use thiserror::Error;
 
 pub use self::cpus::{CpuList, CpuListError};
+pub use self::exit::{EXIT_DATA_THREAD, EXIT_STUCK, exit_code, man_page};
 pub use self::values::{MAX_THREADS, SizeError, ValueError, size};
 use crate::management::{self, CtlError, MetricsAddress};
 use crate::socket::{InheritedSocket, SocketError};
@@ -164,6 +164,12 @@ pub struct CommonArgs<Q: QueueCount = NumQueues> {
     #[arg(value_parser = clap::value_parser!(u32).range(0..=10_000))]
     pub poll_us: u32,
 
+    /// Longest wait for requests that do not end, in seconds, when a ring is to stop or the process
+    /// is to end; then it ends with status 4. 0: for ever
+    #[arg(long, value_name = "S", default_value_t = 300, help_heading = "Queues")]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    pub stop_timeout: u32,
+
     /// Serve the management protocol (JSON lines) on this Unix socket
     #[arg(long, value_name = "PATH", help_heading = "Management")]
     pub control_socket: Option<PathBuf>,
@@ -267,6 +273,8 @@ pub struct CommonConfig<E = Endpoint> {
     pub cpus: Vec<usize>,
     /// Upper bound of adaptive polling; zero: off.
     pub poll: Duration,
+    /// How long is waited for requests that do not end; none: for ever.
+    pub stop_timeout: Option<Duration>,
     /// Where the management protocol is served.
     pub control_socket: Option<PathBuf>,
     /// Where metrics are served.
@@ -281,6 +289,7 @@ impl<E> CommonConfig<E> {
             max_threads: self.threads.get(),
             cpus: self.cpus.clone(),
             max_poll_ns: u64::try_from(self.poll.as_nanos()).unwrap_or(u64::MAX),
+            stop_timeout: self.stop_timeout,
         }
     }
 }
@@ -371,6 +380,8 @@ impl<Q: QueueCount> CommonArgs<Q> {
             threads: self.threads.unwrap_or_else(default_threads),
             cpus: self.cpus.map(CpuList::into_inner).unwrap_or_default(),
             poll: Duration::from_micros(self.poll_us.into()),
+            stop_timeout: (self.stop_timeout > 0)
+                .then(|| Duration::from_secs(self.stop_timeout.into())),
             control_socket: self.control_socket,
             metrics: self.metrics,
         }
@@ -444,34 +455,6 @@ impl CtlArgs {
     pub fn run(&self) -> Result<String, CtlError> {
         management::ctl(&self.path, &self.method, &self.params)
     }
-}
-
-/// The end of a program: 0, or 1 and what went wrong on the standard error, with its causes.
-#[must_use]
-pub fn exit_code(program: &str, result: Result<(), Box<dyn Error>>) -> ExitCode {
-    let Err(error) = result else {
-        return ExitCode::SUCCESS;
-    };
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    // Nobody may be there to read it.
-    let _ = writeln!(io::stderr(), "{program}: {text}");
-    ExitCode::FAILURE
-}
-
-/// The man page of `command`, in roff.
-///
-/// # Errors
-///
-/// Never in practice: it is written to memory.
-pub fn man_page(command: Command) -> io::Result<Vec<u8>> {
-    let mut page = Vec::new();
-    clap_mangen::Man::new(command).render(&mut page)?;
-    Ok(page)
 }
 
 #[cfg(test)]

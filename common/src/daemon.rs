@@ -17,7 +17,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use epoll::Events;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -33,6 +33,7 @@ use crate::logging::LogLimiter;
 use crate::session::connection::{Connection, Progress};
 use crate::socket::{BoundSocket, SocketError};
 use crate::sys::signal::Signals;
+use crate::watchdog::Watchdog;
 use crate::worker::{Pool, WorkerOptions};
 
 /// Where front-ends come from.
@@ -73,6 +74,8 @@ const SIGNAL: u64 = 0;
 const CONTROL: u64 = 1;
 const LISTENER: u64 = 2;
 const CONNECTION: u64 = 3;
+/// Another front-end while one is served.
+const NEXT: u64 = 4;
 
 /// Serves `device` to the front-ends of `source` until SIGTERM.
 ///
@@ -84,7 +87,8 @@ pub fn serve<D: Device>(
     options: &WorkerOptions,
     control: &Control,
 ) -> Result<(), HostError> {
-    serve_one(device, source, &Pool::new(options.clone()), control)?;
+    let pool = new_pool(options, control)?;
+    serve_one(device, source, &pool, control)?;
     log::info!("bye");
     Ok(())
 }
@@ -99,7 +103,7 @@ pub fn serve_all<D: Device>(
     options: &WorkerOptions,
     control: &Control,
 ) -> Result<(), HostError> {
-    let pool = Pool::new(options.clone());
+    let pool = new_pool(options, control)?;
     let result = std::thread::scope(|scope| {
         let mut threads = Vec::new();
         for (number, (device, source)) in devices.into_iter().enumerate() {
@@ -130,6 +134,15 @@ pub fn serve_all<D: Device>(
     result
 }
 
+fn new_pool<D: Device>(
+    options: &WorkerOptions,
+    control: &Control,
+) -> Result<Arc<Pool<D>>, HostError> {
+    let watchdog = Watchdog::new(control.signals, options.stop_timeout)
+        .map_err(HostError::of("making the watchdog"))?;
+    Ok(Pool::new(options.clone(), watchdog))
+}
+
 fn serve_one<D: Device>(
     device: &Arc<D>,
     source: Source,
@@ -156,6 +169,9 @@ fn serve_one<D: Device>(
         connected: LogLimiter::new(),
         left: LogLimiter::new(),
         broken: LogLimiter::new(),
+        crowded: LogLimiter::new(),
+        refused: LogLimiter::new(),
+        penance: Penance::default(),
     };
     match source {
         Source::Bound(socket) => daemon.accept_all(socket.listener())?,
@@ -163,7 +179,11 @@ fn serve_one<D: Device>(
         Source::Connected(stream) => daemon.converse(stream)?,
         Source::Connect(path) => daemon.connect_all(&path)?,
     }
-    device.flush().map_err(HostError::of("flushing at exit"))
+    let flushed = daemon.flush();
+    if pool.watchdog().has_failed() {
+        return Err(HostError::data_thread_ended());
+    }
+    flushed.map_err(HostError::of("flushing at exit"))
 }
 
 struct Daemon<'a, D: Device> {
@@ -179,6 +199,35 @@ struct Daemon<'a, D: Device> {
     connected: LogLimiter,
     left: LogLimiter,
     broken: LogLimiter,
+    crowded: LogLimiter,
+    refused: LogLimiter,
+    penance: Penance,
+}
+
+/// How long nobody is served after a front-end whose eventfds made a data thread wait. That costs
+/// others some 40 ms each time: one that does it again and again is to take a fraction of their
+/// time only.
+#[derive(Debug, Default)]
+struct Penance(Cell<u32>);
+
+impl Penance {
+    /// Doubled each time, up to the longest.
+    const SHORTEST: Duration = Duration::from_secs(1);
+    const LONGEST: Duration = Duration::from_secs(64);
+
+    /// After a session that has `lasted` so long.
+    fn after(&self, stuck: bool, lasted: Duration) -> Duration {
+        if lasted >= Self::LONGEST {
+            self.0.set(0);
+        }
+        if !stuck {
+            return Duration::ZERO;
+        }
+        let offences = self.0.get();
+        self.0.set(offences.saturating_add(1));
+        let pause = Self::SHORTEST.saturating_mul(1 << offences.min(6));
+        pause.min(Self::LONGEST)
+    }
 }
 
 impl<D: Device> Daemon<'_, D> {
@@ -187,29 +236,43 @@ impl<D: Device> Daemon<'_, D> {
         listener
             .set_nonblocking(true)
             .map_err(HostError::of("preparing the listener"))?;
-        let listening = Events::EPOLLIN;
-        self.epoll
-            .add_for(listener.as_fd(), listening, LISTENER)
-            .map_err(HostError::of("adding to epoll"))?;
+        self.listen(listener, Events::EPOLLIN, LISTENER)?;
         while !self.signals.terminating() {
             match listener.accept() {
                 Ok((stream, _)) => {
-                    // Level-triggered for those who wait, silent while one is served.
-                    let _ = self.epoll.remove(listener.as_fd());
+                    // Level-triggered for those who wait; while one is served, each is told of once.
+                    self.listen(listener, Events::EPOLLIN | Events::EPOLLET, NEXT)?;
                     self.converse(stream)?;
-                    self.epoll
-                        .add_for(listener.as_fd(), listening, LISTENER)
-                        .map_err(HostError::of("adding to epoll"))?;
+                    self.listen(listener, Events::EPOLLIN, LISTENER)?;
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait_outside()?,
                 Err(e) => {
                     // No descriptor left, or the peer has gone already. The former needs time.
-                    log::warn!("no connection accepted: {e}");
+                    if let Some(suppressed) = self.refused.allow() {
+                        log::warn!("no connection accepted: {e} ({suppressed} more not shown)");
+                    }
                     self.nap(CONNECT_RETRY)?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Has `events` of the listener reported as `token` from now on.
+    fn listen(&self, listener: &UnixListener, events: Events, token: u64) -> Result<(), HostError> {
+        // The first time it is not there yet.
+        let _ = self.epoll.remove(listener.as_fd());
+        self.epoll
+            .add_for(listener.as_fd(), events, token)
+            .map_err(HostError::of("adding to epoll"))
+    }
+
+    /// What log lines begin with, where a process has several devices.
+    fn name(&self) -> String {
+        match self.device.name() {
+            "" => String::new(),
+            name => format!("{name}: "),
+        }
     }
 
     /// The front-end listens.
@@ -237,18 +300,19 @@ impl<D: Device> Daemon<'_, D> {
         stream
             .set_nonblocking(false)
             .map_err(HostError::of("preparing the connection"))?;
-        let name = match self.device.name() {
-            "" => String::new(),
-            name => format!("{name}: "),
-        };
+        let name = self.name();
+        let started = Instant::now();
         let device = Arc::clone(self.device);
         let mut connection = match Connection::new(stream, device, Arc::clone(self.pool)) {
             Ok(connection) => connection,
             Err(error) => {
-                log::error!(
-                    "{name}a front-end was turned away: {error}: {}",
-                    error.source
-                );
+                if let Some(suppressed) = self.broken.allow() {
+                    log::error!(
+                        "{name}a front-end was turned away: {error}: {} ({suppressed} more not \
+                         shown)",
+                        error.source
+                    );
+                }
                 return Ok(());
             }
         };
@@ -262,6 +326,9 @@ impl<D: Device> Daemon<'_, D> {
         let result = self.exchange(&mut connection);
         let _ = self.epoll.remove(connection.fd());
         connection.session().end();
+        let penance = self
+            .penance
+            .after(connection.session().is_stuck(), started.elapsed());
         if let Err(error) = result {
             if let Some(suppressed) = self.broken.allow() {
                 log::warn!(
@@ -271,6 +338,18 @@ impl<D: Device> Daemon<'_, D> {
         } else if let Some(suppressed) = self.left.allow() {
             log::info!("{name}the front-end has left ({suppressed} more not shown)");
         }
+        drop(connection);
+        self.rest(penance)
+    }
+
+    /// Serves nobody for `pause`.
+    fn rest(&self, pause: Duration) -> Result<(), HostError> {
+        let begin = Instant::now();
+        while let Some(left) = pause.checked_sub(begin.elapsed())
+            && !self.signals.terminating()
+        {
+            self.nap(left)?;
+        }
         Ok(())
     }
 
@@ -279,14 +358,18 @@ impl<D: Device> Daemon<'_, D> {
         let fail = |e: HostError| vhost::vhost_user::Error::ReqHandlerError(io::Error::other(e));
         self.follow_pause(Some(connection)).map_err(fail)?;
         loop {
-            match connection.proceed()? {
+            let pause = match connection.proceed()? {
                 Progress::Closed => return Ok(()),
-                Progress::Waiting | Progress::Blocked => {}
-            }
+                Progress::Busy => Some(Duration::ZERO),
+                Progress::Waiting | Progress::Blocked => None,
+            };
             if self.signals.terminating() {
                 return Ok(());
             }
-            let control = self.wait().map_err(fail)?;
+            let control = self.wait(pause).map_err(fail)?;
+            if connection.session().is_stuck() {
+                return Err(FrontEndError::CallBlocks.into());
+            }
             let tears = self.signals.tears();
             if self.tears.replace(tears) != tears && connection.session().memory_is_torn() {
                 return Err(FrontEndError::MemoryTruncated.into());
@@ -299,7 +382,7 @@ impl<D: Device> Daemon<'_, D> {
 
     /// Waits for anything while there is no front-end.
     fn wait_outside(&self) -> Result<(), HostError> {
-        if self.wait()? {
+        if self.wait(None)? {
             self.follow_pause(None)?;
         }
         Ok(())
@@ -312,7 +395,7 @@ impl<D: Device> Daemon<'_, D> {
             connection.session().pause(paused)?;
         }
         let mut flush_failed = false;
-        if paused && let Err(error) = self.device.flush() {
+        if paused && let Err(error) = self.flush() {
             // A reason to tell who has asked, and none to leave the front-end alone.
             log::error!("not all that was written is stable: {error}");
             flush_failed = true;
@@ -321,12 +404,36 @@ impl<D: Device> Daemon<'_, D> {
         Ok(())
     }
 
-    /// Sleeps until something has happened; returns whether the control handle was used.
-    fn wait(&self) -> Result<bool, HostError> {
-        let mut control = false;
+    /// Makes what was acknowledged stable; a disk may take its time.
+    fn flush(&self) -> io::Result<()> {
+        let bounded = self.signals.terminating();
+        let _waiting = self.pool.watchdog().wait_for(
+            "what was written to be stable",
+            Instant::now(),
+            bounded,
+            None,
+        );
+        self.device.flush()
+    }
+
+    /// Sleeps until something has happened, for `pause` at most; returns whether the control handle
+    /// was used.
+    fn wait(&self, pause: Option<Duration>) -> Result<bool, HostError> {
+        let (mut control, mut crowded) = (false, false);
+        let pause_ns = pause.map(|pause| u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX));
         self.epoll
-            .wait(None, |token| control |= token == CONTROL)
+            .wait(pause_ns, |token| {
+                control |= token == CONTROL;
+                crowded |= token == NEXT;
+            })
             .map_err(HostError::of("waiting for events"))?;
+        if crowded && let Some(suppressed) = self.crowded.allow() {
+            log::info!(
+                "{}another front-end waits until the one that is served has left ({suppressed} \
+                 more not shown)",
+                self.name()
+            );
+        }
         self.follow_reload();
         Ok(control)
     }

@@ -12,6 +12,7 @@
 //! The data side is a [`DeviceWorker`]: made on each data thread, owned by it, so that it needs no
 //! lock. [`Requests`](crate::worker::Requests) makes one of a device that answers requests.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -37,7 +38,10 @@ pub trait Device: VhostUserBackend<Bitmap = (), Vring = VringMutex> + 'static {
     }
 
     /// Makes the data side of one data thread; called on that thread.
-    fn worker(&self) -> Self::Worker;
+    ///
+    /// # Errors
+    /// When it could serve nothing; the front-end is turned away.
+    fn worker(&self) -> io::Result<Self::Worker>;
 
     /// What the data side is to know of vring `index`, which starts.
     fn seed(&self, index: u16) -> <Self::Worker as DeviceWorker>::Seed;
@@ -87,7 +91,7 @@ pub trait Device: VhostUserBackend<Bitmap = (), Vring = VringMutex> + 'static {
     ///
     /// # Errors
     /// What the host said.
-    fn flush(&self) -> std::io::Result<()> {
+    fn flush(&self) -> io::Result<()> {
         Ok(())
     }
 

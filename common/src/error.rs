@@ -18,6 +18,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum FrontEndError {
+    /// An eventfd to which a write would wait.
+    #[error("a write to a call or error eventfd had to be called off: it blocks, and is full")]
+    CallBlocks,
     /// An MTU that cannot be had.
     #[error("an MTU of {mtu} bytes, of at most {most}")]
     Mtu {
@@ -283,4 +286,19 @@ impl HostError {
             source: source.into(),
         }
     }
+
+    /// A data thread takes no more commands: the kernel takes no more I/O from it.
+    pub(crate) fn data_thread_ended() -> Self {
+        Self {
+            what: DATA_THREAD_ENDED,
+            source: io::ErrorKind::BrokenPipe.into(),
+        }
+    }
+
+    /// Whether it is that.
+    pub(crate) fn is_of_data_thread(&self) -> bool {
+        self.what == DATA_THREAD_ENDED
+    }
 }
+
+const DATA_THREAD_ENDED: &str = "a data thread has ended";

@@ -12,6 +12,7 @@
 //! | [`chain`] | a checked walk of a descriptor chain |
 //! | [`worker`] | data threads, which own their vrings, and the pool that sessions share |
 //! | [`io`] | what a data thread waits on: `io_uring`, or epoll and blocking threads |
+//! | `watchdog` | writes that wait, waits without an end |
 //! | [`device`] | what a device is: a control side and a data side |
 //! | [`backchannel`] | messages to the front-end |
 //! | [`error`] | errors by culprit |
@@ -41,4 +42,5 @@ mod session;
 pub mod socket;
 pub mod stats;
 mod sys;
+mod watchdog;
 pub mod worker;

@@ -154,6 +154,11 @@ impl QueueStats {
     pub fn set_in_flight(&self, chains: u64) {
         self.in_flight.set(chains);
     }
+
+    /// The number of chains taken and not yet returned, when it was last set.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.in_flight.load()
+    }
 }
 
 /// The counters of a device: names of its operations and one [`QueueStats`] per started vring.

@@ -81,6 +81,7 @@ fn measure(table: TableShape) -> Result<(), Box<dyn Error>> {
         max_threads: 1,
         cpus: vec![0],
         max_poll_ns: 50_000,
+        stop_timeout: None,
     };
     std::thread::scope(|scope| {
         let server =

@@ -4,6 +4,8 @@
 //! The guest is one port of a switch. Two others exchange frames with known content all the time,
 //! and after each case: the process lives, they go on, and the hostile port is served again.
 
+#[path = "net/calls.rs"]
+mod calls;
 #[path = "net/control.rs"]
 mod control;
 #[path = "net/receive.rs"]

@@ -61,6 +61,7 @@ impl Served {
             max_threads: 4,
             cpus: Vec::new(),
             max_poll_ns: 50_000,
+            stop_timeout: None,
         };
         let thread = std::thread::spawn(move || serve_all(devices, &workers, &control));
         Ok((Self(thread), streams))

@@ -453,8 +453,8 @@ impl Device for BlockDevice {
 
     fn seed(&self, _index: u16) {}
 
-    fn worker(&self) -> Requests<BlockWorker> {
-        Requests(BlockWorker::new(Arc::clone(&self.shared)))
+    fn worker(&self) -> io::Result<Requests<BlockWorker>> {
+        Ok(Requests(BlockWorker::new(Arc::clone(&self.shared))))
     }
 
     fn files(&self) -> Vec<Arc<OwnedFd>> {

@@ -2,7 +2,8 @@
 //! `ringside-blk`: a vhost-user block device back-end.
 //!
 //! Exit codes: 0 after SIGTERM or when an inherited connection has ended, 1 when it could not
-//! start or go on, 2 for a bad command line.
+//! start or go on, 2 for a bad command line,
+//! 3 when a data thread has failed, 4 when requests in flight did not end in time.
 
 use std::error::Error;
 use std::io::Write as _;

@@ -214,8 +214,8 @@ impl VhostUserBackend for FsDevice {
 impl Device for FsDevice {
     type Worker = Requests<FsWorker>;
 
-    fn worker(&self) -> Requests<FsWorker> {
-        Requests(FsWorker::new(Arc::clone(&self.shared)))
+    fn worker(&self) -> io::Result<Requests<FsWorker>> {
+        FsWorker::new(Arc::clone(&self.shared)).map(Requests)
     }
 
     fn seed(&self, _index: u16) {}

@@ -2,7 +2,8 @@
 //! `ringside-fs`: a vhost-user file system device back-end.
 //!
 //! Exit codes: 0 after SIGTERM or when an inherited connection has ended, 1 when it could not
-//! start or go on, 2 for a bad command line. With a sandbox the process that was started waits for
+//! start or go on, 2 for a bad command line,
+//! 3 when a data thread has failed, 4 when requests in flight did not end in time. With a sandbox the process that was started waits for
 //! the one that serves, and ends as that one does.
 
 use std::error::Error;

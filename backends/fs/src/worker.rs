@@ -53,8 +53,7 @@ const OTHER: usize = server::KINDS.len() - 1;
 #[derive(Debug)]
 pub struct FsWorker {
     shared: Arc<Shared>,
-    /// None where the kernel refused to set the thread up.
-    thread: Option<ThreadContext>,
+    thread: ThreadContext,
     scratch: Scratch,
 }
 
@@ -81,14 +80,16 @@ enum Outcome {
 
 impl FsWorker {
     /// The data side of the calling thread.
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let thread = ThreadContext::new(shared.proc_self_fd());
-        let thread = thread.inspect_err(|e| log::error!("a data thread serves nothing: {e}"));
-        Self {
+    ///
+    /// # Errors
+    /// When the kernel does not set the thread up.
+    pub(crate) fn new(shared: Arc<Shared>) -> io::Result<Self> {
+        let thread = ThreadContext::new(shared.proc_self_fd())?;
+        Ok(Self {
             shared,
-            thread: thread.ok(),
+            thread,
             scratch: Scratch::default(),
-        }
+        })
     }
 
     /// Serves the request of `head`, whose header was taken off.
@@ -133,7 +134,7 @@ impl FsWorker {
             head,
             cx: Cx {
                 header,
-                thread: self.thread.as_mut().ok_or(Errno::IO)?,
+                thread: &mut self.thread,
                 waits: false,
             },
             args,

@@ -183,8 +183,8 @@ impl Device for NetDevice {
         &self.port.options.name
     }
 
-    fn worker(&self) -> NetWorker {
-        NetWorker::new(Arc::clone(&self.hub))
+    fn worker(&self) -> io::Result<NetWorker> {
+        Ok(NetWorker::new(Arc::clone(&self.hub)))
     }
 
     fn seed(&self, index: u16) -> Seed {

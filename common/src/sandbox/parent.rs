@@ -22,6 +22,7 @@ use super::error::SandboxError;
 use super::idmap::Maps;
 use super::namespace::{NAMESPACES, become_root_group, become_root_user};
 use super::sys;
+use crate::sys::exit_now;
 
 /// What a shell reports of a process that a signal has ended: this and its number.
 const SIGNALLED: i32 = 128;
@@ -62,8 +63,9 @@ pub(super) fn split(separation: Separation<'_>) -> Result<Option<u8>, SandboxErr
         drop(map);
         if let Err(error) = settle_in(separation, mapped, &parent) {
             // Not for the caller, who might go on with less, as its copy in the parent may.
+            // No destructor runs: what they would undo belongs to the parent.
             log::error!("{error}");
-            sys::exit_now(1);
+            exit_now(1);
         }
         return Ok(None);
     };
@@ -97,7 +99,7 @@ fn settle_in(
     if let Separation::Users(maps) = separation {
         if mapped.read_exact(&mut [0]).is_err() {
             // The parent knows why, and tells.
-            sys::exit_now(1);
+            exit_now(1);
         }
         // Who has a map of one kind alone is not left with a number that is not mapped.
         if maps.have_root_group() {

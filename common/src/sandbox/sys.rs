@@ -62,12 +62,6 @@ pub(super) fn fork(namespaces: UnshareFlags) -> io::Result<Option<Pid>> {
     Ok(c_int::try_from(pid).ok().and_then(Pid::from_raw))
 }
 
-/// Ends this process at once: no destructor runs, for what they would undo belongs to the parent.
-pub(super) fn exit_now(status: u8) -> ! {
-    // SAFETY: does not return.
-    unsafe { libc::_exit(status.into()) }
-}
-
 /// The numbers of the descriptors that are open.
 pub(super) fn open_descriptors() -> io::Result<Vec<RawFd>> {
     let listed = OwnedFd::from(File::open("/proc/self/fd")?);

@@ -70,9 +70,14 @@ pub(crate) enum Progress {
     Waiting,
     /// The next message is here, but the front-end has not read our answers.
     Blocked,
+    /// There may be more messages.
+    Busy,
     /// The front-end has gone.
     Closed,
 }
+
+/// Messages that are answered before the control thread looks at signals and other requests.
+const MAX_MESSAGES: usize = 64;
 
 /// One connection and its session.
 pub(crate) struct Connection<D: Device> {
@@ -158,12 +163,12 @@ impl<D: Device> Connection<D> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers every message that has arrived in full.
+    /// Answers the messages that have arrived in full, up to a bound.
     ///
     /// # Errors
     /// What the connection is to be closed for.
     pub(crate) fn proceed(&mut self) -> Result<Progress, Error> {
-        loop {
+        for _ in 0..MAX_MESSAGES {
             let Some((header, has_descriptors)) = self.peek_header()? else {
                 return Ok(if self.is_hung_up()? {
                     Progress::Closed
@@ -198,6 +203,7 @@ impl<D: Device> Connection<D> {
                 self.hand_over(header, descriptors)?;
             }
         }
+        Ok(Progress::Busy)
     }
 
     /// The header at the head of the socket, and whether descriptors came with it or with a
@@ -242,11 +248,7 @@ impl<D: Device> Connection<D> {
 
     fn poll(&self, flags: PollFlags) -> Result<PollFlags, Error> {
         let mut fds = [PollFd::new(&self.socket, flags)];
-        let now = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        match poll(&mut fds, Some(&now)) {
+        match poll(&mut fds, Some(&Timespec::default())) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(Error::SocketError(e.into())),
         }

@@ -93,6 +93,11 @@ impl<D: Device> Session<D> {
         self.memory.is_torn()
     }
 
+    /// Whether the front-end's eventfds would have made a data thread wait.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.workers.is_stuck()
+    }
+
     /// Completes what is in flight and lets go of everything the front-end gave.
     pub(crate) fn end(&mut self) {
         // Who waits for an answer there would hold up the rest.

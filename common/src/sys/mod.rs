@@ -179,6 +179,24 @@ pub(crate) fn prefetch_to_write(address: *const u8) {
     let _ = address;
 }
 
+/// Whether a write to descriptor `fd` would not wait now. It may be closed meanwhile, or be another.
+pub(crate) fn is_writable(fd: c_int) -> bool {
+    let mut one = libc::pollfd {
+        fd,
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // SAFETY: one entry, which is ours; poll takes any number for a descriptor.
+    let ready = unsafe { libc::poll(&raw mut one, 1, 0) };
+    ready != 0
+}
+
+/// Ends the process at once, without a destructor.
+pub(crate) fn exit_now(status: u8) -> ! {
+    // SAFETY: `_exit` takes nothing from anybody who goes on: nobody does.
+    unsafe { libc::_exit(c_int::from(status)) }
+}
+
 /// A new epoll instance, whose bare descriptor from the `epoll` crate gets an owner.
 pub(crate) fn epoll_instance() -> io::Result<OwnedFd> {
     let fd = epoll::create(true)?;

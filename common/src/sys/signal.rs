@@ -3,8 +3,10 @@
 //!
 //! SIGTERM and SIGINT ask for a clean exit; a second one, when the first takes too long, ends the
 //! process at once. One that the parent process of the sandbox passes on is counted by itself: a
-//! service manager may have sent the same to both. SIGHUP asks devices to look at their backing again. SIGBUS in guest memory is
-//! repaired (see [`sigbus`](crate::memory::sigbus)) and reported the same way.
+//! service manager may have sent the same to both. SIGHUP asks devices to look at their backing
+//! again. SIGBUS in guest memory is repaired (see [`sigbus`](crate::memory::sigbus)) and reported
+//! the same way. A real-time signal takes a thread out of a system call (see
+//! [`watchdog`](crate::watchdog)).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -13,6 +15,8 @@ use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use libc::{c_int, c_void, siginfo_t};
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::process::getpid;
+use rustix::thread::Pid;
 use vmm_sys_util::signal::register_signal_handler;
 
 static TERMINATIONS: AtomicU32 = AtomicU32::new(0);
@@ -43,6 +47,7 @@ impl Signals {
         }
         register(libc::SIGHUP, on_reload)?;
         register(libc::SIGBUS, on_bus_error)?;
+        register(nudge_number(), on_nudge)?;
         Ok(Self { wake: fd.as_fd() })
     }
 
@@ -81,6 +86,31 @@ fn register(number: c_int, handler: Handler) -> io::Result<()> {
     register_signal_handler(number, handler).map_err(|e| io::Error::from_raw_os_error(e.errno()))
 }
 
+/// The signal that takes a thread out of a system call.
+fn nudge_number() -> c_int {
+    libc::SIGRTMIN()
+}
+
+/// Takes `thread`, one of ours, out of the system call it waits in: that ends with EINTR, as the
+/// handler is installed without `SA_RESTART`.
+pub(crate) fn nudge(thread: Pid) {
+    let (process, thread) = (getpid().as_raw_nonzero(), thread.as_raw_nonzero());
+    // SAFETY: three numbers. A thread that has ended is not found within this process.
+    let _ = unsafe {
+        libc::syscall(
+            libc::SYS_tgkill,
+            process.get(),
+            thread.get(),
+            nudge_number(),
+        )
+    };
+}
+
+/// A session has ended otherwise than by its socket.
+pub(crate) fn tell_control_threads() {
+    wake();
+}
+
 /// Async-signal-safe: one write to an eventfd.
 fn wake() {
     let one: u64 = 1;
@@ -102,6 +132,9 @@ extern "C" fn on_terminate(_number: c_int, info: *mut siginfo_t, _context: *mut 
     }
     wake();
 }
+
+/// To have come is all that the signal is for.
+extern "C" fn on_nudge(_number: c_int, _info: *mut siginfo_t, _context: *mut c_void) {}
 
 extern "C" fn on_reload(_number: c_int, _info: *mut siginfo_t, _context: *mut c_void) {
     RELOADS.fetch_add(1, Ordering::AcqRel);

@@ -17,11 +17,12 @@ use std::sync::mpsc::SyncSender;
 use super::mailbox::{Command, Letter, Mailbox, Reply, VringId, VringStart};
 use super::poll::AdaptivePoll;
 use super::turn::{DeviceWorker, Place, Turn, Vrings, monotonic_ns};
-use super::vring::Vring;
+use super::vring::{Around, Health, Vring};
 use crate::io::{Event, IoQueue, Wait, WatchId};
 use crate::logging::LogLimiter;
 use crate::memory::Memory;
 use crate::ring::{Ring as _, SplitRing};
+use crate::watchdog::Pulse;
 
 static OTHER_BASE: LogLimiter = LogLimiter::new();
 
@@ -42,12 +43,22 @@ enum Who {
     Session(u32),
 }
 
+/// What a data thread does when there is nothing to do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rest {
+    /// The longest it polls before it sleeps.
+    pub(super) max_poll_ns: u64,
+    /// How long it sleeps after work, see [`DataThread::nap_ns`].
+    pub(super) nap_ns: u64,
+}
+
 /// One data thread.
 pub(super) struct DataThread<'m, W: DeviceWorker> {
     worker: W,
     io: IoQueue,
     mailbox: &'m Mailbox<W::Seed>,
     mailbox_watch: WatchId,
+    pulse: Arc<Pulse>,
     vrings: Vrings<W::Queue>,
     events: Vec<Event>,
     poll: AdaptivePoll,
@@ -65,8 +76,8 @@ impl<'m, W: DeviceWorker> DataThread<'m, W> {
         worker: W,
         mut io: IoQueue,
         mailbox: &'m Mailbox<W::Seed>,
-        max_poll_ns: u64,
-        nap_ns: u64,
+        pulse: Arc<Pulse>,
+        rest: Rest,
     ) -> io::Result<Self> {
         let mailbox_watch = io.watch(mailbox.fd()?)?;
         Ok(Self {
@@ -74,10 +85,11 @@ impl<'m, W: DeviceWorker> DataThread<'m, W> {
             io,
             mailbox,
             mailbox_watch,
+            pulse,
             vrings: Vrings::default(),
             events: Vec::with_capacity(EVENTS),
-            poll: AdaptivePoll::new(max_poll_ns),
-            nap_ns,
+            poll: AdaptivePoll::new(rest.max_poll_ns),
+            nap_ns: rest.nap_ns,
             worked: false,
             waiting: Vec::new(),
             now_ns: monotonic_ns(),
@@ -99,7 +111,7 @@ impl<'m, W: DeviceWorker> DataThread<'m, W> {
     ///
     /// # Errors
     /// When the kernel takes no more I/O from this thread.
-    pub(super) fn run(mut self) -> io::Result<()> {
+    pub(super) fn run(&mut self) -> io::Result<()> {
         loop {
             if self.mailbox.has_letters() && !self.read_letters()? {
                 return Ok(());
@@ -287,7 +299,7 @@ impl<'m, W: DeviceWorker> DataThread<'m, W> {
                     }
                     Reply::Done
                 }
-                Command::Start(start) => self.start(*start)?,
+                Command::Start(start, health) => self.start(*start, health)?,
                 Command::SetMemory { session, memory } => self.set_memory(session, &memory),
                 Command::SetKick(id, fd) => self.set_kick(id, fd),
                 Command::Enable(id, enabled) => self.enable(id, enabled),
@@ -312,7 +324,7 @@ impl<'m, W: DeviceWorker> DataThread<'m, W> {
         Ok(true)
     }
 
-    fn start(&mut self, start: VringStart<W::Seed>) -> io::Result<Reply> {
+    fn start(&mut self, start: VringStart<W::Seed>, health: Arc<Health>) -> io::Result<Reply> {
         let memory = self.memory_of(&start.memory);
         let id = start.id;
         let ring = SplitRing::new(
@@ -337,7 +349,12 @@ impl<'m, W: DeviceWorker> DataThread<'m, W> {
             );
         }
         let restarted = ring.position() != 0;
-        let mut vring = Vring::new(id, ring, start.stats);
+        let around = Around {
+            stats: start.stats,
+            health,
+            pulse: Arc::clone(&self.pulse),
+        };
+        let mut vring = Vring::new(id, ring, around);
         vring.enabled = start.enabled;
         vring.paused = start.paused;
         vring.call = start.call;
@@ -428,6 +445,9 @@ impl<'m, W: DeviceWorker> DataThread<'m, W> {
         match slot.and_then(|slot| Some((slot, self.vrings.get_mut(slot)?))) {
             Some((slot, place)) => {
                 place.vring.stopping = true;
+                // For who tells what is waited for.
+                let in_flight = self.worker.in_flight(&place.queue);
+                place.vring.stats.set_in_flight(u64::from(in_flight));
                 let (worker, mut turn) = self.parts();
                 worker.stopping(&mut turn, slot);
                 // Answered by `settle`, at once if there is nothing in flight.

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::vring::Health;
 use crate::error::FrontEndError;
 use crate::memory::Memory;
 use crate::ring::{RingAddresses, RingFeatures};
@@ -50,7 +51,7 @@ pub(crate) struct VringStart<S> {
 #[derive(Debug)]
 pub(crate) enum Command<S> {
     /// Serve a vring.
-    Start(Box<VringStart<S>>),
+    Start(Box<VringStart<S>>, Arc<Health>),
     /// Complete what is in flight on a vring and let go of it.
     Stop(VringId),
     /// Enable or disable a vring.

@@ -14,26 +14,23 @@ mod data;
 mod mailbox;
 mod poll;
 mod requests;
+mod thread;
 mod turn;
 mod vring;
 
 use std::collections::BTreeMap;
-use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::mpsc::sync_channel;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{Builder, JoinHandle};
-
-use rustix::thread::{CpuSet, sched_setaffinity};
+use std::time::Duration;
 
 use crate::device::Device;
 use crate::error::HostError;
-use crate::io::IoQueue;
-use data::DataThread;
-use mailbox::Mailbox;
+use crate::watchdog::Watchdog;
 pub(crate) use mailbox::{Command, Reply, VringId, VringStart};
 pub use requests::{Counted, RequestCx, RequestQueue, RequestWorker, Requests};
+use thread::{Awaited, Post, Thread, spawn};
 pub use turn::{DeviceWorker, Place, Turn, Vrings, monotonic_ns};
+use vring::Health;
 pub use vring::Vring;
 
 /// How data threads are made.
@@ -45,48 +42,35 @@ pub struct WorkerOptions {
     pub cpus: Vec<usize>,
     /// The longest they poll before they sleep.
     pub max_poll_ns: u64,
+    /// How long the process waits for requests that do not end, when it has to; none: for ever.
+    pub stop_timeout: Option<Duration>,
 }
 
 /// What a device's control side hands to its data side for a vring.
 pub(crate) type SeedOf<D> = <<D as Device>::Worker as DeviceWorker>::Seed;
 
-/// How long a thread that serves one vring alone naps after work.
-const NAP_NS: u64 = 200_000;
-
 /// The data threads of a process.
 #[derive(Debug)]
 pub(crate) struct Pool<D: Device> {
     options: WorkerOptions,
+    watchdog: Watchdog,
     sessions: AtomicU32,
     threads: Mutex<Vec<Option<Thread<D>>>>,
 }
 
-#[derive(Debug)]
-struct Thread<D: Device> {
-    post: Arc<Post<D>>,
-    handle: JoinHandle<()>,
-    vrings: usize,
-    /// It serves one vring, and naps instead of polling: what is served alone is not to hold up
-    /// others either.
-    alone: bool,
-    /// The groups of those that belong together.
-    groups: BTreeMap<u32, usize>,
-}
-
-/// The way to a data thread.
-#[derive(Debug)]
-struct Post<D: Device> {
-    mailbox: Mailbox<SeedOf<D>>,
-    ended: AtomicBool,
-}
-
 impl<D: Device> Pool<D> {
-    pub(crate) fn new(options: WorkerOptions) -> Arc<Self> {
+    pub(crate) fn new(options: WorkerOptions, watchdog: Watchdog) -> Arc<Self> {
         Arc::new(Self {
             options,
+            watchdog,
             sessions: AtomicU32::new(0),
             threads: Mutex::default(),
         })
+    }
+
+    /// Who looks after the threads that wait.
+    pub(crate) fn watchdog(&self) -> &Watchdog {
+        &self.watchdog
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Option<Thread<D>>>> {
@@ -124,7 +108,7 @@ impl<D: Device> Pool<D> {
             None => {
                 let free = threads.iter().position(Option::is_none);
                 let at = free.unwrap_or(threads.len());
-                let thread = spawn(device, &self.options, at, alone)?;
+                let thread = spawn(device, &self.options, &self.watchdog, at, alone)?;
                 match threads.get_mut(at) {
                     Some(place) => *place = Some(thread),
                     None => threads.push(Some(thread)),
@@ -132,11 +116,8 @@ impl<D: Device> Pool<D> {
                 at
             }
         };
-        let gone = HostError {
-            what: GONE,
-            source: io::ErrorKind::BrokenPipe.into(),
-        };
-        let thread = threads.get_mut(at).and_then(Option::as_mut).ok_or(gone)?;
+        let thread = threads.get_mut(at).and_then(Option::as_mut);
+        let thread = thread.ok_or_else(HostError::data_thread_ended)?;
         thread.vrings += 1;
         if let Some(group) = group {
             *thread.groups.entry(group).or_default() += 1;
@@ -168,31 +149,10 @@ impl<D: Device> Pool<D> {
             }
         }
         for thread in ending {
-            // One that has ended already does not answer.
-            let _ = thread.post.ask(Command::Exit);
-            let _ = thread.handle.join();
-        }
-    }
-}
-
-const GONE: &str = "a data thread has ended";
-
-impl<D: Device> Post<D> {
-    fn ask(&self, command: Command<SeedOf<D>>) -> Result<Reply, HostError> {
-        let (reply_to, reply) = sync_channel(1);
-        self.mailbox.post((command, reply_to));
-        // A thread that ended drops its letters with the mailbox only when we let go of it, so
-        // ask whether it still runs while waiting.
-        loop {
-            match reply.recv_timeout(std::time::Duration::from_secs(1)) {
-                Ok(reply) => return Ok(reply),
-                Err(_) if self.ended.load(Ordering::Acquire) => {
-                    return reply.try_recv().map_err(|_e| HostError {
-                        what: GONE,
-                        source: io::ErrorKind::BrokenPipe.into(),
-                    });
-                }
-                Err(_) => {}
+            let end = || Awaited::of("a data thread to end");
+            // One that has failed does not answer, and stays until the process ends.
+            if thread.post.ask(Command::Exit, &self.watchdog, end).is_ok() {
+                let _ = thread.handle.join();
             }
         }
     }
@@ -207,6 +167,7 @@ pub(crate) struct Workers<D: Device> {
     /// Who has a vring.
     owners: BTreeMap<u16, Owner<D>>,
     paused: bool,
+    health: Arc<Health>,
 }
 
 #[derive(Debug)]
@@ -224,6 +185,7 @@ impl<D: Device> Workers<D> {
             pool,
             owners: BTreeMap::new(),
             paused: false,
+            health: Arc::default(),
         }
     }
 
@@ -235,6 +197,28 @@ impl<D: Device> Workers<D> {
         }
     }
 
+    /// Whether a data thread would have to wait to signal this session.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.health.is_stuck()
+    }
+
+    /// Has a data thread do something.
+    fn ask(
+        &self,
+        post: &Post<D>,
+        command: Command<SeedOf<D>>,
+        awaited: impl FnOnce() -> Awaited,
+    ) -> Result<Reply, HostError> {
+        post.ask(command, &self.pool.watchdog, || {
+            let mut awaited = awaited();
+            let name = self.device.name();
+            if !name.is_empty() {
+                awaited.what = format!("{} of {name}", awaited.what);
+            }
+            awaited
+        })
+    }
+
     /// Gives a vring to a data thread.
     pub(crate) fn start(&mut self, mut start: VringStart<SeedOf<D>>) -> Result<Reply, HostError> {
         let index = start.id.index;
@@ -242,7 +226,9 @@ impl<D: Device> Workers<D> {
         start.paused = self.paused;
         let alone = self.device.serves_alone(index);
         let (thread, post) = self.pool.place(&self.device, group, alone)?;
-        let reply = post.ask(Command::Start(Box::new(start)));
+        let command = Command::Start(Box::new(start), Arc::clone(&self.health));
+        let what = || Awaited::of(format!("the start of vring {index}"));
+        let reply = self.ask(&post, command, what);
         if matches!(reply, Ok(Reply::Done)) {
             let owner = Owner {
                 thread,
@@ -261,7 +247,10 @@ impl<D: Device> Workers<D> {
         let Some(owner) = self.owners.remove(&index) else {
             return Ok(None);
         };
-        let reply = owner.post.ask(Command::Stop(self.id(index)));
+        let reply = self.ask(&owner.post, Command::Stop(self.id(index)), || Awaited {
+            progress: Some(self.device.stats().queue(index)),
+            ..Awaited::of(format!("the stop of vring {index}"))
+        });
         self.pool.leave(owner.thread, owner.group);
         match reply? {
             Reply::Stopped { next_avail } => Ok(Some(next_avail)),
@@ -276,38 +265,50 @@ impl<D: Device> Workers<D> {
         command: impl FnOnce(VringId) -> Command<SeedOf<D>>,
     ) -> Result<Reply, HostError> {
         match self.owners.get(&index) {
-            Some(owner) => owner.post.ask(command(self.id(index))),
+            Some(owner) => self.ask(&owner.post, command(self.id(index)), || {
+                Awaited::of(format!("the data thread of vring {index}"))
+            }),
             None => Ok(Reply::Done),
         }
     }
 
     /// Tells all threads that serve this session.
-    fn tell_all(&self, command: impl Fn() -> Command<SeedOf<D>>) -> Result<(), HostError> {
+    fn tell_all(
+        &self,
+        command: impl Fn() -> Command<SeedOf<D>>,
+        awaited: impl Fn() -> Awaited,
+    ) -> Result<(), HostError> {
         let posts: BTreeMap<usize, &Arc<Post<D>>> = self
             .owners
             .values()
             .map(|owner| (owner.thread, &owner.post))
             .collect();
         for post in posts.values() {
-            post.ask(command())?;
+            self.ask(post, command(), &awaited)?;
         }
         Ok(())
     }
 
     /// Tells them of a new memory table.
     pub(crate) fn set_memory(&self, memory: &Arc<crate::memory::Memory>) -> Result<(), HostError> {
-        self.tell_all(|| Command::SetMemory {
+        let command = || Command::SetMemory {
             session: self.session,
             memory: Arc::clone(memory),
-        })
+        };
+        self.tell_all(command, || Awaited::of("a data thread to take new memory"))
     }
 
     /// Stops taking chains, and returns when those in flight are done; or goes on.
     pub(crate) fn pause(&mut self, paused: bool) -> Result<(), HostError> {
         self.paused = paused;
-        self.tell_all(|| Command::Pause {
+        let command = || Command::Pause {
             session: self.session,
             paused,
+        };
+        self.tell_all(command, || Awaited {
+            // Who asked for it is told that it takes long.
+            bounded: false,
+            ..Awaited::of("requests in flight to end")
         })
     }
 
@@ -326,73 +327,5 @@ impl<D: Device> Workers<D> {
 impl<D: Device> Drop for Workers<D> {
     fn drop(&mut self) {
         self.shut_down();
-    }
-}
-
-fn spawn<D: Device>(
-    device: &Arc<D>,
-    options: &WorkerOptions,
-    number: usize,
-    alone: bool,
-) -> Result<Thread<D>, HostError> {
-    let mailbox = Mailbox::new().map_err(HostError::of("making an eventfd"))?;
-    let post = Arc::new(Post {
-        mailbox,
-        ended: AtomicBool::new(false),
-    });
-    let device = Arc::clone(device);
-    let options = options.clone();
-    let (max_poll_ns, nap_ns) = if alone {
-        (0, NAP_NS)
-    } else {
-        (options.max_poll_ns, 0)
-    };
-    let theirs = Arc::clone(&post);
-    let (report, ready) = sync_channel(1);
-    let handle = Builder::new()
-        .name(format!("data-{number}"))
-        .spawn(move || {
-            pin(&options.cpus, number);
-            // The io_uring belongs to the thread that makes it, so it is made in here.
-            let made = IoQueue::new(device.engine(), device.files()).and_then(|io| {
-                DataThread::new(device.worker(), io, &theirs.mailbox, max_poll_ns, nap_ns)
-            });
-            match made {
-                Ok(thread) => {
-                    let _ = report.send(Ok(()));
-                    if let Err(error) = thread.run() {
-                        log::error!("data thread {number} ended: {error}");
-                    }
-                }
-                Err(error) => {
-                    let _ = report.send(Err(error));
-                }
-            }
-            theirs.ended.store(true, Ordering::Release);
-        })
-        .map_err(HostError::of("starting a data thread"))?;
-    let made = ready
-        .recv()
-        .map_err(|_e| io::Error::from(io::ErrorKind::BrokenPipe));
-    made.and_then(|made| made)
-        .map_err(HostError::of("setting up a data thread"))?;
-    Ok(Thread {
-        post,
-        handle,
-        vrings: 0,
-        alone,
-        groups: BTreeMap::new(),
-    })
-}
-
-/// Binds this thread to the `number`-th of `cpus`.
-fn pin(cpus: &[usize], number: usize) {
-    let Some(cpu) = number.checked_rem(cpus.len()).and_then(|at| cpus.get(at)) else {
-        return;
-    };
-    let mut set = CpuSet::new();
-    set.set(*cpu);
-    if let Err(error) = sched_setaffinity(None, &set) {
-        log::warn!("data thread {number} is not bound to processor {cpu}: {error}");
     }
 }

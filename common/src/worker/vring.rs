@@ -4,6 +4,7 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::mailbox::VringId;
 use crate::chain::ChainFault;
@@ -13,9 +14,29 @@ use crate::logging::LogLimiter;
 use crate::memory::{Buffers, Memory};
 use crate::ring::{Ring as _, SplitRing};
 use crate::stats::QueueStats;
+use crate::watchdog::{Pulse, Stuck};
 
 static BROKEN_RING: LogLimiter = LogLimiter::new();
 static BAD_CHAIN: LogLimiter = LogLimiter::new();
+
+/// What all vrings of a session have in common, and the control thread with them.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    stuck: AtomicBool,
+}
+
+impl Health {
+    /// Whether a write to an eventfd of the session's had to be called off. Its next would be, too:
+    /// nothing is written to them any more.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::Acquire)
+    }
+
+    fn give_up(&self) {
+        self.stuck.store(true, Ordering::Release);
+        crate::sys::signal::tell_control_threads();
+    }
+}
 
 /// Ring and descriptors of one started vring.
 #[derive(Debug)]
@@ -38,10 +59,21 @@ pub struct Vring {
     /// Asked to stop: nothing more is taken, and what is in flight is completed.
     pub(super) stopping: bool,
     pub(super) stats: Arc<QueueStats>,
+    health: Arc<Health>,
+    pulse: Arc<Pulse>,
+}
+
+/// Whom a vring tells what, beside its front-end.
+#[derive(Debug)]
+pub(super) struct Around {
+    pub(super) stats: Arc<QueueStats>,
+    pub(super) health: Arc<Health>,
+    /// Of the thread that serves it.
+    pub(super) pulse: Arc<Pulse>,
 }
 
 impl Vring {
-    pub(super) fn new(id: VringId, ring: SplitRing, stats: Arc<QueueStats>) -> Self {
+    pub(super) fn new(id: VringId, ring: SplitRing, around: Around) -> Self {
         let memory = Rc::clone(ring.memory());
         Self {
             id,
@@ -54,7 +86,9 @@ impl Vring {
             paused: false,
             broken: false,
             stopping: false,
-            stats,
+            stats: around.stats,
+            health: around.health,
+            pulse: around.pulse,
         }
     }
 
@@ -187,7 +221,7 @@ impl Vring {
                 self.id.index
             );
         }
-        signal(self.err.as_ref());
+        self.signal(self.err.as_ref());
     }
 
     /// Goes over to a new memory table. Requests in flight keep the one they were taken with.
@@ -209,7 +243,7 @@ impl Vring {
         if self.ring.publish() {
             if self.call.is_some() {
                 self.stats.add_call();
-                signal(self.call.as_ref());
+                self.signal(self.call.as_ref());
             }
         } else {
             self.stats.add_call_suppressed();
@@ -218,14 +252,17 @@ impl Vring {
 
     /// Calls the driver without a reason of ours: one may have been lost before we came.
     pub(super) fn call_anyway(&self) {
-        signal(self.call.as_ref());
+        self.signal(self.call.as_ref());
     }
-}
 
-/// Writes to an eventfd. The descriptor does not block; one whose counter is at its end has a
-/// wake-up pending anyway.
-fn signal(fd: Option<&OwnedFd>) {
-    if let Some(fd) = fd {
-        let _ = rustix::io::write(fd, &1_u64.to_ne_bytes());
+    /// Writes to an eventfd of the front-end's, unless one of the session's has made us wait.
+    #[inline]
+    fn signal(&self, fd: Option<&OwnedFd>) {
+        if let Some(fd) = fd
+            && !self.health.is_stuck()
+            && self.pulse.signal(fd) == Err(Stuck)
+        {
+            self.health.give_up();
+        }
     }
 }

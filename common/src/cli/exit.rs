@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! How a back-end ends, and the man page that tells of it.
+
+use std::error::Error;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::Command;
+
+use crate::error::HostError;
+
+/// The exit status after a data thread has failed: what it serves is served by nobody else.
+pub const EXIT_DATA_THREAD: u8 = 3;
+/// The exit status of a process that gave up waiting for requests, see `--stop-timeout`.
+pub const EXIT_STUCK: u8 = 4;
+
+/// Each exit status, and when it is that.
+const EXIT_STATUS: &[(&str, &str)] = &[
+    (
+        "0",
+        "after SIGTERM or SIGINT, requests in flight having been completed, or when the inherited \
+         connections have ended",
+    ),
+    (
+        "1",
+        "it could not start or go on; or SIGTERM or SIGINT came a second time, which ends it where \
+         it stands",
+    ),
+    ("2", "the command line is wrong"),
+    (
+        "3",
+        "a data thread has failed, so that guests are served no more: to be started again",
+    ),
+    (
+        "4",
+        "requests in flight did not end within --stop-timeout, after SIGTERM or when a ring was to \
+         stop. Threads that the kernel holds in a wait of its own, as it may for a disk that \
+         hangs, keep the process from being gone until the kernel lets them go",
+    ),
+];
+
+/// The end of a program: 0, or what went wrong on the standard error, with its causes, and a status
+/// that tells whether a data thread has failed.
+#[must_use]
+pub fn exit_code(program: &str, result: Result<(), Box<dyn Error>>) -> ExitCode {
+    let Err(error) = result else {
+        return ExitCode::SUCCESS;
+    };
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    // Nobody may be there to read it.
+    let _ = writeln!(io::stderr(), "{program}: {text}");
+    match error.downcast_ref::<HostError>() {
+        Some(error) if error.is_of_data_thread() => ExitCode::from(EXIT_DATA_THREAD),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// The man page of `command`, in roff.
+///
+/// # Errors
+///
+/// Never in practice: it is written to memory.
+pub fn man_page(command: Command) -> io::Result<Vec<u8>> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command).render(&mut page)?;
+    writeln!(page, ".SH \"EXIT STATUS\"")?;
+    for (status, when) in EXIT_STATUS {
+        let when = when.replace('-', "\\-");
+        writeln!(page, ".TP\n{status}\n{when}")?;
+    }
+    Ok(page)
+}

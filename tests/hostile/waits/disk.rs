@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A disk that does not answer, and those who wait for it.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use ringside_tests::frontend::blk::{BlkConfig, BlkDriver, BlkRequest};
+use ringside_tests::frontend::ids::request;
+use ringside_tests::frontend::raw::RawClient;
+use ringside_tests::frontend::session::Session;
+use ringside_tests::hostile::support_chains::Disk;
+use ringside_tests::hostile::wire::vring_state;
+use ringside_tests::hostile::{Injection, PATIENCE, Result, TestResult, wait_until};
+use ringside_tests::skip;
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// `EXIT_STUCK`.
+const GAVE_UP: Option<i32> = Some(4);
+/// An hour, in microseconds.
+const FOR_EVER: &str = "delay_enter=3600000000";
+
+/// A disk with a read that never ends.
+struct Hung {
+    disk: Disk,
+    _session: Session,
+    raw: RawClient,
+    _driver: BlkDriver,
+    injection: Option<Injection>,
+}
+
+impl Hung {
+    fn start(args: &[&str]) -> Result<Self> {
+        let mut disk = Disk::start(&[&["--aio", "threads"], args].concat())?;
+        let builder = Session::builder().timeout(PATIENCE);
+        let stream = disk.process.connect(PATIENCE)?;
+        let raw = RawClient::from_stream(stream.try_clone()?)?;
+        let mut session = builder.from_stream(stream)?;
+        let vring = session.create_vring(0)?;
+        session.start(&vring, 0)?;
+        let mut driver = BlkDriver::new(vring, BlkConfig::default())?;
+        driver.read(0, &mut [0; 512])?.ok()?;
+        let injection = Injection::attach(disk.process.id(), "preadv", FOR_EVER)?;
+        let slot = driver.acquire()?;
+        driver.submit(slot, &BlkRequest::read(8, 4096))?;
+        driver.publish()?;
+        disk.wait_in_flight()?;
+        Ok(Self {
+            disk,
+            _session: session,
+            raw,
+            _driver: driver,
+            injection: Some(injection),
+        })
+    }
+
+    /// `GET_VRING_BASE`, whose answer nobody waits for.
+    fn stop_unanswered(&mut self) -> TestResult {
+        let body = vring_state(0, 0);
+        self.raw.request(request::GET_VRING_BASE, &body)?;
+        Ok(())
+    }
+
+    /// Waits until the process has ended itself, and returns how.
+    fn gave_up(&mut self) -> Result<Option<i32>> {
+        let process = &mut self.disk.process;
+        wait_until("the end", || {
+            Ok(process.stderr().contains("this process ends"))
+        })?;
+        // A thread that strace holds back ends only when strace has.
+        self.injection = None;
+        Ok(process.wait_exit(PATIENCE)?.code())
+    }
+
+    fn log(&self) -> String {
+        self.disk.process.stderr()
+    }
+}
+
+trait InFlight {
+    fn wait_in_flight(&self) -> TestResult;
+}
+
+impl InFlight for Disk {
+    /// Until the read was taken.
+    fn wait_in_flight(&self) -> TestResult {
+        wait_until("the read to be taken", || {
+            let stats = self.control("stats", &Value::Null)?;
+            Ok(stats["queues"][0]["chains"].as_u64() >= Some(2))
+        })
+    }
+}
+
+/// How often a line with `text` was logged.
+fn count(log: &str, text: &str) -> usize {
+    log.lines().filter(|line| line.contains(text)).count()
+}
+
+#[test]
+fn f1_10_stop_of_a_ring_of_a_hung_disk_is_told_and_bounded() -> TestResult {
+    if !Injection::is_possible() {
+        skip!("strace cannot trace here");
+    }
+    let mut hung = Hung::start(&["--stop-timeout", "3"])?;
+    let start = Instant::now();
+    hung.stop_unanswered()?;
+    assert_eq!(hung.gave_up()?, GAVE_UP, "{}", hung.log());
+    assert!(start.elapsed() >= Duration::from_secs(3));
+    let log = hung.log();
+    let told = count(
+        &log,
+        "waiting for the stop of vring 0, 1 requests in flight",
+    );
+    assert!((1..=4).contains(&told), "{log}");
+    Ok(())
+}
+
+#[test]
+fn f1_10_sigterm_while_a_ring_of_a_hung_disk_stops_is_followed() -> TestResult {
+    if !Injection::is_possible() {
+        skip!("strace cannot trace here");
+    }
+    let mut hung = Hung::start(&["--stop-timeout", "2"])?;
+    hung.stop_unanswered()?;
+    wait_until("the wait to be told", || {
+        Ok(count(&hung.log(), "waiting for the stop of vring 0") >= 1)
+    })?;
+    hung.disk.process.signal(Signal::TERM)?;
+    assert_eq!(hung.gave_up()?, GAVE_UP, "{}", hung.log());
+    Ok(())
+}
+
+#[test]
+fn f1_10_sigterm_on_a_hung_disk_ends_within_the_bound() -> TestResult {
+    if !Injection::is_possible() {
+        skip!("strace cannot trace here");
+    }
+    let mut hung = Hung::start(&["--stop-timeout", "2"])?;
+    hung.disk.process.signal(Signal::TERM)?;
+    assert_eq!(hung.gave_up()?, GAVE_UP, "{}", hung.log());
+    let log = hung.log();
+    assert!(count(&log, "waiting for the stop of vring 0") >= 1, "{log}");
+    assert_eq!(count(&log, "--stop-timeout"), 1, "{log}");
+    Ok(())
+}
+
+#[test]
+fn f1_10_sigterm_waits_for_a_flush_at_the_end_no_longer_than_the_bound() -> TestResult {
+    if !Injection::is_possible() {
+        skip!("strace cannot trace here");
+    }
+    let mut disk = Disk::start(&["--aio", "threads", "--stop-timeout", "2"])?;
+    let (session, mut driver) = disk.driver(Session::builder(), BlkConfig::default())?;
+    driver.write(0, &[7; 512])?.ok()?;
+    let injection = Injection::attach(disk.process.id(), "fdatasync", FOR_EVER)?;
+    disk.process.signal(Signal::TERM)?;
+    wait_until("the end", || {
+        Ok(disk.process.stderr().contains("this process ends"))
+    })?;
+    drop(injection);
+    let status = disk.process.wait_exit(PATIENCE)?;
+    let log = disk.process.stderr();
+    assert_eq!(status.code(), GAVE_UP, "{log}");
+    assert!(
+        count(&log, "waiting for what was written to be stable") >= 1,
+        "{log}"
+    );
+    drop((session, driver));
+    Ok(())
+}
+
+#[test]
+fn f1_10_hung_disk_without_a_bound_is_waited_for_and_a_second_sigterm_ends_it() -> TestResult {
+    if !Injection::is_possible() {
+        skip!("strace cannot trace here");
+    }
+    let mut hung = Hung::start(&["--stop-timeout", "0"])?;
+    hung.disk.process.signal(Signal::TERM)?;
+    wait_until("the wait to be told", || {
+        Ok(count(&hung.log(), "waiting for the stop of vring 0") >= 3)
+    })?;
+    assert!(hung.disk.process.try_exit()?.is_none(), "{}", hung.log());
+    hung.disk.process.signal(Signal::TERM)?;
+    hung.injection = None;
+    assert_eq!(hung.disk.process.wait_exit(PATIENCE)?.code(), Some(1));
+    Ok(())
+}
+
+#[test]
+fn f1_10_wait_in_which_requests_end_is_not_given_up() -> TestResult {
+    if !Injection::is_possible() {
+        skip!("strace cannot trace here");
+    }
+    // Each read takes a second, one after the other on one data thread's 16: 64 of them take longer
+    // than the bound, and none of them longer than it.
+    let mut disk = Disk::start(&["--aio", "threads", "--stop-timeout", "3"])?;
+    let builder = Session::builder().timeout(PATIENCE * 3);
+    let config = BlkConfig {
+        depth: 64,
+        ..BlkConfig::default()
+    };
+    let (mut session, mut driver) = disk.driver(builder, config)?;
+    let _injection = Injection::attach(disk.process.id(), "preadv", "delay_enter=1500000")?;
+    for at in 0..64 {
+        let slot = driver.acquire()?;
+        driver.submit(slot, &BlkRequest::read(at * 8, 4096))?;
+    }
+    driver.publish()?;
+    disk.wait_in_flight()?;
+    assert_eq!(session.stop(0)?, 64);
+    for _ in 0..64 {
+        driver.poll()?.ok_or("a read was not answered")?.ok()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn f1_11_second_front_end_on_a_busy_socket_is_told_of() -> TestResult {
+    let mut disk = Disk::start(&[])?;
+    let (session, _driver) = disk.driver(Session::builder(), BlkConfig::default())?;
+    assert_eq!(count(&disk.process.stderr(), "another front-end waits"), 0);
+    let mut second = UnixStream::connect(disk.process.socket())?;
+    wait_until("the line", || {
+        Ok(count(&disk.process.stderr(), "another front-end waits") == 1)
+    })?;
+    // More of them are no flood: one line a second.
+    let more: Vec<_> = (0..8)
+        .map(|_| UnixStream::connect(disk.process.socket()))
+        .collect::<std::result::Result<_, _>>()?;
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(count(&disk.process.stderr(), "another front-end waits") <= 2);
+    drop((more, session));
+    // It is served when the first one has left.
+    second.set_read_timeout(Some(PATIENCE))?;
+    second.write_all(&[1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0])?;
+    let mut answer = [0; 20];
+    second.read_exact(&mut answer)?;
+    assert_eq!(answer[..4], [1, 0, 0, 0]);
+    Ok(())
+}
