@@ -11,6 +11,8 @@ mod changing;
 mod counts;
 #[path = "switch/floods.rs"]
 mod floods;
+#[path = "switch/held.rs"]
+mod held;
 #[path = "switch/short.rs"]
 mod short;
 #[path = "switch/uplink.rs"]

@@ -211,6 +211,18 @@ impl Port {
         }
     }
 
+    /// Whether a frame that begins with `start` says to be from another station than the guest,
+    /// where it is held to its address.
+    #[must_use]
+    #[inline]
+    pub fn is_spoofed(&self, start: &[u8]) -> bool {
+        self.options.anti_spoof
+            && self
+                .options
+                .mac
+                .is_some_and(|mac| start.get(6..12) != Some(&mac))
+    }
+
     /// Whether the cable is plugged in.
     #[must_use]
     #[inline]

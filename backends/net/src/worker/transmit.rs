@@ -323,6 +323,12 @@ impl NetWorker {
         bytes: usize,
         start: &[u8],
     ) -> Fate {
+        if self.hub.fabric() != Fabric::Switch
+            && let Some(place) = turn.vrings.get(slot)
+            && place.queue.port.is_spoofed(start)
+        {
+            return Fate::Lost(DropReason::Spoofed);
+        }
         match self.hub.fabric() {
             Fabric::Wire => self.send_to_wire(turn, slot, header, start),
             Fabric::Null { .. } => {
