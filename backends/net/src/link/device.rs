@@ -202,6 +202,7 @@ impl LinkQueue {
         match &self.end {
             Some(End::Stream(queue)) => queue.generation(),
             Some(End::Tap(queue)) => u64::from(queue.is_gone()),
+            Some(End::Dgram(queue)) => queue.generation(),
             _ => 0,
         }
     }

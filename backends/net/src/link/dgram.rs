@@ -6,8 +6,10 @@
 //!
 //! The socket is connected to the peer's, so that it is writable when the peer has room. That ties
 //! it to the peer's socket, not to its path: a peer that has been started anew is refused by the
-//! kernel until the next frame that we send finds the old one gone. Then the socket takes frames
-//! from anyone, and [`DgramQueue::retry`] connects again.
+//! kernel until the next frame that we send finds the old one gone. Then [`DgramQueue::retry`]
+//! connects again. Meanwhile a socket with a path takes frames from anyone who may write to that; one
+//! without has no name, so that nobody can send to it: it gets one when it is connected, which anyone
+//! of the host could send to before.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -33,37 +35,37 @@ pub struct DgramQueue {
     address: SocketAddrUnix,
     socket: OwnedFd,
     connected: bool,
+    /// Counts the sockets there have been.
+    generation: u64,
     /// While not connected.
     retry_at_ns: u64,
     transfer: Transfer,
     /// Removes the file of our own socket.
-    _bound: Option<BoundPath>,
+    bound: Option<BoundPath>,
 }
 
 impl DgramQueue {
-    /// A socket bound to `local`, or to a name that the kernel chooses; not yet connected to the
-    /// one at `path`. A socket file at `local` that nobody has is replaced.
+    /// A socket bound to `local`, or to a name that the kernel chooses when it is connected; not yet
+    /// connected to the one at `path`. A socket file at `local` that nobody has is replaced.
     ///
     /// # Errors
     /// [`LinkError::PathInUse`] and [`LinkError::System`].
     pub fn open(path: &Path, local: Option<&Path>) -> Result<Self, LinkError> {
         let address = address_of(path)?;
         let socket = new_socket().map_err(system("datagram socket", "make one"))?;
-        let bound = if let Some(local) = local {
-            Some(bind_path(&socket, local)?)
-        } else {
-            bind(&socket, &SocketAddrUnix::new_unnamed())
-                .map_err(system("datagram socket", "bind to any name"))?;
-            None
+        let bound = match local {
+            Some(local) => Some(bind_path(&socket, local)?),
+            None => None,
         };
         Ok(Self {
             path: path.to_owned(),
             address,
             socket,
             connected: false,
+            generation: 0,
             retry_at_ns: 0,
             transfer: Transfer::new(),
-            _bound: bound,
+            bound,
         })
     }
 
@@ -71,6 +73,13 @@ impl DgramQueue {
     #[must_use]
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+
+    /// Grows when [`descriptor`](Self::descriptor) is another one.
+    #[must_use]
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// When to try to connect; none while connected.
@@ -86,7 +95,7 @@ impl DgramQueue {
             return self.connected;
         }
         self.retry_at_ns = now_ns.saturating_add(RETRY_NS);
-        match connect(&self.socket, &self.address) {
+        match self.connect() {
             Ok(()) => {
                 info!("{}: connected", self.path.display());
                 self.connected = true;
@@ -94,6 +103,30 @@ impl DgramQueue {
             Err(errno) => debug!("{}: cannot connect yet: {errno}", self.path.display()),
         }
         self.connected
+    }
+
+    /// Connects, and then has the kernel choose a name where there is no path: nobody but the peer
+    /// can send to a socket that is connected.
+    fn connect(&self) -> Result<(), Errno> {
+        connect(&self.socket, &self.address)?;
+        match &self.bound {
+            Some(_) => Ok(()),
+            None => match bind(&self.socket, &SocketAddrUnix::new_unnamed()) {
+                // It was connected before, and has its name.
+                Err(Errno::INVAL) => Ok(()),
+                result => result,
+            },
+        }
+    }
+
+    /// Disconnects: by a socket without a name, where there is no path to be kept.
+    fn disconnect(&mut self) -> Result<(), Errno> {
+        if self.bound.is_some() {
+            return connect_unspec(&self.socket);
+        }
+        self.socket = new_socket()?;
+        self.generation += 1;
+        Ok(())
     }
 
     /// Sends a frame by `sendmsg(2)`.
@@ -146,7 +179,7 @@ impl DgramQueue {
         }
         info!("{}: the peer has gone: {errno}", self.path.display());
         self.connected = false;
-        if let Err(errno) = connect_unspec(&self.socket) {
+        if let Err(errno) = self.disconnect() {
             debug!("{}: cannot disconnect: {errno}", self.path.display());
         }
         Sent::Dropped(SendLoss::Down)

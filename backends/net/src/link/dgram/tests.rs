@@ -189,3 +189,55 @@ fn queue_without_a_path_of_its_own_can_be_answered() {
     peer.send_to_addr(&frame, &from).unwrap();
     assert_eq!(receive(&mut queue).1, frame);
 }
+
+#[test]
+fn f5_6_queue_without_a_path_takes_datagrams_of_its_peer_alone() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("theirs");
+    let (frame, forged) = (plain_frame(60), plain_frame(61));
+    let stranger = UnixDatagram::unbound().unwrap();
+    let name_of = |queue: &DgramQueue| {
+        let socket = UnixDatagram::from(queue.descriptor().try_clone_to_owned().unwrap());
+        socket.local_addr().unwrap()
+    };
+    let mut queue = DgramQueue::open(&path, None).unwrap();
+    let mut known = None;
+    for round in 0..3 {
+        let generation = queue.generation();
+        // While the peer is away, and once it was there.
+        assert!(name_of(&queue).is_unnamed(), "round {round}");
+        if let Some(name) = &known {
+            assert!(
+                stranger.send_to_addr(&forged, name).is_err(),
+                "round {round}"
+            );
+        }
+        let peer = UnixDatagram::bind(&path).unwrap();
+        queue.retry_at_ns = 0;
+        assert!(queue.retry(1));
+        assert_eq!(queue.send(Payload::Bytes(&frame)), Sent::Done);
+        let (_, name) = peer.recv_from(&mut [0; 100]).unwrap();
+        assert!(
+            stranger.send_to_addr(&forged, &name).is_err(),
+            "round {round}"
+        );
+        peer.send_to_addr(&frame, &name).unwrap();
+        assert_eq!(receive(&mut queue).1, frame);
+        assert_eq!(receive(&mut queue).0, Received::Empty);
+        drop(peer);
+        std::fs::remove_file(&path).unwrap();
+        assert!(
+            stranger.send_to_addr(&forged, &name).is_err(),
+            "round {round}"
+        );
+        assert_eq!(
+            queue.send(Payload::Bytes(&frame)),
+            Sent::Dropped(SendLoss::Down)
+        );
+        assert!(
+            queue.generation() > generation,
+            "another socket is not told of"
+        );
+        known = Some(name);
+    }
+}
