@@ -24,7 +24,7 @@ mod tests;
 use thiserror::Error;
 
 use self::checksum::Sum;
-use self::packet::Packet;
+use self::packet::{Destination, Packet};
 use self::segment::Template;
 use crate::features::Offloads;
 use crate::header::{GSO_NONE, NetHeader};
@@ -177,6 +177,9 @@ fn finish_long(
             });
             return Ok(1);
         }
+    }
+    if packet.destination == Destination::Unknown {
+        return Err(FinishFault::OtherProtocol);
     }
     let (headers, payload) = frame
         .split_at_checked(packet.payload_offset)

@@ -28,8 +28,14 @@ pub(super) const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
 /// `IPPROTO_HOPOPTS`.
 const HOP_BY_HOP: u8 = 0;
+/// `IPPROTO_ROUTING`.
+const ROUTING: u8 = 43;
 /// `IPPROTO_DSTOPTS`.
 const DESTINATION_OPTIONS: u8 = 60;
+/// Bytes of a routing header in front of its addresses.
+const ROUTING_BYTES: usize = 8;
+/// Bytes of an IPv6 address.
+const ADDRESS_BYTES: usize = 16;
 
 /// More fragments, and the offset of this one, in units of 8 bytes.
 const IPV4_FRAGMENT: u16 = 0x3fff;
@@ -66,11 +72,31 @@ impl Transport {
     }
 }
 
+/// The address of a packet that its checksums are made of (RFC 8200, section 8.1).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Destination {
+    /// That in the IP header.
+    InHeader,
+    /// The last one of a routing header, at this offset from the IP header.
+    At(usize),
+    /// That of a routing header of another kind: such a packet passes, but is not segmented.
+    Unknown,
+}
+
+/// What a walk over the headers of IP has found.
+struct Network {
+    protocol: u8,
+    header_bytes: usize,
+    destination: Destination,
+}
+
 /// The headers of a long packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Packet {
     pub(super) ip: Ip,
     pub(super) transport: Transport,
+    /// Of the checksums.
+    pub(super) destination: Destination,
     /// Where the IP header begins.
     pub(super) network_offset: usize,
     /// Where the transport header begins.
@@ -87,16 +113,16 @@ impl Packet {
     pub(super) fn parse(header: &NetHeader, head: &[u8]) -> Result<Self, FinishFault> {
         let (ethertype, network_offset) = network_header(head).ok_or(FinishFault::Truncated)?;
         let network = head.get(network_offset..).ok_or(FinishFault::Truncated)?;
-        let (ip, (protocol, network_bytes)) = match ethertype {
+        let (ip, found) = match ethertype {
             ETHERTYPE_IPV4 => (Ip::V4, ipv4(network)?),
             ETHERTYPE_IPV6 => (Ip::V6, ipv6(network)?),
             _ => return Err(FinishFault::OtherProtocol),
         };
         let transport = transport(header.gso_type, ip)?;
-        if protocol != transport.protocol() {
+        if found.protocol != transport.protocol() {
             return Err(FinishFault::OtherProtocol);
         }
-        let transport_offset = network_offset.saturating_add(network_bytes);
+        let transport_offset = network_offset.saturating_add(found.header_bytes);
         let segment = head.get(transport_offset..).ok_or(FinishFault::Truncated)?;
         let transport_bytes = match transport {
             Transport::Tcp => tcp_header_bytes(segment)?,
@@ -117,6 +143,7 @@ impl Packet {
         Ok(Self {
             ip,
             transport,
+            destination: found.destination,
             network_offset,
             transport_offset,
             payload_offset,
@@ -149,8 +176,8 @@ fn transport(gso_type: u8, ip: Ip) -> Result<Transport, FinishFault> {
     }
 }
 
-/// The protocol in an IPv4 packet, and the bytes of its header.
-fn ipv4(packet: &[u8]) -> Result<(u8, usize), FinishFault> {
+/// The header of an IPv4 packet.
+fn ipv4(packet: &[u8]) -> Result<Network, FinishFault> {
     let header = packet.first_chunk::<IPV4_BYTES>();
     let [version_length, _, _, _, _, _, f0, f1, _, protocol, ..] =
         *header.ok_or(FinishFault::Truncated)?;
@@ -161,30 +188,71 @@ fn ipv4(packet: &[u8]) -> Result<(u8, usize), FinishFault> {
     if u16::from_be_bytes([f0, f1]) & IPV4_FRAGMENT != 0 {
         return Err(FinishFault::Fragment);
     }
-    Ok((protocol, header_bytes))
+    Ok(Network {
+        protocol,
+        header_bytes,
+        destination: Destination::InHeader,
+    })
 }
 
-/// The protocol in an IPv6 packet, and the bytes of its header with the extension headers that can
-/// be repeated: a routing header is none, as it changes the address that checksums are made of.
-fn ipv6(packet: &[u8]) -> Result<(u8, usize), FinishFault> {
+/// The header of an IPv6 packet with the extension headers that can be repeated.
+fn ipv6(packet: &[u8]) -> Result<Network, FinishFault> {
     let header = packet.first_chunk::<IPV6_BYTES>();
     let [version, _, _, _, _, _, mut next, ..] = *header.ok_or(FinishFault::Truncated)?;
     if version >> 4 != 6 {
         return Err(FinishFault::Malformed);
     }
     let mut offset = IPV6_BYTES;
-    while matches!(next, HOP_BY_HOP | DESTINATION_OPTIONS) {
+    let mut destination = Destination::InHeader;
+    while matches!(next, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS) {
         let extension = packet.get(offset..).ok_or(FinishFault::Truncated)?;
         let [following, eights] = *extension.first_chunk().ok_or(FinishFault::Truncated)?;
         // The length does not count the first 8 bytes, so that each round gets further.
         let extension_bytes = usize::from(eights).saturating_add(1).saturating_mul(8);
+        let start = offset;
         offset = offset.saturating_add(extension_bytes);
         if offset > MAX_HEADERS_BYTES {
             return Err(FinishFault::HeadersTooLong);
         }
+        if next == ROUTING {
+            destination = routed(extension, start, extension_bytes, destination)?;
+        }
         next = following;
     }
-    Ok((next, offset))
+    Ok(Network {
+        protocol: next,
+        header_bytes: offset,
+        destination,
+    })
+}
+
+/// The address that a packet with a routing header, which begins at `start`, goes to in the end.
+fn routed(
+    header: &[u8],
+    start: usize,
+    header_bytes: usize,
+    before: Destination,
+) -> Result<Destination, FinishFault> {
+    /// RFC 5095, RFC 6275 and RFC 8754.
+    const SOURCE: u8 = 0;
+    const MOBILE: u8 = 2;
+    const SEGMENTS: u8 = 4;
+    let [_, _, kind, segments_left] = *header.first_chunk().ok_or(FinishFault::Truncated)?;
+    if segments_left == 0 {
+        // It has arrived where the header says, or where one before this says.
+        return Ok(before);
+    }
+    let addresses_bytes = header_bytes.saturating_sub(ROUTING_BYTES);
+    let at = match kind {
+        _ if addresses_bytes < ADDRESS_BYTES => return Ok(Destination::Unknown),
+        SOURCE | MOBILE if addresses_bytes.is_multiple_of(ADDRESS_BYTES) => {
+            header_bytes.saturating_sub(ADDRESS_BYTES)
+        }
+        // In the opposite order.
+        SEGMENTS => ROUTING_BYTES,
+        _ => return Ok(Destination::Unknown),
+    };
+    Ok(Destination::At(start.saturating_add(at)))
 }
 
 /// Bytes of the header that begins a TCP segment.

@@ -2,7 +2,7 @@
 //! The headers of the segments of one long packet.
 
 use super::checksum::Sum;
-use super::packet::{IPV6_BYTES, Ip, MAX_HEADERS_BYTES, Packet, Transport};
+use super::packet::{Destination, IPV6_BYTES, Ip, MAX_HEADERS_BYTES, Packet, Transport};
 use super::{FinishFault, read, write};
 use crate::header::{NEEDS_CSUM, NetHeader};
 
@@ -17,7 +17,8 @@ mod ipv4 {
 /// Offsets in an IPv6 header.
 mod ipv6 {
     pub(super) const PAYLOAD_LENGTH: usize = 4;
-    pub(super) const ADDRESSES: usize = 8;
+    pub(super) const SOURCE: usize = 8;
+    pub(super) const DESTINATION: usize = 24;
 }
 
 /// Offsets in a TCP header, and flags.
@@ -69,7 +70,16 @@ impl Template {
         let protocol = Sum::default().field(packet.transport.protocol().into());
         let pseudo_header = match packet.ip {
             Ip::V4 => protocol.bytes(&read::<8>(network, ipv4::ADDRESSES)?),
-            Ip::V6 => protocol.bytes(&read::<32>(network, ipv6::ADDRESSES)?),
+            Ip::V6 => {
+                let destination = match packet.destination {
+                    Destination::InHeader => ipv6::DESTINATION,
+                    Destination::At(offset) => offset,
+                    Destination::Unknown => return None,
+                };
+                protocol
+                    .bytes(&read::<16>(network, ipv6::SOURCE)?)
+                    .bytes(&read::<16>(network, destination)?)
+            }
         };
         let (tcp_sequence, tcp_flags) = match packet.transport {
             Transport::Tcp => (
