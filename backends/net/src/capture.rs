@@ -17,12 +17,13 @@ mod writer;
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use rustix::fs::{Mode as FileMode, fchmod};
 use thiserror::Error;
 
 use self::queue::{Queue, Record};
@@ -60,6 +61,12 @@ pub enum CaptureError {
     /// Something that is no file is at the path.
     #[error("{path}: is not a regular file")]
     NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Others have it, by its owner or by another name.
+    #[error("{path}: is the file of another user, or has several names")]
+    OfOthers {
         /// The path.
         path: PathBuf,
     },
@@ -302,7 +309,9 @@ impl Drop for CaptureControl {
     }
 }
 
-/// Opens the file, without waiting for the other end of a FIFO, and empties it if it is one.
+/// Opens the file, without waiting for the other end of a FIFO, and empties it if it is one. What is
+/// there already has to be ours, and is for us alone from then on: others might have it open for
+/// nothing but to read what guests send. A symbolic link leads to nothing that was asked for.
 fn open(path: &Path) -> Result<File, CaptureError> {
     let failed = |source| CaptureError::Open {
         path: path.to_owned(),
@@ -312,14 +321,21 @@ fn open(path: &Path) -> Result<File, CaptureError> {
         .write(true)
         .create(true)
         .mode(0o600)
-        .custom_flags(libc::O_NONBLOCK)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
         .open(path)
         .map_err(failed)?;
-    if !file.metadata().map_err(failed)?.is_file() {
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
         return Err(CaptureError::NotAFile {
             path: path.to_owned(),
         });
     }
+    if metadata.uid() != rustix::process::geteuid().as_raw() || metadata.nlink() != 1 {
+        return Err(CaptureError::OfOthers {
+            path: path.to_owned(),
+        });
+    }
+    fchmod(&file, FileMode::RUSR | FileMode::WUSR).map_err(|errno| failed(errno.into()))?;
     file.set_len(0).map_err(failed)?;
     Ok(file)
 }

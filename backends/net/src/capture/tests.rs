@@ -270,6 +270,46 @@ fn file_is_private_and_must_be_one() {
 }
 
 #[test]
+fn f5_13_file_that_is_there_becomes_private_and_a_link_is_refused() {
+    use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+
+    let fixture = Fixture::new();
+    let path = fixture.path();
+    fs::write(&path, "old").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    fixture.control.start(&fixture.options()).unwrap();
+    fixture.control.stop().unwrap();
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let victim = fixture.dir.path().join("victim");
+    let in_vain = || fixture.control.start(&fixture.options()).unwrap_err();
+    for exists in [true, false] {
+        fs::write(&victim, "precious").unwrap();
+        if !exists {
+            fs::remove_file(&victim).unwrap();
+        }
+        fs::remove_file(&path).unwrap();
+        symlink(&victim, &path).unwrap();
+        let error = in_vain();
+        assert!(matches!(error, CaptureError::Open { .. }), "{error}");
+        assert_eq!(victim.exists(), exists);
+        if exists {
+            assert_eq!(fs::read(&victim).unwrap(), b"precious");
+        }
+    }
+    fs::remove_file(&path).unwrap();
+    fs::write(&victim, "precious").unwrap();
+    fs::hard_link(&victim, &path).unwrap();
+    assert!(matches!(in_vain(), CaptureError::OfOthers { .. }));
+    fs::remove_file(&victim).unwrap();
+    if chown(&path, Some(12_345), None).is_ok() {
+        assert!(matches!(in_vain(), CaptureError::OfOthers { .. }));
+    }
+    assert_eq!(fs::read(&path).unwrap(), b"precious");
+}
+
+#[test]
 fn writer_that_cannot_write_turns_the_capture_off_and_says_so() {
     let fixture = Fixture::new();
     File::create(fixture.path())
