@@ -67,7 +67,7 @@ impl Network {
             ),
             BackendSpec::Loopback => (Fabric::Loopback, None),
         };
-        let link = open_link(fabric, spec, config.queue_pairs, config.offloads)?;
+        let (link, queue_pairs) = open_link(fabric, spec, config.queue_pairs, config.offloads)?;
         let mut names: Vec<String> = config.ports.iter().map(|port| port.name.clone()).collect();
         if fabric == Fabric::Switch && link.is_some() {
             names.push(UPLINK.to_owned());
@@ -77,7 +77,7 @@ impl Network {
             .zip(config.ports)
             .map(|(number, port)| {
                 let ((options, rx, tx), endpoint) = port_options(port, offloads, speed_mbps);
-                let port = Port::new(PortId(number), options, config.queue_pairs);
+                let port = Port::new(PortId(number), options, queue_pairs);
                 port.to_guest.set(monotonic_ns(), rx);
                 port.from_guest.set(monotonic_ns(), tx);
                 (Arc::new(port), endpoint)
@@ -256,21 +256,30 @@ impl Ports for Network {
     }
 }
 
-/// Opens the link, with a queue for each pair where a tap is all there is.
+/// Opens the link, with a queue for each pair where a tap is all there is; returns how many pairs
+/// there are then: a tap that was made for one queue has one.
 fn open_link(
     fabric: Fabric,
     option: Option<LinkOption>,
     queue_pairs: u16,
     offloads: bool,
-) -> Result<Option<Link>, LinkError> {
+) -> Result<(Option<Link>, u16), LinkError> {
     let Some(spec) = option.map(link_spec) else {
-        return Ok(None);
+        return Ok((None, queue_pairs));
     };
-    let pairs = match &spec {
+    let mut queue_pairs = queue_pairs;
+    let mut pairs = match &spec {
         LinkSpec::Tap(_) if fabric == Fabric::Wire => queue_pairs,
         _ => 1,
     };
-    let link = Link::open(&spec, pairs)?;
+    let link = match Link::open(&spec, pairs) {
+        Err(fault @ LinkError::SingleQueue { .. }) => {
+            log::warn!("one queue pair is served: {fault}");
+            (pairs, queue_pairs) = (1, 1);
+            Link::open(&spec, pairs)
+        }
+        opened => opened,
+    }?;
     // A guest may use fewer pairs than are offered, and nobody reads the queues of the others.
     for pair in 1..pairs {
         link.attach(pair, false)?;
@@ -279,7 +288,7 @@ fn open_link(
         // Guests come and go: for those that do not take it so, it is finished here.
         link.set_offloads(link.supported() & Offloads::SOFTWARE)?;
     }
-    Ok(Some(link))
+    Ok((Some(link), queue_pairs))
 }
 
 /// A table that knows what was said of the ports.

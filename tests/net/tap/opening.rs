@@ -40,17 +40,29 @@ fn rule_29_tap_of_another_process_is_explained() -> TestResult {
 }
 
 #[test]
-fn rule_29_tap_with_too_few_queues_is_explained() -> TestResult {
+fn f5_14_tap_made_for_one_queue_is_served_with_one_pair_and_says_so_once() -> TestResult {
     if let Some(reason) = network_needs() {
         skip!("{reason}");
     }
     let host = Host::new(1)?;
-    let said = refusal(host.back_end(4))?;
-    let reason = "tap tap0: made for one queue, but 4 queue pairs are asked for";
-    assert!(
-        said.contains(reason) && said.contains("multi_queue"),
-        "{said}"
-    );
+    let link = host.link(TAP);
+    // As asked for, and as it is without asking.
+    for (args, pairs) in [(&["--queue-pairs=4"][..], 4), (&[], 8)] {
+        let args = [&["--backend", &link], args].concat();
+        let mut back_end = NetBackEnd::start(1, &args)?;
+        let mut port = open(&mut back_end, 1)?;
+        let socket = host.socket()?;
+        let frame = to_kernel((7, socket.local_addr()?.port()), b"out");
+        port.pairs[0].tx.send_now(&plain(), &frame, PATIENCE)?;
+        let mut arrived = [0; 64];
+        assert_eq!(socket.recv(&mut arrived)?, 3);
+        let said = back_end.process().stderr();
+        let reason = format!("tap tap0: made for one queue, but {pairs} queue pairs are asked for");
+        assert_eq!(said.matches(&reason).count(), 1, "{said}");
+        assert!(said.contains("multi_queue"), "{said}");
+        drop(port);
+        back_end.terminate()?;
+    }
     // One queue of many will do.
     open(&mut Host::new(2)?.back_end(1)?, 1)?;
     Ok(())
