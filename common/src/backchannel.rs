@@ -29,7 +29,10 @@ use thiserror::Error;
 use vhost::vhost_user::message::{VhostUserMMap, VhostUserProtocolFeatures};
 use vm_memory::ByteValued as _;
 
+use crate::logging::LogLimiter;
 use answers::Answers;
+
+static UNTOLD: LogLimiter = LogLimiter::new();
 
 /// How long a front-end may take for an answer: it maps a file and tells the hypervisor.
 pub const ANSWER_TIME: Duration = Duration::from_secs(5);
@@ -96,7 +99,12 @@ impl BackChannel {
         match send(&link.socket, &CONFIG_CHANGE, None) {
             Ok(()) => true,
             Err(error) => {
-                log::warn!("the front-end was not told of a configuration change: {error}");
+                if let Some(suppressed) = UNTOLD.allow() {
+                    log::warn!(
+                        "the front-end was not told of a configuration change: {error} \
+                         ({suppressed} more not shown)"
+                    );
+                }
                 false
             }
         }

@@ -326,12 +326,15 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
     unlink(path).map_err(system(path, "remove the stale socket"))
 }
 
-/// Whether a connection to `path` is taken or queued. Only a plain refusal means that nobody is
-/// there; a full backlog, a missing permission or another socket type are signs of life.
+/// Whether a socket is bound to `path`, in whatever network namespace.
+///
+/// Who listens there is not to take us for a front-end, so we ask as a datagram socket: the kernel
+/// then says that the type is wrong, and nobody hears of it. Only a plain refusal means that nobody
+/// is there; a missing permission is a sign of life.
 fn has_listener(path: &Path) -> Result<bool, Errno> {
     let address = SocketAddrUnix::new(path)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let probe = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let probe = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
     Ok(connect(&probe, &address) != Err(Errno::CONNREFUSED))
 }
 

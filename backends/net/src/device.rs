@@ -15,6 +15,7 @@ use ringside_common::backchannel::BackChannel;
 use ringside_common::device::Device;
 use ringside_common::error::FrontEndError;
 use ringside_common::io::Engine;
+use ringside_common::logging::LogLimiter;
 use ringside_common::stats::DeviceStats;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_backend::{VhostUserBackend, VringMutex};
@@ -26,6 +27,8 @@ use crate::features::{Offer, Offloads, consistent, taken_by_driver};
 use crate::hub::{Fabric, Hub};
 use crate::port::{Port, Role};
 use crate::worker::{NetWorker, Seed};
+
+static BAD_MTU: LogLimiter = LogLimiter::new();
 
 /// virtio 1.3 §5.1.4.1: the least there is.
 const MIN_MTU: u64 = 68;
@@ -247,7 +250,12 @@ impl Device for NetDevice {
     fn set_mtu(&self, mtu: u64) -> Result<(), FrontEndError> {
         let most = u64::from(self.link_mtu().unwrap_or(u16::MAX));
         if !(MIN_MTU..=most).contains(&mtu) {
-            log::warn!("the front-end asks for an MTU of {mtu}; {MIN_MTU} to {most} can be had");
+            if let Some(suppressed) = BAD_MTU.allow() {
+                log::warn!(
+                    "the front-end asks for an MTU of {mtu}; {MIN_MTU} to {most} can be had \
+                     ({suppressed} more not shown)"
+                );
+            }
             return Err(FrontEndError::Mtu { mtu, most });
         }
         self.port

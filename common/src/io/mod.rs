@@ -26,12 +26,16 @@ use ::epoll::Events;
 use libc::iovec;
 use rustix::fs::{OFlags, fcntl_getfl};
 
+use crate::logging::LogLimiter;
 use crate::sys::IoVecs;
 use crate::sys::uring::{Completion, MAX_IN_FLIGHT, Uring};
 use batching::Batching;
 pub(crate) use epoll::EpollLoop;
 use pool::Pool;
 pub use pool::Promise;
+
+/// Told by every data thread, of which a front-end has made as many as it likes.
+static NO_URING: LogLimiter = LogLimiter::new();
 
 /// How I/O is done.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -205,7 +209,14 @@ impl IoQueue {
             });
             match ring {
                 Ok(ring) => return Ok(Driver::Uring(ring)),
-                Err(e) => log::info!("no io_uring here ({e}): blocking threads do the I/O"),
+                Err(e) => {
+                    if let Some(suppressed) = NO_URING.allow() {
+                        log::info!(
+                            "no io_uring here ({e}): blocking threads do the I/O ({suppressed} \
+                             more not shown)"
+                        );
+                    }
+                }
             }
         }
         EpollLoop::new().map(Driver::Epoll)

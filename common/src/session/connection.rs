@@ -61,6 +61,7 @@ const WITH_DESCRIPTORS: [FrontendReq; 12] = [
     FrontendReq::SET_DEVICE_STATE_FD,
 ];
 
+static REFUSED: LogLimiter = LogLimiter::new();
 static REFUSED_CONFIG: LogLimiter = LogLimiter::new();
 
 /// How a connection goes on.
@@ -356,8 +357,8 @@ impl<D: Device> Connection<D> {
         }
         let mut message = [0; HEADER_BYTES + 8];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        let (_, seen) =
-            recv(&self.socket, &mut message, flags).map_err(|e| Error::SocketError(e.into()))?;
+        let seen = recv(&self.socket, &mut message, flags);
+        let (_, seen) = seen.map_err(|e| Error::SocketError(e.into()))?;
         // Too short, or cut by descriptors: the crate finds that.
         let (_, body) = message.split_at(HEADER_BYTES);
         let Some(body) = body.first_chunk().filter(|_| seen == HEADER_BYTES + 8) else {
@@ -446,7 +447,10 @@ impl<D: Device> Connection<D> {
         match done {
             Err(error) if !told => Err(error.into()),
             Err(error) => {
-                log::info!("message {} refused: {error}", header.request);
+                if let Some(suppressed) = REFUSED.allow() {
+                    let request = header.request;
+                    log::info!("message {request} refused: {error} ({suppressed} more not shown)");
+                }
                 Ok(true)
             }
             Ok(()) => Ok(true),

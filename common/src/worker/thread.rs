@@ -17,8 +17,11 @@ use super::{SeedOf, WorkerOptions};
 use crate::device::Device;
 use crate::error::HostError;
 use crate::io::IoQueue;
+use crate::logging::LogLimiter;
 use crate::stats::QueueStats;
 use crate::watchdog::{Hold, Watchdog};
+
+static UNBOUND: LogLimiter = LogLimiter::new();
 
 /// How long a thread that serves one vring alone naps after work.
 const NAP_NS: u64 = 200_000;
@@ -176,6 +179,11 @@ fn pin(cpus: &[usize], number: usize) {
     let mut set = CpuSet::new();
     set.set(*cpu);
     if let Err(error) = sched_setaffinity(None, &set) {
-        log::warn!("data thread {number} is not bound to processor {cpu}: {error}");
+        if let Some(suppressed) = UNBOUND.allow() {
+            log::warn!(
+                "data thread {number} is not bound to processor {cpu}: {error} ({suppressed} more \
+                 not shown)"
+            );
+        }
     }
 }

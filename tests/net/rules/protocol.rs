@@ -272,3 +272,22 @@ fn rule_10_memory_table_replaced_under_traffic_loses_nothing() -> TestResult {
     }
     Ok(())
 }
+
+#[test]
+fn f2_6_mtu_that_is_refused_again_and_again_is_told_once_a_second() -> TestResult {
+    let mut back_end = loopback()?;
+    let port = open(&mut back_end, 0)?;
+    let start = std::time::Instant::now();
+    for _ in 0..2000 {
+        assert!(!port.messages.set_mtu(1)?);
+    }
+    let log = back_end.process().stderr();
+    let lines = log.lines().filter(|line| line.contains("MTU")).count();
+    let seconds = usize::try_from(start.elapsed().as_secs())? + 1;
+    // Two causes: who refuses, and that it was refused.
+    assert!(
+        (2..=2 * (seconds + 1)).contains(&lines),
+        "{lines} lines in {seconds} s"
+    );
+    Ok(())
+}

@@ -4,6 +4,8 @@
 use std::sync::atomic::Ordering;
 
 use super::PassThrough;
+use ringside_common::logging::LogLimiter;
+
 use crate::config::{CachePolicy, Negotiation};
 use crate::error::{Errno, Result};
 use crate::wire::flags::{InitFlags, MAJOR, MINOR, OLDEST_MINOR};
@@ -31,6 +33,11 @@ const ACL: InitFlags = InitFlags::POSIX_ACL
     .union(InitFlags::DONT_MASK)
     .union(InitFlags::SETXATTR_EXT);
 
+/// A guest may say INIT as often as it likes.
+static TOO_OLD: LogLimiter = LogLimiter::new();
+static AGREED: LogLimiter = LogLimiter::new();
+static LACKING: LogLimiter = LogLimiter::new();
+
 impl PassThrough {
     /// `INIT`: a new session; nothing of another one is left.
     ///
@@ -48,12 +55,20 @@ impl PassThrough {
         }
         if init.major < MAJOR || init.minor < OLDEST_MINOR {
             let (major, minor) = (init.major, init.minor);
-            log::error!("the guest speaks FUSE {major}.{minor}, which is too old");
+            if let Some(suppressed) = TOO_OLD.allow() {
+                log::error!(
+                    "the guest speaks FUSE {major}.{minor}, which is too old ({suppressed} more \
+                     not shown)"
+                );
+            }
             return Err(Errno::PROTO);
         }
         let flags = self.wanted(init.flags)? & init.flags;
         self.negotiated.store(flags.bits(), Ordering::Release);
-        log::debug!("FUSE {}.{}, agreed to {flags:?}", init.major, init.minor);
+        if let Some(suppressed) = AGREED.allow() {
+            let (major, minor) = (init.major, init.minor);
+            log::debug!("FUSE {major}.{minor}, agreed to {flags:?} ({suppressed} more not shown)");
+        }
         Ok(InitOut {
             major: MAJOR,
             minor: MINOR,
@@ -128,9 +143,13 @@ fn negotiate(
         return Ok(wanted != Negotiation::Never);
     }
     if wanted == Negotiation::Always {
-        log::error!("the guest has no {what}, and must");
+        if let Some(suppressed) = LACKING.allow() {
+            log::error!("the guest has no {what}, and must ({suppressed} more not shown)");
+        }
         return Err(Errno::PROTO);
     }
-    log::warn!("the guest has no {what}: going on without");
+    if let Some(suppressed) = LACKING.allow() {
+        log::warn!("the guest has no {what}: going on without ({suppressed} more not shown)");
+    }
     Ok(false)
 }
