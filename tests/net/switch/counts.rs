@@ -248,28 +248,3 @@ fn f5_8_broadcasts_that_the_uplink_does_not_take_are_counted_there() -> TestResu
     assert_eq!(absent.lost("link_down"), FRAMES, "{}", absent.0);
     Ok(())
 }
-
-/// Without a switch: a frame that was read, and for which the guest has not enough buffers yet.
-#[test]
-fn f5_8_frame_that_waits_for_buffers_when_its_queue_stops_is_counted() -> TestResult {
-    let (stream, listener) = Uplink::listen()?;
-    let mut back_end = NetBackEnd::start(1, &["--backend", &stream])?;
-    let mut guest = open(&mut back_end, 0)?;
-    let mut peer = Uplink::accept(&listener)?;
-    // One buffer of 2048 bytes, and more to come.
-    guest.pairs[0].rx.post(1)?;
-    peer.send(&frame(OUTSIDE, mac(0), 3000))?;
-    eventually("the frame that waits", || {
-        let stats = back_end.control("stats", &serde_json::Value::Null)?;
-        Ok(stats.to_string().contains(r#""no_buffer_waits":1"#))
-    })?;
-    guest.session.stop(0)?;
-    let lost = counted(&back_end, 0, 0)?;
-    assert_eq!(
-        (lost.passed(), lost.lost("link_down")),
-        (0, 1),
-        "{}",
-        lost.0
-    );
-    Ok(())
-}

@@ -167,7 +167,7 @@ impl DeviceWorker for NetWorker {
             let queue = &mut place.queue;
             if let Side::Receive(rx) = &mut queue.side {
                 queue.port.pair_stopped();
-                if rx.forget_pending() {
+                if rx.pending.take().is_some() {
                     queue.counters.count_drop(DropReason::LinkDown);
                 }
             }

@@ -36,7 +36,7 @@ pub(super) struct RxQueue {
     /// The driver has had buffers in it: it uses this queue.
     pub(super) used: bool,
     /// A frame that was read, and for which the chains are still to come.
-    pending: Option<(NetHeader, Vec<u8>)>,
+    pub(super) pending: Option<(NetHeader, Vec<u8>)>,
     /// How long the last frames were.
     expect_bytes: usize,
     /// Nothing is put in before.
@@ -123,11 +123,6 @@ impl RxQueue {
         }
         self.window.commit(vring, header, bytes);
         Put::Done
-    }
-
-    /// Forgets a frame for which the chains did not come; returns whether there was one.
-    pub(super) fn forget_pending(&mut self) -> bool {
-        self.pending.take().is_some()
     }
 
     /// Copies a frame out that was read into the window, and behind its first `limit_bytes` into
