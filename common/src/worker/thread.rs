@@ -178,12 +178,12 @@ fn pin(cpus: &[usize], number: usize) {
     };
     let mut set = CpuSet::new();
     set.set(*cpu);
-    if let Err(error) = sched_setaffinity(None, &set) {
-        if let Some(suppressed) = UNBOUND.allow() {
-            log::warn!(
-                "data thread {number} is not bound to processor {cpu}: {error} ({suppressed} more \
-                 not shown)"
-            );
-        }
+    if let Err(error) = sched_setaffinity(None, &set)
+        && let Some(suppressed) = UNBOUND.allow()
+    {
+        log::warn!(
+            "data thread {number} is not bound to processor {cpu}: {error} ({suppressed} more \
+             not shown)"
+        );
     }
 }
