@@ -37,7 +37,7 @@ use crate::dax::Window;
 use crate::error::{Errno, Result};
 use crate::locks::Locks;
 use crate::pool::DEFAULT_THREADS;
-use crate::tables::{Found, Node, NodeOptions, Nodes, SlabRef};
+use crate::tables::{Budget, For, Found, Node, NodeOptions, Nodes, SlabRef};
 use crate::wire::flags::{AttrFlags, InitFlags};
 use crate::wire::header::InHeader;
 use crate::wire::operation::Creation;
@@ -45,6 +45,7 @@ use crate::wire::reply::{AttrOut, Entry};
 pub use create::{Kind, NewFile};
 pub use data::Target;
 pub use directory::DirScratch;
+use handles::Reserved;
 pub use handles::{Handle, Handles};
 pub use init::MAX_WRITE_BYTES;
 
@@ -118,17 +119,17 @@ impl PassThrough {
             InodeHandles::Never => 0,
             _ => (files / 4).min(1 << 16),
         };
-        // Programs that map files keep many open.
-        let spare = files - max_hot;
-        let (max_descriptors, max_handles) = match inode_file_handles {
-            InodeHandles::Never => (spare / 2, spare / 8 * 3),
-            _ => (spare / 8 * 3, spare / 2),
+        let max_owners = if config.posix_locks || config.flocks {
+            files / 12
+        } else {
+            0
         };
+        let budget = Arc::new(Budget::new(files - max_owners));
         let nodes = Nodes::new(NodeOptions {
             inode_file_handles,
             max_hot,
             max_nodes: config.max_nodes.unwrap_or(MAX_NODES),
-            max_descriptors,
+            budget: Arc::clone(&budget),
             pool_threads: config
                 .pool_threads
                 .map_or(DEFAULT_THREADS, NonZeroUsize::get),
@@ -145,11 +146,11 @@ impl PassThrough {
                 shares.push(ShareRoot { name, node });
             }
         }
-        let handles = Handles::new(max_handles);
+        let handles = Handles::new(budget);
         Ok(Self {
             handles,
             nodes,
-            locks: Locks::new(spare / 8),
+            locks: Locks::new(max_owners),
             window: Window::new(config.dax_window_bytes),
             shares,
             negotiated: AtomicU64::new(0),
@@ -181,6 +182,16 @@ impl PassThrough {
     #[inline]
     fn node(&self, cx: &Cx<'_>) -> Result<SlabRef<Node>> {
         self.nodes.get(cx.header.node)
+    }
+
+    /// Makes room for one more open file or directory.
+    ///
+    /// # Errors
+    /// ENFILE when there is none.
+    fn reserve(&self, whom: For) -> Result<Reserved<'_>> {
+        let room = self.handles.reserve(whom)?;
+        self.nodes.make_room();
+        Ok(room)
     }
 
     /// Opens a regular file or a directory anew.

@@ -11,6 +11,7 @@
 //! same file: a name that leads there needs one system call. Without it, numbers may have been used
 //! again, and only the file handle tells.
 
+mod budget;
 mod hints;
 mod hot;
 mod mounts;
@@ -18,6 +19,7 @@ mod node;
 mod nodes;
 mod slab;
 
+pub use budget::{Budget, For};
 pub use hints::Hints;
 pub use hot::Hot;
 pub use mounts::{Between, Mount, MountFd, Mounts};

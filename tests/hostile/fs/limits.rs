@@ -45,7 +45,9 @@ fn g12_open_files_end_with_enfile_and_others_are_served() -> TestResult {
     let created = queue.create(ROOT_NODE, "other", 2, 0o600);
     assert_eq!(errno(created), libc::ENFILE);
     assert!(!fs::exists(scene.host("other"))?);
-    assert_eq!(errno(queue.opendir(ROOT_NODE)), libc::ENFILE);
+    // A few are left for directories: there has to be a way to see what there is.
+    let listed = queue.opendir(ROOT_NODE)?;
+    queue.releasedir(ROOT_NODE, listed.handle)?;
     assert_eq!(errno(queue.tmpfile(ROOT_NODE, 2, 0o600)), libc::ENFILE);
     goes_on(&scene, &mut client)?;
     let queue = client.queue();

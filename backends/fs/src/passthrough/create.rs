@@ -19,7 +19,7 @@ use crate::attr::device_parts;
 use crate::credentials::ThreadContext;
 use crate::error::{Errno, Result};
 use crate::sys::{self, HOLD, OPEN, by_number};
-use crate::tables::{Found, Key, Node};
+use crate::tables::{For, Found, Key, Node};
 use crate::wire::flags::{InitFlags, OpenInFlags, OpenOutFlags};
 use crate::wire::name::Name;
 use crate::wire::operation::Creation;
@@ -137,7 +137,7 @@ impl PassThrough {
         with: &Creation<'_>,
     ) -> Result<Created> {
         let parent = self.node(cx)?;
-        let room = self.reserve()?;
+        let room = self.reserve_new()?;
         let dir = self.nodes.fd(&parent)?;
         let made = if with.security.is_some() {
             self.create_labelled(cx, dir.as_fd(), name, file, with)
@@ -169,7 +169,7 @@ impl PassThrough {
         with: &Creation<'_>,
     ) -> Result<Created> {
         let parent = self.node(cx)?;
-        let room = self.reserve()?;
+        let room = self.reserve_new()?;
         let dir = self.nodes.fd(&parent)?;
         // The guest links it in later if it likes, unless it says that it will not.
         let excl = OFlags::from_bits_retain(file.flags) & OFlags::EXCL;
@@ -181,11 +181,11 @@ impl PassThrough {
 
     /// Room for the handle of a new file. A guest that opens files without telling us tells us
     /// nothing of closing them either, not even of those it has made: they get no handle.
-    fn reserve(&self) -> Result<Option<Reserved<'_>>> {
+    fn reserve_new(&self) -> Result<Option<Reserved<'_>>> {
         if self.negotiated().contains(InitFlags::NO_OPEN_SUPPORT) {
             return Ok(None);
         }
-        self.handles.reserve().map(Some)
+        self.reserve(For::File).map(Some)
     }
 
     /// What the guest is told of a new file, which `fd` has open. Without a handle it is closed: its

@@ -4,12 +4,11 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::OFlags;
 
 use crate::error::{Errno, Result};
-use crate::tables::{Identified, Mount, MountFd, Node, Slab, SlabRef};
+use crate::tables::{Budget, For, Identified, Mount, MountFd, Node, Slab, SlabRef};
 
 /// An open file or directory.
 #[derive(Debug)]
@@ -70,17 +69,15 @@ impl Handle {
 #[derive(Debug)]
 pub struct Handles {
     slab: Slab<Handle>,
-    used: AtomicUsize,
-    max: usize,
+    budget: Arc<Budget>,
 }
 
 impl Handles {
-    /// None, and at most `max`: the rest of the descriptors is ours.
-    pub fn new(max: usize) -> Self {
+    /// None; each will take a descriptor from `budget`.
+    pub fn new(budget: Arc<Budget>) -> Self {
         Self {
             slab: Slab::default(),
-            used: AtomicUsize::new(0),
-            max,
+            budget,
         }
     }
 
@@ -123,12 +120,8 @@ impl Handles {
     ///
     /// # Errors
     /// ENFILE when there is none.
-    pub(super) fn reserve(&self) -> Result<Reserved<'_>> {
-        let more = |used: usize| (used < self.max).then_some(used + 1);
-        self.used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
-            .map(|_used| Reserved(self))
-            .map_err(|_full| Errno::NFILE)
+    pub(super) fn reserve(&self, whom: For) -> Result<Reserved<'_>> {
+        self.budget.take(whom).map(|()| Reserved(self))
     }
 
     /// Takes a handle out. It is closed when nobody uses it any more.
@@ -138,14 +131,14 @@ impl Handles {
     pub(super) fn remove(&self, handle: u64, node: u64) -> Result<Arc<Handle>> {
         self.get(handle, node)?;
         let removed = self.slab.remove(handle).ok_or(Errno::BADF)?;
-        self.used.fetch_sub(1, Ordering::Relaxed);
+        self.budget.give_back(For::File);
         Ok(removed)
     }
 
     pub(super) fn clear(&self) {
         for id in self.slab.ids() {
             if self.slab.remove(id).is_some() {
-                self.used.fetch_sub(1, Ordering::Relaxed);
+                self.budget.give_back(For::File);
             }
         }
     }
@@ -177,6 +170,6 @@ impl Reserved<'_> {
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        self.0.used.fetch_sub(1, Ordering::Relaxed);
+        self.0.budget.give_back(For::File);
     }
 }

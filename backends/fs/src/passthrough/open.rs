@@ -9,7 +9,7 @@ use rustix::fs::OFlags;
 use super::{Cx, PassThrough};
 use crate::config::CachePolicy;
 use crate::error::{Errno, Result};
-use crate::tables::{Node, Place};
+use crate::tables::{For, Node, Place};
 use crate::wire::flags::{InitFlags, OpenInFlags, OpenOutFlags, ReleaseFlags};
 use crate::wire::operation::Release;
 use crate::wire::reply::Opened;
@@ -33,7 +33,7 @@ impl PassThrough {
         if node.is_dir() {
             return Err(Errno::ISDIR);
         }
-        let room = self.handles.reserve()?;
+        let room = self.reserve(For::File)?;
         let fd = self.open_node(cx, &node, flags, open_flags)?;
         let handle = room.fill(&node, fd, self.host_flags(flags))?;
         Ok(Opened {
@@ -61,7 +61,7 @@ impl PassThrough {
             // There is nothing to open; numbers of handles start at 1.
             return Ok(Opened { handle: 0, flags });
         }
-        let room = self.handles.reserve()?;
+        let room = self.reserve(For::Directory)?;
         let fd = self.open_host(cx, &node, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let handle = room.fill(&node, fd, OFlags::RDONLY)?;
         Ok(Opened {

@@ -4,7 +4,7 @@
 //! A clock: a ring of nodes and a hand that goes round. Whoever was not used since it last came by
 //! loses his descriptor to the next one in need. It runs only when a descriptor is opened.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::node::Node;
@@ -18,6 +18,10 @@ const CLOCKS: usize = 16;
 pub struct Hot {
     clocks: [Mutex<Clock>; CLOCKS],
     per_clock: usize,
+    /// Places in all rings.
+    places: AtomicUsize,
+    /// Whose turn it is to give up a place.
+    next: AtomicUsize,
     /// Somebody had to give way.
     full: AtomicBool,
 }
@@ -35,6 +39,8 @@ impl Hot {
         Self {
             clocks: std::array::from_fn(|_| Mutex::default()),
             per_clock: (nodes / CLOCKS).max(1),
+            places: AtomicUsize::new(0),
+            next: AtomicUsize::new(0),
             full: AtomicBool::new(false),
         }
     }
@@ -51,18 +57,48 @@ impl Hot {
         self.full.load(Ordering::Relaxed)
     }
 
-    /// `node` has got a descriptor; another one may lose his.
-    pub fn add(&self, node: u64, nodes: &Slab<Node>) {
+    /// `node` has got a descriptor; another one may lose his, if there are `free` in all or less.
+    pub fn add(&self, node: u64, free: usize, nodes: &Slab<Node>) {
         let at = usize::try_from(node % CLOCKS as u64).unwrap_or(0);
         let Some(clock) = self.clocks.get(at) else {
             return;
         };
         let mut clock = clock.lock().unwrap_or_else(PoisonError::into_inner);
-        if clock.ring.len() < self.per_clock {
-            clock.ring.push(node);
-        } else {
+        if clock.ring.len() >= self.per_clock.min((free / CLOCKS).max(1)) {
             self.full.store(true, Ordering::Relaxed);
-            clock.replace(node, nodes);
+            if clock.take(nodes) {
+                self.places.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        clock.ring.push(node);
+        self.places.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes descriptors away until there are no more than `most`, or those left are in use.
+    #[inline]
+    pub fn keep_at_most(&self, most: usize, nodes: &Slab<Node>) {
+        // One comes at a time; two go.
+        for _ in 0..2 {
+            if self.places.load(Ordering::Relaxed) <= most.max(CLOCKS) {
+                return;
+            }
+            self.give_up(nodes);
+        }
+    }
+
+    #[cold]
+    fn give_up(&self, nodes: &Slab<Node>) {
+        self.full.store(true, Ordering::Relaxed);
+        for _ in 0..CLOCKS {
+            let at = self.next.fetch_add(1, Ordering::Relaxed) % CLOCKS;
+            let Some(clock) = self.clocks.get(at) else {
+                return;
+            };
+            let mut clock = clock.lock().unwrap_or_else(PoisonError::into_inner);
+            if clock.take(nodes) {
+                self.places.fetch_sub(1, Ordering::Relaxed);
+                return;
+            }
         }
     }
 
@@ -71,7 +107,9 @@ impl Hot {
         for clock in &self.clocks {
             let mut clock = clock.lock().unwrap_or_else(PoisonError::into_inner);
             for _ in 0..clock.ring.len().div_ceil(4) {
-                clock.replace(0, nodes);
+                if clock.take(nodes) {
+                    self.places.fetch_sub(1, Ordering::Relaxed);
+                }
             }
         }
     }
@@ -79,35 +117,32 @@ impl Hot {
     /// Forgets all.
     pub fn clear(&self) {
         for clock in &self.clocks {
-            *clock.lock().unwrap_or_else(PoisonError::into_inner) = Clock::default();
+            let mut clock = clock.lock().unwrap_or_else(PoisonError::into_inner);
+            self.places.fetch_sub(clock.ring.len(), Ordering::Relaxed);
+            *clock = Clock::default();
         }
         self.full.store(false, Ordering::Relaxed);
     }
 }
 
 impl Clock {
-    /// Puts `new` in the place of the first node that the hand finds idle or gone.
-    fn replace(&mut self, new: u64, nodes: &Slab<Node>) {
+    /// Takes the first node that the hand finds idle or gone out of the ring; false when all are
+    /// used at this moment: there are more than there should be then, for a while.
+    fn take(&mut self, nodes: &Slab<Node>) -> bool {
         // Twice round: the first time takes the mark of use from all.
         for _ in 0..=2 * self.ring.len() {
             self.hand = (self.hand + 1) % self.ring.len().max(1);
-            let Some(place) = self.ring.get_mut(self.hand) else {
-                return;
+            let Some(place) = self.ring.get(self.hand) else {
+                return false;
             };
             match nodes.get(*place) {
-                Some(node) if !node.is_idle() => {}
-                Some(node) => {
-                    node.cool();
-                    *place = new;
-                    return;
-                }
-                None => {
-                    *place = new;
-                    return;
-                }
+                Some(node) if !node.is_idle() => continue,
+                Some(node) => node.cool(),
+                None => {}
             }
+            self.ring.swap_remove(self.hand);
+            return true;
         }
-        // All are used at this moment: more than there should be, for a while.
-        self.ring.push(new);
+        false
     }
 }

@@ -4,13 +4,13 @@
 mod lookup;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashTable;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Statx};
 use rustix::path::DecInt;
 
+use super::budget::{Budget, For};
 use super::hints::Hints;
 use super::hot::Hot;
 use super::mounts::{Between, Mount, Mounts, is_fuse};
@@ -35,8 +35,6 @@ pub struct Nodes {
     mounts: Mounts,
     hints: Hints,
     options: NodeOptions,
-    /// Nodes that keep a descriptor.
-    descriptors: AtomicUsize,
 }
 
 /// How nodes are kept.
@@ -48,8 +46,8 @@ pub struct NodeOptions {
     pub max_hot: usize,
     /// How many nodes there may be.
     pub max_nodes: usize,
-    /// How many nodes may need a descriptor.
-    pub max_descriptors: usize,
+    /// Where nodes that need a descriptor take it from.
+    pub budget: Arc<Budget>,
     /// How many threads may wait for one mount.
     pub pool_threads: usize,
     /// `/proc/self/fd`.
@@ -77,7 +75,6 @@ impl Nodes {
             mounts: Mounts::new(options.pool_threads),
             hints: Hints::default(),
             options,
-            descriptors: AtomicUsize::new(0),
         }
     }
 
@@ -177,7 +174,7 @@ impl Nodes {
         };
         let fd = self.opening(|| node.mount().open(handle, HOLD))?;
         let fd = node.warm(fd);
-        self.hot.add(node.number(), &self.slab);
+        self.has_warmed(node);
         Ok(fd)
     }
 
@@ -265,7 +262,7 @@ impl Nodes {
         drop(part);
         drop(in_map);
         if self.slab.remove(node.number()).is_some() && matches!(node.place(), Place::Descriptor) {
-            self.descriptors.fetch_sub(1, Ordering::Relaxed);
+            self.options.budget.give_back(For::Node);
         }
     }
 
@@ -288,7 +285,7 @@ impl Nodes {
                     && !known.is_hot()
                 {
                     drop(known.warm(fd));
-                    self.hot.add(known.number(), &self.slab);
+                    self.has_warmed(&known);
                 }
                 return Ok(known);
             }
@@ -306,7 +303,7 @@ impl Nodes {
         part.insert_unique(hash, Arc::clone(&node), |n| self.hash(n.key()));
         drop(part);
         if hot {
-            self.hot.add(node.number(), &self.slab);
+            self.has_warmed(&node);
         }
         Ok(node)
     }
@@ -317,18 +314,28 @@ impl Nodes {
         }
         let keeps = matches!(new.place, Place::Descriptor);
         if keeps {
-            let max = self.options.max_descriptors;
-            self.descriptors
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
-                    (n < max).then_some(n + 1)
-                })
-                .map_err(|_full| Errno::NFILE)?;
+            self.options.budget.take(For::Node)?;
         }
         let node = self.slab.insert(|id| Node::new(id, new));
-        if node.is_none() && keeps {
-            self.descriptors.fetch_sub(1, Ordering::Relaxed);
+        if keeps && node.is_none() {
+            self.options.budget.give_back(For::Node);
+        } else if keeps {
+            self.make_room();
         }
         node.ok_or(Errno::NFILE)
+    }
+
+    /// Takes from nodes that can do without what others have taken of the budget.
+    #[inline]
+    pub fn make_room(&self) {
+        self.hot
+            .keep_at_most(self.options.budget.free(), &self.slab);
+    }
+
+    /// A node has got a descriptor that it could do without.
+    fn has_warmed(&self, node: &Node) {
+        self.hot
+            .add(node.number(), self.options.budget.free(), &self.slab);
     }
 
     /// The node that had this key when it was met last.

@@ -21,7 +21,7 @@ fn options(inode_file_handles: InodeHandles) -> NodeOptions {
         inode_file_handles,
         max_hot: 1000,
         max_nodes: 100_000,
-        max_descriptors: 1000,
+        budget: Arc::new(Budget::new(1000)),
         pool_threads: 1,
         proc_self_fd: File::open("/proc/self/fd").unwrap().into(),
     }
@@ -188,13 +188,13 @@ fn forgetting_more_than_was_looked_up_forgets_once() {
     it.nodes.forget(node.number(), u64::MAX);
     it.nodes.forget(node.number(), u64::MAX);
     assert_eq!((it.nodes.len(), it.in_map()), (1, 1));
-    assert_eq!(it.nodes.descriptors.load(Ordering::Relaxed), 1);
+    assert_eq!(it.nodes.options.budget.nodes(), 1);
 }
 
 #[test]
 fn nodes_that_need_a_descriptor_beyond_the_limit_are_refused_until_one_is_forgotten() {
     let mut few = options(InodeHandles::Never);
-    few.max_descriptors = 4;
+    few.budget = Arc::new(Budget::new(4));
     let it = fixture(few);
     for name in ["a", "b", "c", "d"] {
         it.file(name);
@@ -208,7 +208,7 @@ fn nodes_that_need_a_descriptor_beyond_the_limit_are_refused_until_one_is_forgot
     it.lookup("d").unwrap();
     assert_eq!(it.lookup("a").unwrap_err(), Errno::NFILE);
     it.nodes.clear();
-    assert_eq!(it.nodes.descriptors.load(Ordering::Relaxed), 1);
+    assert_eq!(it.nodes.options.budget.nodes(), 1);
 }
 
 #[test]
@@ -295,7 +295,7 @@ fn storm_of_lookups_and_forgets_ends_with_the_root_alone() {
             }
         });
         assert_eq!((it.nodes.len(), it.in_map()), (1, 1));
-        assert_eq!(it.nodes.descriptors.load(Ordering::Relaxed), 1);
+        assert_eq!(it.nodes.options.budget.nodes(), 1);
     }
 }
 
