@@ -72,6 +72,11 @@ pub trait Device: VhostUserBackend<Bitmap = (), Vring = VringMutex> + 'static {
     /// files into the windows that `get_shmem_config` tells of.
     fn back_channel(&self) -> &BackChannel;
 
+    /// The option that says how many queues there are, for who is told that there are not as many.
+    fn queues_option(&self) -> &'static str {
+        "--num-queues"
+    }
+
     /// Whether a driver without `VERSION_1` is served.
     fn serves_legacy_drivers(&self) -> bool {
         false

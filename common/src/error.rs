@@ -30,12 +30,14 @@ pub enum FrontEndError {
         most: u64,
     },
     /// A vring index beyond the queues offered.
-    #[error("vring index {index} of {count} offered; see --num-queues or --queue-pairs")]
+    #[error("vring index {index} of {count} offered; see {option}")]
     VringIndex {
         /// The index asked for.
         index: u64,
         /// The number of queues offered.
         count: usize,
+        /// The option of this back-end that says how many.
+        option: &'static str,
     },
     /// A queue size that is zero, no power of two, or above the limit.
     #[error("vring {index}: size {size} is not a power of two up to {max}")]

@@ -4,7 +4,7 @@
 
 use std::error::Error;
 use std::fs::{self, File, Permissions};
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -224,5 +224,53 @@ fn limit_of_files_that_is_to_be_left_alone_is() -> TestResult {
         .find_map(|line| line.strip_prefix("Max open files"))
         .ok_or("no limit")?;
     assert_eq!(files.split_whitespace().next(), Some("600"));
+    Ok(())
+}
+
+#[test]
+fn f6_8_shared_file_is_refused_with_what_to_do_instead() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("file");
+    fs::write(&file, "")?;
+    for sandbox in ["none", "auto"] {
+        let launch = Launch::back_end(PACKAGE)?;
+        let socket = launch.socket();
+        let mut process = launch
+            .arg("--socket-path")
+            .arg(socket)
+            .arg("--shared-dir")
+            .arg(&file)
+            .args(["--sandbox", sandbox])
+            .spawn()?;
+        assert_ne!(process.wait_exit(PATIENCE)?.code(), Some(0), "{sandbox}");
+        let told = process.stderr();
+        assert!(told.contains("not a directory"), "{told}");
+        assert!(told.contains("--share NAME=PATH"), "{told}");
+    }
+    Ok(())
+}
+
+#[test]
+fn f7_4_front_end_with_more_queues_than_offered_is_told_of_by_the_option_of_this_program()
+-> TestResult {
+    let dir = tempfile::tempdir()?;
+    let args = ["--sandbox", "none", "--num-request-queues", "1"];
+    let mut process = listening(Launch::back_end(PACKAGE)?, dir.path(), &args)?;
+    // SET_VRING_NUM of vring 9: request, flags, size; index, entries.
+    let message: Vec<u8> = [8_u32, 1, 8, 9, 128]
+        .iter()
+        .flat_map(|field| field.to_le_bytes())
+        .collect();
+    let mut stream = process.connect(PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(&message)?;
+    assert_eq!(stream.read(&mut [0])?, 0);
+    process.terminate(PATIENCE)?;
+    let log = process.stderr();
+    assert!(log.contains("see --num-request-queues"), "{log}");
+    assert!(
+        !log.contains("--num-queues") && !log.contains("--queue-pairs"),
+        "{log}"
+    );
     Ok(())
 }

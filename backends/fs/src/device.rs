@@ -226,6 +226,10 @@ impl Device for FsDevice {
         index == 0
     }
 
+    fn queues_option(&self) -> &'static str {
+        "--num-request-queues"
+    }
+
     fn files(&self) -> Vec<Arc<OwnedFd>> {
         Vec::new()
     }

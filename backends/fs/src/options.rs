@@ -111,30 +111,20 @@ pub enum Action {
 #[group(id = "request-queues")]
 #[command(about = None, long_about = None)]
 pub struct RequestQueues {
-    /// Most request queues offered to a guest, 1 to 63 [default: number of CPUs]
+    /// Most request queues offered to a guest, 1 to 63
     ///
     /// The queue for high priority comes on top. How many are used is the VMM's choice
-    /// (num-request-queues of QEMU's vhost-user-fs-pci).
+    /// (num-request-queues of QEMU's vhost-user-fs-pci); one that is not costs nothing.
     #[arg(long, value_name = "N", help_heading = "Queues")]
+    #[arg(default_value_t = MAX_REQUEST_QUEUES)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_REQUEST_QUEUES)))]
-    pub num_request_queues: Option<u16>,
-}
-
-impl RequestQueues {
-    /// The request queues alone.
-    #[must_use]
-    pub fn count(&self) -> u16 {
-        self.num_request_queues.unwrap_or_else(|| {
-            let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-            u16::try_from(cpus).map_or(MAX_REQUEST_QUEUES, |cpus| cpus.min(MAX_REQUEST_QUEUES))
-        })
-    }
+    pub num_request_queues: u16,
 }
 
 impl QueueCount for RequestQueues {
     /// The request queues and the one for high priority (virtio 1.3 §5.11.2).
     fn vrings(&self) -> u16 {
-        self.count() + 1
+        self.num_request_queues + 1
     }
 }
 
@@ -143,7 +133,7 @@ impl QueueCount for RequestQueues {
 #[group(id = "share-options")]
 #[command(about = None, long_about = None, next_help_heading = "Share")]
 pub struct ShareArgs {
-    /// Share this directory, or file, as the root of the file system
+    /// Share this directory as the root of the file system
     #[arg(long, value_name = "PATH", conflicts_with = "shares")]
     #[arg(required_unless_present_any = ["shares", "print_capabilities", "print_man", "legacy"])]
     pub shared_dir: Option<PathBuf>,

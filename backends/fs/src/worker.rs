@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use ringside_common::chain::ChainFault;
 use ringside_common::io::Promise;
+use ringside_common::logging::LogLimiter;
 use ringside_common::memory::{Buffers, IoScratch};
 use ringside_common::worker::{Counted, RequestCx, RequestWorker};
 use rustix::fs::OFlags;
@@ -45,6 +46,9 @@ use self::route::To;
 const TAG_REPLIED: u16 = 0;
 /// A lock was got, or not: 0 or a negative errno.
 const TAG_LOCK: u16 = 1;
+
+/// Lines about guests of another byte order.
+static FOREIGN: LogLimiter = LogLimiter::new();
 
 /// What is counted as "other".
 const OTHER: usize = server::KINDS.len() - 1;
@@ -102,6 +106,15 @@ impl FsWorker {
     ) -> Result<Outcome> {
         let buffers = rcx.buffers(head).ok_or(Errno::IO)?;
         let rest_bytes = buffers.readable_bytes();
+        if header.is_foreign_init() {
+            if let Some(suppressed) = FOREIGN.allow() {
+                log::error!(
+                    "a big-endian guest cannot be served: FUSE has the guest's byte order \
+                     ({suppressed} more suppressed)"
+                );
+            }
+            return Err(Errno::PROTO);
+        }
         if u64::from(header.len_bytes) != rest_bytes + IN_HEADER_BYTES as u64 {
             return Err(Errno::INVAL);
         }
@@ -378,7 +391,13 @@ fn refuse(buffers: &mut Buffers, header: &InHeader, error: Errno) -> u32 {
         return 0;
     }
     let len = narrow(OUT_HEADER_BYTES);
-    buffers.write_front(out_header(len, -error.raw_os_error(), header.unique));
+    let code = -error.raw_os_error();
+    buffers.write_front(if header.is_foreign_init() {
+        // So that whoever asked understands it. The number of the request is repeated as it came.
+        out_header(len.swap_bytes(), code.swap_bytes(), header.unique)
+    } else {
+        out_header(len, code, header.unique)
+    });
     len
 }
 

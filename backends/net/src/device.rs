@@ -213,6 +213,10 @@ impl Device for NetDevice {
         }
     }
 
+    fn queues_option(&self) -> &'static str {
+        "--queue-pairs"
+    }
+
     fn files(&self) -> Vec<Arc<OwnedFd>> {
         Vec::new()
     }

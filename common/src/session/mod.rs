@@ -158,10 +158,15 @@ impl<D: Device> Session<D> {
 
     fn vring(&mut self, index: u64) -> Result<&mut VringRecord, FrontEndError> {
         let count = self.vrings.len();
+        let option = self.device.queues_option();
         usize::try_from(index)
             .ok()
             .and_then(|at| self.vrings.get_mut(at))
-            .ok_or(FrontEndError::VringIndex { index, count })
+            .ok_or(FrontEndError::VringIndex {
+                index,
+                count,
+                option,
+            })
     }
 
     fn enable(&mut self, index: u64, enabled: bool) -> Result<(), SessionError> {

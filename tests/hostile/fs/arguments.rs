@@ -337,3 +337,26 @@ fn g11_values_longer_than_the_room_are_erange() -> TestResult {
     }
     scene.check(client)
 }
+
+#[test]
+fn f7_6_guest_of_the_other_byte_order_is_refused_in_its_own_with_a_word_in_the_log() -> TestResult {
+    let scene = Scene::start(&[])?;
+    let mut client = scene.client()?;
+    let queue = client.queue();
+    // FUSE_INIT 7.38 as s390x sends it: length, opcode, unique, node, ids and pid, then its fields.
+    let mut bytes = Vec::new();
+    for word in [104_u32, 26, 0, 77, 0, 0, 0, 0, 0, 0, 7, 38, 0x2_0000, !0] {
+        bytes.extend(word.to_be_bytes());
+    }
+    bytes.resize(104, 0);
+    for _ in 0..1000 {
+        let (header, used_len) = raw(queue, &bytes, 16 + 64)?;
+        let told = (header.len_bytes.swap_bytes(), header.error.swap_bytes());
+        assert_eq!((told, used_len), ((16, -libc::EPROTO), 16));
+        assert_eq!(header.unique.swap_bytes(), 77);
+    }
+    let log = scene.log();
+    let lines = log.matches("big-endian").count();
+    assert!((1..100).contains(&lines), "{log}");
+    scene.check(client)
+}

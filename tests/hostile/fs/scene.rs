@@ -89,6 +89,11 @@ impl Scene {
         self.back_end.socket()
     }
 
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        self.back_end.process().stderr()
+    }
+
     /// A path in the share.
     pub(crate) fn host(&self, name: &str) -> PathBuf {
         self.outer.path().join("share").join(name)

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use log::{LevelFilter, warn};
@@ -27,6 +28,12 @@ pub enum OptionsError {
     ShareTwice {
         /// The name.
         name: String,
+    },
+    /// A file cannot be the root of what a guest mounts.
+    #[error("--shared-dir {path}: not a directory; --share NAME=PATH shares a file")]
+    NotADirectory {
+        /// The file.
+        path: PathBuf,
     },
     /// Numbers within access control lists are not translated.
     #[error("--translate-uid and --translate-gid do not go with --posix-acl")]
@@ -121,7 +128,7 @@ impl Options {
             )?,
             max_open_files: self.sandbox.rlimit_nofile,
         };
-        let num_request_queues = self.common.queues.count();
+        let num_request_queues = self.common.queues.num_request_queues;
         let tag = self.share.tag.clone();
         let shares = shares(self.share)?;
         let common = self.common.into_config()?;
@@ -200,6 +207,10 @@ fn shares(args: ShareArgs) -> Result<Vec<Share>, OptionsError> {
         }
     }
     Ok(match args.shared_dir {
+        // One that cannot be looked at is told of when it is opened.
+        Some(path) if path.metadata().is_ok_and(|found| !found.is_dir()) => {
+            return Err(OptionsError::NotADirectory { path });
+        }
         Some(path) => vec![Share { name: None, path }],
         None => args.shares,
     })

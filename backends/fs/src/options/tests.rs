@@ -463,3 +463,10 @@ fn window_is_a_power_of_two_with_room_for_a_mapping() {
         assert_eq!(refused, ErrorKind::ValueValidation, "{bad}");
     }
 }
+
+#[test]
+fn f7_4_request_queues_offered_are_as_many_as_there_can_be_on_any_machine() {
+    let config = config(&[]).unwrap();
+    assert_eq!(config.num_request_queues, 63);
+    assert_eq!(config.common.num_queues, 64);
+}

@@ -17,14 +17,14 @@ use crate::error::{Errno, Result};
 use crate::sys::file::seek_to_cookie;
 use crate::tables::{Node, Place, SlabRef};
 use crate::wire::dirents::{DirEntries, DirEntry};
-use crate::wire::name::Name;
+use crate::wire::name::{NAME_MAX_BYTES, Name};
 use crate::wire::operation::ReadIn;
 use crate::wire::reply::Entry;
 
 /// The most that one reply has: Linux asks for no more than this.
 const MAX_REPLY_BYTES: u32 = 1 << 20;
-/// An entry of the host with the longest name.
-const LONGEST_BYTES: usize = 280;
+/// More than an entry of the host with the longest name has.
+const LONGEST_BYTES: usize = 32 + NAME_MAX_BYTES;
 
 /// Space for entries of the host, kept from call to call.
 #[derive(Debug, Default)]

@@ -31,16 +31,21 @@ impl PassThrough {
         if !self.config.xattr {
             return Err(Errno::NOSYS);
         }
-        // Of these the guest checks nothing but the POSIX ones, which the host would enforce.
         let is_acl = name == ACCESS_ACL || name == DEFAULT_ACL;
         let has_acl = is_acl && self.negotiated().contains(InitFlags::POSIX_ACL);
+        if is_acl && !has_acl {
+            return Err(Errno::OPNOTSUPP);
+        }
+        let name = match &self.config.xattrmap {
+            Some(map) => map.to_host(name)?,
+            None => Cow::Borrowed(name),
+        };
+        // Of these the guest checks nothing but the POSIX ones, which the host would enforce. Under
+        // another name they are bytes to the host.
         if name.to_bytes().starts_with(b"system.") && !has_acl {
             return Err(Errno::OPNOTSUPP);
         }
-        match &self.config.xattrmap {
-            Some(map) => map.to_host(name),
-            None => Ok(Cow::Borrowed(name)),
-        }
+        Ok(name)
     }
 
     /// `GETXATTR`: the value goes to `out`, or with size 0 how long it is.

@@ -2,6 +2,7 @@
 //! The headers: of a request (`struct fuse_in_header`), and of a reply (`struct fuse_out_header`).
 
 use super::bytes::{Put, pack};
+use super::flags::opcode;
 
 /// Bytes of a request's header.
 pub const IN_HEADER_BYTES: usize = 40;
@@ -55,6 +56,12 @@ impl InHeader {
             pid: u32::from_le_bytes([p0, p1, p2, p3]),
             extensions_bytes: units.saturating_mul(EXTENSIONS_UNIT_BYTES),
         }
+    }
+
+    /// Whether this is the `INIT` of a guest of the other byte order. No operation has that number.
+    #[must_use]
+    pub fn is_foreign_init(&self) -> bool {
+        self.opcode == opcode::INIT.swap_bytes()
     }
 
     /// The header as it is sent.

@@ -3,6 +3,7 @@
 
 use super::extension;
 use super::flags::opcode;
+use super::name::NAME_MAX_BYTES;
 use super::operation::Operation;
 use super::parse::{TARGET_MAX_BYTES, XATTR_NAME_MAX_BYTES, XATTR_VALUE_MAX_BYTES};
 
@@ -19,8 +20,8 @@ pub const REMOVEMAPPING_MAX: usize = 256;
 const PAIR_BYTES: usize = 16;
 /// The longest structure before a name or on its own (`struct fuse_setattr_in`).
 const FIELDS_BYTES: usize = 88;
-/// Room for a name: Linux sends up to 1024 bytes, and lets the server refuse what is too long.
-const NAME_BYTES: usize = 1025;
+/// Room for a name and its NUL.
+const NAME_BYTES: usize = NAME_MAX_BYTES + 1;
 
 /// How many bytes of arguments the server need copy at most, behind the header.
 ///

@@ -5,10 +5,12 @@ use std::ffi::CStr;
 
 use thiserror::Error;
 
-/// The longest name of a directory entry (`NAME_MAX`).
-pub const NAME_MAX_BYTES: usize = 255;
+/// The longest name of a directory entry that FUSE has (`FUSE_NAME_MAX`). What a file system takes
+/// is for the host to say: 255 bytes of most, but 255 units of UTF-16 of vfat, exfat and ntfs3, which
+/// are up to 765 bytes here.
+pub const NAME_MAX_BYTES: usize = 1024;
 
-/// One component of a path: 1 to 255 bytes, none of them NUL or a slash, and neither "." nor "..".
+/// One component of a path: 1 to 1024 bytes, none of them NUL or a slash, and neither "." nor "..".
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Name<'a>(&'a CStr);
 
@@ -25,8 +27,8 @@ pub enum NameError {
     /// A slash in it.
     #[error("a name with a slash")]
     Slash,
-    /// More than 255 bytes.
-    #[error("a name of more than 255 bytes")]
+    /// More than 1024 bytes.
+    #[error("a name of more than {NAME_MAX_BYTES} bytes")]
     TooLong,
 }
 

@@ -120,3 +120,41 @@ fn f3_8_set_group_id_is_put_back_if_the_access_control_list_is_refused() {
         }
     });
 }
+
+#[test]
+fn f6_7_attribute_of_the_system_is_kept_under_the_name_that_a_map_gives_it() {
+    as_root(|| {
+        let (acl, nfs) = (c"system.posix_acl_access", c"system.nfs4_acl");
+        let map = Some(":map::user.virtiofs.:");
+        let (mut mapped, node) = guest(config(Negotiation::Never, map));
+        let set = mapped.ask(node, |fs, cx| fs.set_xattr(cx, nfs, b"x", 0, false));
+        assert_eq!(set, Ok(()));
+        assert_eq!(mapped.get_xattr(node, nfs), Ok(b"x".to_vec()));
+        assert_eq!(
+            mapped.list_xattr(node, 100),
+            Ok(b"system.nfs4_acl\0".to_vec())
+        );
+        let mut value = [0; 1];
+        let host = rustix::fs::getxattr(
+            mapped.path("file"),
+            c"user.virtiofs.system.nfs4_acl",
+            &mut value[..],
+        );
+        assert_eq!((host, value), (Ok(1), *b"x"));
+        assert_eq!(mapped.ask(node, |fs, cx| fs.remove_xattr(cx, nfs)), Ok(()));
+        // Of access control lists only the negotiation decides, as with virtiofsd.
+        assert_eq!(mapped.get_xattr(node, acl), Err(Errno::OPNOTSUPP));
+
+        // What would be one of the host's stays refused, also where a rule makes it one.
+        for map in [None, Some(":ok:all:::"), Some(":prefix:all::system.:")] {
+            let (mut guest, node) = guest(config(Negotiation::Always, map));
+            let name = if map == Some(":prefix:all::system.:") {
+                c"nfs4_acl"
+            } else {
+                nfs
+            };
+            let set = guest.ask(node, |fs, cx| fs.set_xattr(cx, name, b"x", 0, false));
+            assert_eq!(set, Err(Errno::OPNOTSUPP), "{map:?}");
+        }
+    });
+}
