@@ -16,7 +16,9 @@ fn functions(dir: &Path, names: &mut BTreeSet<String>) -> Result<()> {
             functions(&path, names)?;
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = fs::read_to_string(&path)?;
-            let starts = text.lines().filter_map(|line| line.trim().strip_prefix("fn "));
+            let starts = text
+                .lines()
+                .filter_map(|line| line.trim().strip_prefix("fn "));
             names.extend(starts.filter_map(|rest| Some(rest.split_once("()")?.0.to_owned())));
         }
     }

@@ -12,6 +12,7 @@
 
 mod blocking;
 mod queue;
+mod refusal;
 mod route;
 
 use std::io;
@@ -20,8 +21,7 @@ use std::sync::Arc;
 
 use ringside_common::chain::ChainFault;
 use ringside_common::io::Promise;
-use ringside_common::logging::LogLimiter;
-use ringside_common::memory::{Buffers, IoScratch};
+use ringside_common::memory::IoScratch;
 use ringside_common::worker::{Counted, RequestCx, RequestWorker};
 use rustix::fs::OFlags;
 use rustix::io::ReadWriteFlags;
@@ -40,15 +40,13 @@ use crate::wire::reply::Written;
 
 pub use self::queue::FsQueue;
 use self::queue::Pending;
+use self::refusal::{narrow, refuse};
 use self::route::To;
 
 /// A thread that may wait has written the reply: its bytes, negative if it is an error.
 const TAG_REPLIED: u16 = 0;
 /// A lock was got, or not: 0 or a negative errno.
 const TAG_LOCK: u16 = 1;
-
-/// Lines about guests of another byte order.
-static FOREIGN: LogLimiter = LogLimiter::new();
 
 /// What is counted as "other".
 const OTHER: usize = server::KINDS.len() - 1;
@@ -106,15 +104,7 @@ impl FsWorker {
     ) -> Result<Outcome> {
         let buffers = rcx.buffers(head).ok_or(Errno::IO)?;
         let rest_bytes = buffers.readable_bytes();
-        if header.is_foreign_init() {
-            if let Some(suppressed) = FOREIGN.allow() {
-                log::error!(
-                    "a big-endian guest cannot be served: FUSE has the guest's byte order \
-                     ({suppressed} more suppressed)"
-                );
-            }
-            return Err(Errno::PROTO);
-        }
+        refusal::check_byte_order(header)?;
         if u64::from(header.len_bytes) != rest_bytes + IN_HEADER_BYTES as u64 {
             return Err(Errno::INVAL);
         }
@@ -383,27 +373,6 @@ fn whole(
 
 fn is_unsupported(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EOPNOTSUPP)
-}
-
-/// Replies with an error, where there is room and someone to read it; returns the bytes.
-fn refuse(buffers: &mut Buffers, header: &InHeader, error: Errno) -> u32 {
-    if !has_reply(header.opcode) || buffers.writable_bytes() < OUT_HEADER_BYTES as u64 {
-        return 0;
-    }
-    let len = narrow(OUT_HEADER_BYTES);
-    let code = -error.raw_os_error();
-    buffers.write_front(if header.is_foreign_init() {
-        // So that whoever asked understands it. The number of the request is repeated as it came.
-        out_header(len.swap_bytes(), code.swap_bytes(), header.unique)
-    } else {
-        out_header(len, code, header.unique)
-    });
-    len
-}
-
-/// Bytes of a reply: no chain has 4 GiB.
-fn narrow(bytes: usize) -> u32 {
-    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 /// A reply cannot have more than the guest has room for.
