@@ -107,7 +107,7 @@ fn f5_13b_properties_of_a_switch_are_refused_without_one() -> TestResult {
             let started = NetBackEnd::start_ports(&[property], &["--backend", backend]);
             let refused = started
                 .err()
-                .ok_or(format!("{backend}{property} started"))?;
+                .ok_or_else(|| format!("{backend}{property} started"))?;
             let said = format!("{refused:?}");
             assert!(said.contains(&format!("{name} needs a switch")), "{said}");
         }
