@@ -11,7 +11,7 @@
 //! began after the flush came, hence after every write that was answered before.
 //!
 //! A sync that fails may have dropped what it was to save, and the next one would not know, nor one
-//! that was under way beside it. Those beside it fail with it ([`Syncs`](crate::syncs)). Where the
+//! that was under way beside it. Those beside it fail with it (`syncs`). Where the
 //! host's page cache may have held older writes that were answered, from then on no flush and no
 //! stable write succeeds, not even one that the host says has.
 
