@@ -483,8 +483,9 @@ impl Device for BlockDevice {
     }
 
     /// Firmware drives a transitional device as a legacy one (OVMF does), and VMMs have disks that
-    /// are nothing else (QEMU's microvm). Requests look the same (virtio 1.3 §5.2.6, "Legacy Interface"); what a legacy
-    /// driver has in the byte order of the guest is little-endian here if the host is.
+    /// are nothing else (QEMU's microvm). Requests look the same (virtio 1.3 §5.2.6, "Legacy
+    /// Interface"); what a legacy driver has in the byte order of the guest is little-endian here if
+    /// the host is.
     fn serves_legacy_drivers(&self) -> bool {
         cfg!(target_endian = "little")
     }

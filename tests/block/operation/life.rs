@@ -375,8 +375,8 @@ fn sixteen_queues_are_served_by_two_threads() -> Outcome {
     let mut disk = Disk::start(&["--threads", "2"])?;
     let mut session = disk.session(Session::builder().queues(16))?;
     let vrings = session.start_all()?;
-    // The control thread, the management thread, and two for the data.
-    assert_eq!(disk.process.sample()?.threads, 4);
+    // The control thread, the management thread, the watchdog, and two for the data.
+    assert_eq!(disk.process.sample()?.threads, 5);
     let mut drivers = vrings
         .into_iter()
         .map(|vring| {
