@@ -10,6 +10,7 @@ mod cpus;
 mod exit;
 mod values;
 
+use std::fmt;
 use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -246,6 +247,20 @@ pub enum Endpoint {
     ConnectedFd(UnixStream),
     /// Connect, and again when the connection ends.
     Connect(PathBuf),
+}
+
+/// For the line that tells what is served.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen { path, mode, .. } => {
+                write!(f, "socket {} (mode {mode:o})", path.display())
+            }
+            Self::ListenFd(_) => f.write_str("a socket that was passed"),
+            Self::ConnectedFd(_) => f.write_str("a connection that was passed"),
+            Self::Connect(path) => write!(f, "socket {} of the front-end", path.display()),
+        }
+    }
 }
 
 impl From<InheritedSocket> for Endpoint {

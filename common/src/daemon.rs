@@ -31,7 +31,7 @@ use crate::error::{FrontEndError, HostError};
 use crate::io::EpollLoop;
 use crate::logging::LogLimiter;
 use crate::session::connection::{Connection, Progress};
-use crate::socket::{BoundSocket, SocketError};
+use crate::socket::{BoundSocket, SocketError, check_path};
 use crate::sys::signal::Signals;
 use crate::watchdog::Watchdog;
 use crate::worker::{Pool, WorkerOptions};
@@ -53,7 +53,7 @@ impl Source {
     /// The source that the command line asks for; binds the socket if it is ours to bind.
     ///
     /// # Errors
-    /// When it cannot be bound.
+    /// When it cannot be bound, or its path is none that a socket can have.
     pub fn of(endpoint: Endpoint) -> Result<Self, SocketError> {
         Ok(match endpoint {
             Endpoint::Listen { path, mode, group } => {
@@ -61,7 +61,10 @@ impl Source {
             }
             Endpoint::ListenFd(listener) => Self::Listener(listener),
             Endpoint::ConnectedFd(stream) => Self::Connected(stream),
-            Endpoint::Connect(path) => Self::Connect(path),
+            Endpoint::Connect(path) => {
+                check_path(&path)?;
+                Self::Connect(path)
+            }
         })
     }
 }

@@ -34,6 +34,9 @@ use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 /// the rest is for those that retry while we drain.
 const BACKLOG: i32 = 16;
 
+/// The longest path of a Unix socket: `sun_path` less the zero at its end, see unix(7).
+pub const MAX_PATH_BYTES: usize = 107;
+
 /// How long to wait for another back-end that binds in the same directory.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
 
@@ -54,6 +57,16 @@ pub enum SocketError {
         path: PathBuf,
         /// What is there instead.
         kind: &'static str,
+    },
+    /// The kernel has no room for the path.
+    #[error(
+        "{path}: the path of a socket has at most {MAX_PATH_BYTES} bytes, this one has {bytes}"
+    )]
+    PathTooLong {
+        /// The path asked for.
+        path: PathBuf,
+        /// Its length.
+        bytes: usize,
     },
     /// A system call failed.
     #[error("{path}: cannot {action}")]
@@ -89,6 +102,19 @@ pub enum SocketError {
     },
 }
 
+/// Refuses a path that no socket can have; the kernel's own word for it does not tell the limit.
+///
+/// # Errors
+/// [`SocketError::PathTooLong`].
+pub fn check_path(path: &Path) -> Result<(), SocketError> {
+    let bytes = path.as_os_str().len();
+    if bytes > MAX_PATH_BYTES {
+        let path = path.to_owned();
+        return Err(SocketError::PathTooLong { path, bytes });
+    }
+    Ok(())
+}
+
 /// A listening Unix socket that we bound and whose file we remove at drop.
 #[derive(Debug)]
 pub struct BoundSocket {
@@ -106,6 +132,7 @@ impl BoundSocket {
     ///
     /// See [`SocketError`]: the path is taken, or a system call failed.
     pub fn bind(path: &Path, mode: u32, group: Option<u32>) -> Result<Self, SocketError> {
+        check_path(path)?;
         let mode = Mode::from_raw_mode(mode & 0o777);
         let _lock = lock_directory(path);
         let (socket, inode) = bind_replacing_stale(path, mode)?;

@@ -274,3 +274,40 @@ fn f7_4_front_end_with_more_queues_than_offered_is_told_of_by_the_option_of_this
     );
     Ok(())
 }
+
+#[test]
+fn f6_8_start_says_what_is_served_and_how_it_is_caged() -> TestResult {
+    root_or_skip!();
+    let share = tempfile::tempdir()?;
+    let start = |args: &[&str], what: &str, cage: &str| -> TestResult {
+        let mut process = listening(Launch::back_end(PACKAGE)?, share.path(), args)?;
+        let expected = format!(
+            "serving {}{what}, on socket {} (mode 600), sandbox: {cage}",
+            share.path().display(),
+            process.socket().display(),
+        );
+        let log = process.poll_until("the line", PATIENCE, |process| {
+            let log = process.stderr();
+            Ok(log.contains("serving ").then_some(log))
+        })?;
+        let told: Vec<_> = log
+            .lines()
+            .filter(|line| line.contains("serving"))
+            .collect();
+        assert!(
+            matches!(told[..], [line] if line.contains("INFO") && line.ends_with(&expected)),
+            "{expected}, not {told:?}"
+        );
+        Ok(())
+    };
+    start(
+        &["--sandbox", "chroot", "--tag", "work", "--readonly"],
+        " with the tag work, read-only",
+        "chroot, seccomp: kill",
+    )?;
+    start(
+        &["--sandbox", "none", "--seccomp", "none"],
+        ", read-write",
+        "none, seccomp: none",
+    )
+}

@@ -246,3 +246,43 @@ fn receiver_without_buffers_costs_nothing_and_is_served_when_it_has_some() -> Te
     report(&format!("a frame {:?} after a buffer", start.elapsed()));
     Ok(())
 }
+
+#[test]
+fn f6_8_start_says_what_is_served_and_how_it_is_caged() -> TestResult {
+    let start = |ports: &[&str], args: &[&str], expected: &dyn Fn(&NetBackEnd) -> String| {
+        let mut back_end = NetBackEnd::start_ports(ports, args)?;
+        let log = back_end
+            .process()
+            .poll_until("the line", PATIENCE, |process| {
+                let log = process.stderr();
+                Ok(log.contains("serving ").then_some(log))
+            })?;
+        let told: Vec<_> = log
+            .lines()
+            .filter(|line| line.contains("serving"))
+            .collect();
+        let expected = expected(&back_end);
+        assert!(
+            matches!(told[..], [line] if line.contains("INFO") && line.ends_with(&expected)),
+            "{expected}, not {told:?}"
+        );
+        TestResult::Ok(())
+    };
+    let uplink = [
+        "--backend",
+        "switch:lab",
+        "--uplink",
+        "stream:/nowhere/peer",
+    ];
+    start(&[",name=a", ",name=b"], &uplink, &|back_end| {
+        let [a, b] = [0, 1].map(|port| back_end.socket(port).display().to_string());
+        format!(
+            "serving switch:lab, uplink stream:/nowhere/peer, port a on socket {a} (mode 600), \
+             port b on socket {b} (mode 600), no sandbox"
+        )
+    })?;
+    start(&[",name=a"], &["--backend", "null"], &|back_end| {
+        let socket = back_end.socket(0).display();
+        format!("serving null, port a on socket {socket} (mode 600), no sandbox")
+    })
+}

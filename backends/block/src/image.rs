@@ -155,6 +155,12 @@ impl Image {
         Self::from_fd(fd, Kind::RegularFile, &options)
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Block sizes to present to the driver.
     #[must_use]
     pub const fn topology(&self) -> Topology {

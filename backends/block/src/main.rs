@@ -10,12 +10,13 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::{CommandFactory as _, Parser as _, ValueEnum as _};
 use ringside_blk::device::{BlockDevice, BlockOptions};
 use ringside_blk::engine::FileEngine;
-use ringside_blk::image::CacheMode;
+use ringside_blk::image::{CacheMode, Image};
 use ringside_blk::manage::BlockManagement;
 use ringside_blk::options::{Action, Options};
+use ringside_blk::request::SECTOR_BYTES;
 use ringside_common::cli::{CommonConfig, exit_code};
 use ringside_common::daemon::{Control, Source, raise_descriptor_limit, serve};
 use ringside_common::device::Device as _;
@@ -58,15 +59,37 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
         serial: disk.serial(),
         cache: image.cache(),
     };
+    let what = described(&image);
     let engine = Arc::new(FileEngine::new(image, io_engine)?);
-    start(&Arc::new(BlockDevice::new(engine, block)), config)
+    start(&Arc::new(BlockDevice::new(engine, block)), &what, config)
 }
 
-fn start(device: &Arc<BlockDevice>, config: CommonConfig) -> Result<(), Box<dyn Error>> {
+/// The disk, for the line that tells what is served.
+fn described(image: &Image) -> String {
+    let cache = image.cache().to_possible_value();
+    format!(
+        "{}, {} bytes, {}, cache {}",
+        image.path().display(),
+        image.capacity_sectors() * SECTOR_BYTES,
+        if image.is_read_only() {
+            "read-only"
+        } else {
+            "read-write"
+        },
+        cache.as_ref().map_or("", |cache| cache.get_name()),
+    )
+}
+
+fn start(
+    device: &Arc<BlockDevice>,
+    what: &str,
+    config: CommonConfig,
+) -> Result<(), Box<dyn Error>> {
     let workers = config.workers();
     let control = Arc::new(Control::new()?);
     let sockets =
         ManagementSockets::bind(config.control_socket.as_deref(), config.metrics.as_ref())?;
+    let place = config.endpoint.to_string();
     let source = Source::of(config.endpoint)?;
     let methods = BlockManagement::new(Arc::clone(device), Arc::clone(&control));
     let services = Services {
@@ -76,6 +99,7 @@ fn start(device: &Arc<BlockDevice>, config: CommonConfig) -> Result<(), Box<dyn 
         manage: vec![Arc::new(methods), Arc::clone(&control) as _],
     };
     let management = sockets.spawn(services, || {})?;
+    log::info!("serving {what}, on {place}, no sandbox");
     raise_descriptor_limit();
     serve(device, source, &workers, &control)?;
     drop(management);

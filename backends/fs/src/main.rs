@@ -21,6 +21,7 @@ use ringside_common::device::Device as _;
 use ringside_common::logging::{init_logging, init_syslog};
 use ringside_common::management::{Devices, ManagementSockets, Services};
 use ringside_common::sandbox::{Inherited, Inside, Level, Mode, Side};
+use ringside_common::socket::check_path;
 use ringside_fs::config::{FsConfig, InodeHandles, Share};
 use ringside_fs::device::{FsDevice, FsOptions};
 use ringside_fs::manage::FsManagement;
@@ -71,6 +72,8 @@ fn start(config: Config, inherited: Inherited) -> Result<u8, Box<dyn Error>> {
         ..
     } = config;
     let workers = common.workers();
+    let place = common.endpoint.to_string();
+    let what = described(&shares, tag.as_deref(), fs.readonly);
     let endpoint = reach(common.endpoint, process.sandbox)?;
     let control = Arc::new(Control::new()?);
     let _pid_file = match &endpoint {
@@ -90,6 +93,7 @@ fn start(config: Config, inherited: Inherited) -> Result<u8, Box<dyn Error>> {
         // What is opened by its handle has no path, and Landlock goes by paths.
         fs.inode_file_handles = InodeHandles::Never;
     }
+    let level = inside.level;
     process::seal(&process, matches!(source, Source::Connect(_)))?;
     let options = FsOptions {
         tag,
@@ -108,9 +112,30 @@ fn start(config: Config, inherited: Inherited) -> Result<u8, Box<dyn Error>> {
         ],
     };
     let management = sockets.spawn(services, || {})?;
+    log::info!(
+        "serving {what}, on {place}, sandbox: {level}, seccomp: {}",
+        process.seccomp
+    );
     serve(&device, source, &workers, &control)?;
     drop(management);
     Ok(0)
+}
+
+/// The folder, for the line that tells what is served.
+fn described(shares: &[Share], tag: Option<&str>, read_only: bool) -> String {
+    let shares: Vec<String> = shares
+        .iter()
+        .map(|share| match &share.name {
+            Some(name) => format!("{name}={}", share.path.display()),
+            None => share.path.display().to_string(),
+        })
+        .collect();
+    format!(
+        "{}{}, {}",
+        shares.join(", "),
+        tag.map_or_else(String::new, |tag| format!(" with the tag {tag}")),
+        if read_only { "read-only" } else { "read-write" },
+    )
 }
 
 /// A front-end that listens is met before the sandbox is entered, where its socket can be reached.
@@ -121,6 +146,7 @@ fn reach(endpoint: Endpoint, sandbox: Mode) -> Result<Endpoint, Box<dyn Error>> 
                 "{}: one connection; with --sandbox none it would be made again when it ends",
                 path.display()
             );
+            check_path(&path)?;
             Ok(Endpoint::ConnectedFd(connect(&path)?))
         }
         endpoint => Ok(endpoint),

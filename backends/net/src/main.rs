@@ -39,6 +39,7 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
         config.common.control_socket.as_deref(),
         config.common.metrics.as_ref(),
     )?;
+    let what = config.to_string();
     let (network, served) = Network::open(config)?;
     let served = served
         .into_iter()
@@ -53,6 +54,7 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
         manage: vec![Arc::new(methods), Arc::clone(&control) as _],
     };
     let management = sockets.spawn(services, || {})?;
+    log::info!("serving {what}, no sandbox");
     raise_descriptor_limit();
     serve_all(served, &workers, &control)?;
     drop(management);

@@ -10,6 +10,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
+use crate::socket::{SocketError, check_path};
+
 /// Longer than a drain may take; so that a stuck back-end does not hang the tool for ever.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -29,6 +31,9 @@ pub enum CtlError {
         #[source]
         source: io::Error,
     },
+    /// No socket can have that path.
+    #[error(transparent)]
+    Path(#[from] SocketError),
     /// A parameter is not written as `key=value`.
     #[error("parameter {number} is not written as key=value")]
     Parameter {
@@ -78,6 +83,7 @@ struct RemoteError {
 /// [`CtlError`] if the back-end cannot be reached or answers with an error.
 pub fn ctl(path: &Path, method: &str, args: &[String]) -> Result<String, CtlError> {
     let request = json!({ "id": 1, "method": method, "params": params(args)? });
+    check_path(path)?;
     let mut stream = UnixStream::connect(path).map_err(|source| CtlError::Connect {
         path: path.to_owned(),
         source,

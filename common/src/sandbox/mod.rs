@@ -232,9 +232,8 @@ impl Sandbox<'_> {
 fn inside(root: Root, level: Level) -> Result<Side, SandboxError> {
     let ours = root.proc_self_fd.try_clone();
     descriptors::keep(ours.map_err(SandboxError::system("keep /proc/self/fd"))?);
-    match level {
-        Level::None => log::warn!("sandbox: none"),
-        level => log::info!("sandbox: {level}"),
+    if level == Level::None {
+        log::warn!("sandbox: none");
     }
     Ok(Side::Inside(Inside {
         share_roots: root.shares,

@@ -14,6 +14,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::fmt;
 
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -34,6 +35,17 @@ pub enum Action {
     Log,
     /// The thread gets SIGSYS.
     Trap,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Kill => "kill",
+            Self::Log => "log",
+            Self::Trap => "trap",
+        })
+    }
 }
 
 /// What every back-end may call with any arguments.

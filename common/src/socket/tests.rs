@@ -11,6 +11,9 @@ use std::thread;
 use tempfile::TempDir;
 
 use super::*;
+use crate::cli::Endpoint;
+use crate::daemon::Source;
+use crate::management::{self, ManagementSockets, MetricsAddress};
 
 fn mode_of(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777
@@ -202,13 +205,64 @@ fn bind_waits_for_the_lock_of_its_directory_but_not_for_ever() {
 }
 
 #[test]
-fn bind_on_too_long_path_is_an_error() {
-    let path = PathBuf::from(format!("/tmp/{}", "x".repeat(200)));
-    let error = BoundSocket::bind(&path, 0o600, None).unwrap_err();
-    assert!(
-        matches!(error, SocketError::System { action: "bind", .. }),
-        "{error}"
-    );
+fn f6_8_socket_path_that_is_too_long_is_refused_with_the_limit() {
+    let dir = TempDir::new().unwrap();
+    let of_length = |bytes: usize| {
+        let name = bytes - dir.path().as_os_str().len() - 1;
+        dir.path().join("x".repeat(name))
+    };
+    // The longest that is told to be possible is.
+    let longest = of_length(107);
+    let bound = BoundSocket::bind(&longest, 0o600, None).unwrap();
+    UnixStream::connect(bound.path()).unwrap();
+    for bytes in [108, 109, 205] {
+        let path = of_length(bytes);
+        let bind = BoundSocket::bind(&path, 0o600, None).unwrap_err();
+        let connect = Source::of(Endpoint::Connect(path.clone())).unwrap_err();
+        let metrics = MetricsAddress::Unix(path.clone());
+        let control = ManagementSockets::bind(Some(&path), None).unwrap_err();
+        let metrics = ManagementSockets::bind(None, Some(&metrics)).unwrap_err();
+        let ctl = management::ctl(&path, "help", &[]).unwrap_err();
+        let expected = format!("has at most 107 bytes, this one has {bytes}");
+        for error in [
+            bind.to_string(),
+            connect.to_string(),
+            control.to_string(),
+            metrics.to_string(),
+            ctl.to_string(),
+        ] {
+            assert!(error.ends_with(&expected), "{error}");
+        }
+    }
+}
+
+#[test]
+fn f6_9_probe_of_a_live_listener_is_not_heard_by_it() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("s");
+    let live = UnixListener::bind(&path).unwrap();
+    live.set_nonblocking(true).unwrap();
+    for _ in 0..3 {
+        let error = remove_stale(&path).unwrap_err();
+        assert!(matches!(error, SocketError::InUse { .. }), "{error}");
+        let error = BoundSocket::bind(&path, 0o600, None).unwrap_err();
+        assert!(matches!(error, SocketError::InUse { .. }), "{error}");
+    }
+    // Who accepts once, as a one-shot back-end does, finds nobody.
+    let heard = live.accept().unwrap_err();
+    assert_eq!(heard.kind(), io::ErrorKind::WouldBlock);
+    // And then its front-end, which is the first.
+    let mut front_end = UnixStream::connect(&path).unwrap();
+    front_end.write_all(b"x").unwrap();
+    let (mut first, _) = live.accept().unwrap();
+    first.set_nonblocking(false).unwrap();
+    let mut byte = [0];
+    first.read_exact(&mut byte).unwrap();
+    assert_eq!(&byte, b"x");
+    // What it leaves behind is replaced.
+    drop((first, live));
+    let bound = BoundSocket::bind(&path, 0o600, None).unwrap();
+    UnixStream::connect(bound.path()).unwrap();
 }
 
 #[test]

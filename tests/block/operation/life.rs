@@ -533,3 +533,33 @@ fn start_is_refused_before_the_socket_appears_when_the_image_is_missing() -> Out
     assert!(!socket.exists());
     Ok(())
 }
+
+#[test]
+fn f6_8_start_says_what_is_served_and_how_it_is_caged() -> Outcome {
+    let start = |args: &[&str], what: &str| -> Outcome {
+        let mut disk = Disk::start(args)?;
+        let expected = format!(
+            "serving {}, {DISK_BYTES} bytes, {what}, on socket {} (mode 600), no sandbox",
+            disk.image().display(),
+            disk.process.socket().display(),
+        );
+        let log = disk.process.poll_until("the line", PATIENCE, |process| {
+            let log = process.stderr();
+            Ok(log.contains("serving ").then_some(log))
+        })?;
+        let told: Vec<_> = log
+            .lines()
+            .filter(|line| line.contains("serving"))
+            .collect();
+        assert!(
+            matches!(told[..], [line] if line.contains("INFO") && line.ends_with(&expected)),
+            "{expected}, not {told:?}"
+        );
+        Ok(())
+    };
+    start(&[], "read-write, cache writeback")?;
+    start(
+        &["--read-only", "--cache", "writethrough"],
+        "read-only, cache writethrough",
+    )
+}

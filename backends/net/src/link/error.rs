@@ -4,6 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ringside_common::socket::{SocketError, check_path};
 use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
 use thiserror::Error;
@@ -145,6 +146,9 @@ pub enum LinkError {
         #[source]
         source: io::Error,
     },
+    /// No socket can have that path.
+    #[error(transparent)]
+    Path(#[from] SocketError),
 }
 
 /// Turns the error of a system call on `what` into one of a link.
@@ -158,6 +162,7 @@ pub(super) fn system(what: &str, action: &'static str) -> impl FnOnce(Errno) -> 
 
 /// The address of the socket at `path`.
 pub(super) fn address_of(path: &Path) -> Result<SocketAddrUnix, LinkError> {
+    check_path(path)?;
     let what = path.display().to_string();
     SocketAddrUnix::new(path).map_err(system(&what, "be the path of a socket"))
 }

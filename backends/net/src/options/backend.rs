@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `--backend` and `--uplink`: where packets go.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -79,6 +80,40 @@ pub enum Netns {
     Name(String),
     /// A file like `/proc/PID/ns/net`.
     Path(PathBuf),
+}
+
+/// As it was written, for the line that tells what is served.
+impl fmt::Display for LinkSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.kind())?;
+        let netns = match self {
+            Self::Tap { name, netns } | Self::Macvtap { name, netns } => {
+                f.write_str(name)?;
+                netns
+            }
+            Self::Packet { interface, netns } => {
+                f.write_str(interface)?;
+                netns
+            }
+            Self::TapFds { fds } => {
+                let fds: Vec<String> = fds.iter().map(ToString::to_string).collect();
+                return write!(f, "fd={}", fds.join(":"));
+            }
+            Self::Stream { path } => return path.display().fmt(f),
+            Self::Dgram { path, local } => {
+                path.display().fmt(f)?;
+                return match local {
+                    Some(local) => write!(f, ",local={}", local.display()),
+                    None => Ok(()),
+                };
+            }
+        };
+        match netns {
+            Some(Netns::Name(name)) => write!(f, ",netns={name}"),
+            Some(Netns::Path(path)) => write!(f, ",netns={}", path.display()),
+            None => Ok(()),
+        }
+    }
 }
 
 impl FromStr for BackendSpec {

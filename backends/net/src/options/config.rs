@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The command line as a whole: what its options mean together.
 
+use std::fmt;
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -344,6 +345,29 @@ fn first_repeated<T: PartialEq>(items: impl Iterator<Item = T>) -> Option<T> {
         seen.push(item);
     }
     None
+}
+
+/// For the line that tells what is served.
+impl fmt::Display for NetConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.backend {
+            BackendSpec::Link(link) => link.fmt(f),
+            BackendSpec::Switch { name: Some(name) } => write!(f, "switch:{name}"),
+            BackendSpec::Switch { name: None } => f.write_str("switch"),
+            BackendSpec::Null { fill_bytes: None } => f.write_str("null"),
+            BackendSpec::Null {
+                fill_bytes: Some(bytes),
+            } => write!(f, "null:{bytes}"),
+            BackendSpec::Loopback => f.write_str("loopback"),
+        }?;
+        if let Some(uplink) = &self.uplink {
+            write!(f, ", uplink {uplink}")?;
+        }
+        for port in &self.ports {
+            write!(f, ", port {} on {}", port.name, port.endpoint)?;
+        }
+        Ok(())
+    }
 }
 
 impl LinkSpec {
