@@ -43,9 +43,27 @@ impl Served {
     ///
     /// When no descriptor is left.
     pub fn new(engine: Arc<dyn Engine>, cache: CacheMode) -> Result<Self> {
+        Self::with_threads(engine, cache, 4, 4)
+    }
+
+    /// A device of so many queues on `engine`, all of which one data thread serves.
+    ///
+    /// # Errors
+    ///
+    /// When no descriptor is left.
+    pub fn on_one_thread(engine: Arc<dyn Engine>, num_queues: u16) -> Result<Self> {
+        Self::with_threads(engine, CacheMode::Writeback, num_queues, 1)
+    }
+
+    fn with_threads(
+        engine: Arc<dyn Engine>,
+        cache: CacheMode,
+        num_queues: u16,
+        max_threads: usize,
+    ) -> Result<Self> {
         let options = BlockOptions {
-            num_queues: 4,
-            queue_size: 1024,
+            num_queues,
+            queue_size: 4096,
             seg_max: 126,
             serial: "in-process".to_owned(),
             cache,
@@ -54,7 +72,7 @@ impl Served {
             device: Arc::new(BlockDevice::new(engine, options)),
             control: Arc::new(Control::new().map_err(FrontendError::io("eventfd"))?),
             workers: WorkerOptions {
-                max_threads: 4,
+                max_threads,
                 cpus: Vec::new(),
                 max_poll_ns: 0,
                 stop_timeout: None,

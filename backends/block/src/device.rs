@@ -454,7 +454,7 @@ impl Device for BlockDevice {
     fn seed(&self, _index: u16) {}
 
     fn worker(&self) -> io::Result<Requests<BlockWorker>> {
-        Ok(Requests(BlockWorker::new(Arc::clone(&self.shared))))
+        Ok(Requests::new(BlockWorker::new(Arc::clone(&self.shared))))
     }
 
     fn files(&self) -> Vec<Arc<OwnedFd>> {

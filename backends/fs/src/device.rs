@@ -215,7 +215,7 @@ impl Device for FsDevice {
     type Worker = Requests<FsWorker>;
 
     fn worker(&self) -> io::Result<Requests<FsWorker>> {
-        FsWorker::new(Arc::clone(&self.shared)).map(Requests)
+        FsWorker::new(Arc::clone(&self.shared)).map(Requests::new)
     }
 
     fn seed(&self, _index: u16) {}

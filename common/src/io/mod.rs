@@ -51,7 +51,7 @@ pub enum Engine {
 
 /// Payload started before a turn is due. What is in the page cache is copied while it is submitted:
 /// with large requests the first of a batch would wait for the copies of all the others.
-const MAX_QUEUED_BYTES: u64 = 256 << 10;
+pub(crate) const MAX_QUEUED_BYTES: u64 = 256 << 10;
 
 /// The longest wait for a batch of completions, and so the most that a request of a driver that
 /// thinks us awake may have to wait for it.

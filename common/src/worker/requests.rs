@@ -2,20 +2,24 @@
 //! Devices whose work is requests: a chain comes, is served and answered.
 //!
 //! [`Requests`] takes chains as they come, keeps the buffers of each until it is answered, and
-//! bounds how many one vring may have served before the next has its turn. The device is a
-//! [`RequestWorker`]: it gets a checked chain and answers it, at once or when the I/O it started
-//! is done.
+//! bounds how many chains and bytes one vring may have served before the next has its turn
+//! ([`credit`]). The device is a [`RequestWorker`]: it gets a checked chain and answers it, at once
+//! or when the I/O it started is done.
 //!
 //! Rings may be of any legal size. What is held for one is bounded all the same ([`heads`]), and what
 //! is beyond waits in the ring. So a request is known by its place, not by its descriptor head.
 
+mod credit;
+mod cx;
 mod heads;
 
 use super::vring::Vring;
-use super::{DeviceWorker, Place, Turn};
+use super::{DeviceWorker, Place, Turn, monotonic_ns};
 use crate::chain::ChainFault;
-use crate::io::{FileId, IoQueue, Job, Promise};
-use crate::memory::Buffers;
+use crate::io::IoQueue;
+use credit::{Credit, QUANTUM_BYTES, least_cost};
+use cx::Token;
+pub use cx::{Counted, RequestCx};
 use heads::Heads;
 
 /// The data side of a device that serves requests, on one data thread.
@@ -63,12 +67,25 @@ pub trait RequestWorker {
 
 /// Serves the requests of a [`RequestWorker`].
 #[derive(Debug)]
-pub struct Requests<W>(pub W);
+pub struct Requests<W> {
+    worker: W,
+    /// The slot of the vring that is first in the next turn: the one at which the last turn had to
+    /// end, while it has credit left, or else the one behind it.
+    next: usize,
+}
+
+impl<W> Requests<W> {
+    /// Of a worker that has no vrings yet.
+    pub const fn new(worker: W) -> Self {
+        Self { worker, next: 0 }
+    }
+}
 
 /// A vring's requests in flight, and what the device keeps for it.
 #[derive(Debug)]
 pub struct RequestQueue<Q> {
     heads: Heads,
+    credit: Credit,
     state: Q,
 }
 
@@ -78,51 +95,49 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
 
     fn start_queue(&mut self, (): (), vring: &Vring) -> Self::Queue {
         let heads = Heads::new(vring.size());
-        let mut state = self.0.start_queue(vring.index(), heads.places());
+        let mut state = self.worker.start_queue(vring.index(), heads.places());
         if vring.was_served() {
-            self.0.took_over(&mut state);
+            self.worker.took_over(&mut state);
         }
-        RequestQueue { heads, state }
+        RequestQueue {
+            heads,
+            credit: Credit::FULL,
+            state,
+        }
     }
 
-    /// Takes chains from every vring that has some, up to the budget of each. As much I/O as
-    /// completions can be held for is the most there is; what is left waits in the rings.
+    /// Takes chains from every vring that has some, as its credit allows, until as much is started
+    /// as may be in a turn; the next one goes on there. As much I/O as completions can be held for
+    /// is the most there is; what is left waits in the rings.
     fn turn(&mut self, turn: &mut Turn<'_, Self::Queue>) -> bool {
         if !turn.io.has_room(1) {
             return false;
         }
-        let mut served = false;
-        for slot in 0..turn.vrings.len() {
-            if !turn.vrings.get(slot).is_some_and(has_work) {
-                continue;
-            }
-            if !served {
-                turn.tick();
-            }
-            let now_ns = turn.now_ns();
-            let Some(place) = turn.vrings.get_mut(slot) else {
-                continue;
-            };
-            let mut taken = 0;
-            while taken < W::BUDGET && turn.io.may_start() && place.vring.is_live() {
-                let heads = &mut place.queue.heads;
-                let Some((head, chain)) = heads.take(&mut place.vring, now_ns) else {
-                    break;
-                };
-                taken += 1;
-                let mut cx = RequestCx {
-                    vring: &mut place.vring,
-                    heads,
-                    io: turn.io,
-                    slot: u16::try_from(slot).unwrap_or(u16::MAX),
-                    now_ns,
-                };
-                self.0.request(&mut place.queue.state, &mut cx, head, chain);
-            }
-            place.vring.stats.add_chains(taken as u64);
-            served = true;
+        if !turn.io.may_start() {
+            return turn.vrings.iter().any(has_work);
         }
-        served
+        let mut served = Served::default();
+        let mut grant_bytes = QUANTUM_BYTES;
+        loop {
+            let before = served.chains;
+            let round = self.round(turn, &mut served, grant_bytes);
+            grant_bytes = match round {
+                Round::Full => return true,
+                // Nobody is in the way of those who wait: on with the round in which one need not.
+                Round::Waiting { best_bytes } if served.chains == before => {
+                    QUANTUM_BYTES - best_bytes.min(0)
+                }
+                Round::Waiting { .. } if served.chains < W::BUDGET => QUANTUM_BYTES,
+                Round::Waiting { .. } => return true,
+                Round::Over { in_debt } => {
+                    if in_debt && !served.any {
+                        forgive(turn);
+                    }
+                    return served.any;
+                }
+            };
+            served.again = true;
+        }
     }
 
     fn has_work(&mut self, turn: &mut Turn<'_, Self::Queue>) -> bool {
@@ -135,7 +150,7 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
 
     fn stopping(&mut self, turn: &mut Turn<'_, Self::Queue>, slot: usize) {
         if let Some(place) = turn.vrings.get_mut(slot) {
-            self.0.stopping(&mut place.queue.state);
+            self.worker.stopping(&mut place.queue.state);
         }
     }
 
@@ -165,8 +180,132 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
             slot,
             now_ns,
         };
-        self.0
+        self.worker
             .io_done(&mut place.queue.state, &mut cx, head, tag, result);
+    }
+}
+
+impl<W: RequestWorker> Requests<W> {
+    /// Each vring once, beginning with the `next`. One that has no credit gets `grant_bytes`.
+    #[inline]
+    fn round(
+        &mut self,
+        turn: &mut Turn<'_, RequestQueue<W::Queue>>,
+        served: &mut Served,
+        grant_bytes: i64,
+    ) -> Round {
+        let slots = turn.vrings.len();
+        let mut best_bytes = None;
+        let mut in_debt = false;
+        if self.next >= slots {
+            self.next = 0;
+        }
+        for slot in (self.next..slots).chain(0..self.next) {
+            let Some(place) = turn.vrings.get_mut(slot) else {
+                continue;
+            };
+            if !has_work(place) {
+                in_debt |= !place.queue.credit.is_left();
+                place.queue.credit.add(grant_bytes);
+                continue;
+            }
+            if !place.queue.credit.is_left() {
+                place.queue.credit.add(grant_bytes);
+            }
+            if place.queue.credit.is_left() {
+                if !served.any {
+                    *turn.now_ns = monotonic_ns();
+                    served.any = true;
+                }
+                let most = if served.again {
+                    W::BUDGET - served.chains
+                } else {
+                    W::BUDGET
+                };
+                served.chains += self.serve(place, turn.io, slot, *turn.now_ns, most);
+            }
+            let credit = &mut place.queue.credit;
+            if !turn.io.may_start() || (served.again && served.chains >= W::BUDGET) {
+                self.next = slot + usize::from(!credit.is_left());
+                return Round::Full;
+            }
+            if credit.is_left() {
+                // The ring is empty.
+                *credit = Credit::FULL;
+            } else {
+                best_bytes = best_bytes.max(Some(credit.bytes()));
+            }
+        }
+        match best_bytes {
+            Some(best_bytes) => Round::Waiting { best_bytes },
+            None => Round::Over { in_debt },
+        }
+    }
+
+    /// Takes up to `most` chains from a vring, as many as its credit pays for.
+    #[inline]
+    fn serve(
+        &mut self,
+        place: &mut Place<RequestQueue<W::Queue>>,
+        io: &mut IoQueue,
+        slot: usize,
+        now_ns: u64,
+        most: usize,
+    ) -> usize {
+        let least_cost = const { least_cost(W::BUDGET) };
+        let mut taken = 0;
+        while taken < most
+            && place.queue.credit.is_left()
+            && io.may_start()
+            && place.vring.is_live()
+        {
+            let heads = &mut place.queue.heads;
+            let Some((head, chain)) = heads.take(&mut place.vring, now_ns) else {
+                break;
+            };
+            taken += 1;
+            place.queue.credit.pay(heads.bytes(head), least_cost);
+            let mut cx = RequestCx {
+                vring: &mut place.vring,
+                heads,
+                io,
+                slot: u16::try_from(slot).unwrap_or(u16::MAX),
+                now_ns,
+            };
+            self.worker
+                .request(&mut place.queue.state, &mut cx, head, chain);
+        }
+        place.vring.stats.add_chains(taken as u64);
+        taken
+    }
+}
+
+/// What a turn has done so far.
+#[derive(Debug, Default)]
+struct Served {
+    /// Somebody had chains and credit.
+    any: bool,
+    chains: usize,
+    /// Every vring had its round; what follows is for those that are left, up to one budget.
+    again: bool,
+}
+
+/// How a round has ended.
+#[derive(Debug)]
+enum Round {
+    /// The turn has all it may have; the others are first in the next.
+    Full,
+    /// Some have work and no credit; the highest credit of them is this.
+    Waiting { best_bytes: i64 },
+    /// Nobody has work left. Whether a vring without work was in debt when it began.
+    Over { in_debt: bool },
+}
+
+/// Nobody has waited for what was too much.
+#[cold]
+fn forgive<Q>(turn: &mut Turn<'_, RequestQueue<Q>>) {
+    for place in turn.vrings.iter_mut() {
+        place.queue.credit = Credit::FULL;
     }
 }
 
@@ -174,230 +313,4 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
 #[inline]
 fn has_work<Q>(place: &Place<RequestQueue<Q>>) -> bool {
     place.vring.has_work() && place.queue.heads.has_room()
-}
-
-/// What a device does with the requests of one vring.
-#[derive(Debug)]
-pub struct RequestCx<'a> {
-    vring: &'a mut Vring,
-    heads: &'a mut Heads,
-    io: &'a mut IoQueue,
-    /// The vring's place in its thread, for the tokens of I/O.
-    slot: u16,
-    now_ns: u64,
-}
-
-impl RequestCx<'_> {
-    /// The buffers of a request in flight.
-    #[inline]
-    pub fn buffers(&mut self, head: u16) -> Option<&mut Buffers> {
-        self.heads
-            .heads
-            .get_mut(usize::from(head))
-            .map(|head| &mut head.buffers)
-    }
-
-    /// Starts a read of the file into the writable payload left of `head`.
-    ///
-    /// # Errors
-    /// When it could not be started; `io_done` is not called then.
-    #[inline]
-    pub fn read(
-        &mut self,
-        head: u16,
-        tag: u16,
-        file: FileId,
-        offset_bytes: u64,
-    ) -> std::io::Result<()> {
-        self.start(head, tag, |io, buffers, token| {
-            io.add_bytes(buffers.writable_bytes());
-            io.read(file, buffers.writable(), offset_bytes, token)
-        })
-    }
-
-    /// Starts a write of the readable payload left of `head` to the file; with `dsync` it is done
-    /// when the data is on stable storage.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read).
-    #[inline]
-    pub fn write(
-        &mut self,
-        head: u16,
-        tag: u16,
-        file: FileId,
-        offset_bytes: u64,
-        dsync: bool,
-    ) -> std::io::Result<()> {
-        self.start(head, tag, |io, buffers, token| {
-            io.add_bytes(buffers.readable_bytes());
-            io.write(file, buffers.readable(), offset_bytes, dsync, token)
-        })
-    }
-
-    /// Whether I/O on files waits for a blocking thread, of which there are few. A lock that is
-    /// taken before would have nobody behind it: all threads could come to wait for it.
-    #[must_use]
-    #[inline]
-    pub fn hands_calls_over(&self) -> bool {
-        self.io.hands_calls_over()
-    }
-
-    /// As [`write`](Self::write) at an offset and with or without `dsync`, on a blocking thread that
-    /// first makes a guard, for which it may wait, and keeps it until the write is done.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read).
-    pub fn write_guarded<G>(
-        &mut self,
-        head: u16,
-        tag: u16,
-        file: FileId,
-        where_and_how: (u64, bool),
-        guard: impl FnOnce() -> G + Send + 'static,
-    ) -> std::io::Result<()> {
-        self.start(head, tag, |io, buffers, token| {
-            io.add_bytes(buffers.readable_bytes());
-            let from = buffers.readable();
-            io.write_guarded(file, from, where_and_how, token, guard)
-        })
-    }
-
-    /// Starts an fdatasync of the file.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read).
-    pub fn fdatasync(&mut self, head: u16, tag: u16, file: FileId) -> std::io::Result<()> {
-        self.start(head, tag, |io, _buffers, token| io.fdatasync(file, token))
-    }
-
-    /// Runs `job` on a blocking thread.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read).
-    pub fn run(&mut self, head: u16, tag: u16, job: Job) -> std::io::Result<()> {
-        self.start(head, tag, |io, _buffers, token| io.run(job, token))
-    }
-
-    /// `io_done` will be called for `head` when the promise is kept, on whatever thread. A promise
-    /// that is dropped instead keeps the request for ever. It is the only thing that a request
-    /// waits for; a pause does not wait for it.
-    pub fn promise(&mut self, head: u16, tag: u16) -> Option<Promise> {
-        let promise = self.promise_io(head, tag)?;
-        let slot = self.heads.heads.get_mut(usize::from(head))?;
-        slot.parked = true;
-        self.heads.parked += 1;
-        Some(promise)
-    }
-
-    /// As [`promise`](Self::promise), for what ends when I/O of others does: a pause waits for it.
-    pub fn promise_io(&mut self, head: u16, tag: u16) -> Option<Promise> {
-        let mut promise = None;
-        let started = self.start(head, tag, |io, _buffers, token| {
-            promise = Some(io.promise(token));
-            Ok(())
-        });
-        started.ok().and(promise)
-    }
-
-    /// As [`promise`](Self::promise), for work that somebody else is at: a pause waits for it.
-    pub fn hand_out(&mut self, head: u16, tag: u16) -> Option<Promise> {
-        let mut promise = None;
-        let started = self.start(head, tag, |io, _buffers, token| {
-            promise = Some(io.promise(token));
-            Ok(())
-        });
-        started.ok().and(promise)
-    }
-
-    /// Requests of the vring that wait for a [`promise`](Self::promise).
-    #[must_use]
-    pub fn parked(&self) -> u32 {
-        self.heads.parked
-    }
-
-    /// Gives `head` back to the driver: `used_bytes` were written to its buffers.
-    ///
-    /// `kind`, `bytes` and `ok` are what the counters of the vring get.
-    #[inline]
-    pub fn complete(&mut self, head: u16, used_bytes: u32, counted: Counted) {
-        let Some(slot) = self.heads.heads.get(usize::from(head)) else {
-            return;
-        };
-        let pending = slot.pending;
-        let given = if pending == 0 {
-            self.heads.give_back(head)
-        } else {
-            None
-        };
-        let Some((descriptor, taken_ns)) = given else {
-            // The kernel may still write to the buffers: keeping them is the one safe answer.
-            log::error!(
-                "vring {}: request {head} answered out of turn",
-                self.vring.index()
-            );
-            return;
-        };
-        self.vring.push_used(descriptor, used_bytes);
-        let latency_ns = self.now_ns.saturating_sub(taken_ns);
-        self.vring
-            .stats
-            .record(counted.kind, counted.bytes, counted.ok, latency_ns);
-    }
-
-    #[inline]
-    fn start(
-        &mut self,
-        head: u16,
-        tag: u16,
-        start: impl FnOnce(&mut IoQueue, &Buffers, u64) -> std::io::Result<()>,
-    ) -> std::io::Result<()> {
-        let token = Token {
-            slot: self.slot,
-            head,
-            tag,
-        }
-        .pack();
-        let Some(slot) = self.heads.heads.get_mut(usize::from(head)) else {
-            return Err(std::io::Error::from_raw_os_error(libc::EINVAL));
-        };
-        start(self.io, &slot.buffers, token)?;
-        slot.pending += 1;
-        Ok(())
-    }
-}
-
-/// What [`RequestCx::complete`] adds to the counters.
-#[derive(Clone, Copy, Debug)]
-pub struct Counted {
-    /// Index into the kinds that the device's [`DeviceStats`](crate::stats::DeviceStats) were made
-    /// with.
-    pub kind: usize,
-    /// Payload bytes moved.
-    pub bytes: u64,
-    /// Whether it succeeded.
-    pub ok: bool,
-}
-
-/// Who a piece of I/O belongs to.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Token {
-    slot: u16,
-    head: u16,
-    tag: u16,
-}
-
-impl Token {
-    fn pack(self) -> u64 {
-        u64::from(self.slot) << 32 | u64::from(self.head) << 16 | u64::from(self.tag)
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "takes the fields apart")]
-    fn unpack(token: u64) -> Self {
-        Self {
-            slot: (token >> 32) as u16,
-            head: (token >> 16) as u16,
-            tag: token as u16,
-        }
-    }
 }

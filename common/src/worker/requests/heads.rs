@@ -100,6 +100,14 @@ impl Heads {
         Some((place, chain))
     }
 
+    /// The bytes of a request that was taken, less those consumed.
+    #[inline]
+    pub(super) fn bytes(&self, place: u16) -> u64 {
+        self.heads.get(usize::from(place)).map_or(0, |head| {
+            head.buffers.readable_bytes() + head.buffers.writable_bytes()
+        })
+    }
+
     /// Frees a place; returns its descriptor head, and when it was taken.
     #[inline]
     pub(super) fn give_back(&mut self, place: u16) -> Option<(u16, u64)> {
