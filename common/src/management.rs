@@ -33,6 +33,7 @@
 //! [`ManagementSockets::bind`] comes before the sandbox, [`ManagementSockets::spawn`] after it.
 
 mod address;
+mod calls;
 mod client;
 mod connection;
 mod devices;
@@ -186,7 +187,7 @@ pub struct Management {
 }
 
 impl Management {
-    /// Ends the thread, after the method it may just be running. Dropping does the same.
+    /// Ends the thread, after the methods that may just be running. Dropping does the same.
     pub fn stop(self) {
         drop(self);
     }

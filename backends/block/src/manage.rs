@@ -132,6 +132,11 @@ impl Manage for BlockManagement {
         METHODS
     }
 
+    /// A resize asks the file system, after another one, and to make a disk smaller drains it.
+    fn may_wait(&self, method: &str) -> bool {
+        method == "resize"
+    }
+
     fn call(&self, method: &str, params: &Value) -> Result<Value, ManageError> {
         match method {
             "info" => Ok(self.info()),

@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -21,6 +21,8 @@ use crate::sys::signal::Signals;
 #[derive(Debug)]
 pub struct Control {
     pause: Mutex<Pause>,
+    /// Held for writing while something relies on the pause: nobody then ends it.
+    relied_on: RwLock<()>,
     changed: Condvar,
     /// Written to for every request, and never read: every control thread watches it.
     pub(super) signal: OwnedFd,
@@ -51,6 +53,7 @@ impl Control {
         let signal = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self {
             pause: Mutex::default(),
+            relied_on: RwLock::default(),
             changed: Condvar::new(),
             signal,
             signals,
@@ -60,8 +63,14 @@ impl Control {
     /// Stops taking requests and returns when those in flight are done; or goes on.
     ///
     /// Returns false when that took longer than `patience`, and is then still under way; or when
-    /// what was acknowledged could not be made stable.
+    /// what was acknowledged could not be made stable; or when someone else has asked for the
+    /// opposite meanwhile.
     pub fn pause(&self, paused: bool, patience: Duration) -> bool {
+        let _unused = self.relied_on.read();
+        self.request(paused, patience)
+    }
+
+    fn request(&self, paused: bool, patience: Duration) -> bool {
         let mut state = self.lock();
         state.wanted = paused;
         state.round += 1;
@@ -69,21 +78,24 @@ impl Control {
         state.flush_failed = false;
         // Full means that a wake-up is due already.
         let _ = rustix::io::write(&self.signal, &1_u64.to_ne_bytes());
-        let waited = self
-            .changed
-            .wait_timeout_while(state, patience, |state| state.behind > 0);
+        // Others may wait for the opposite.
+        self.changed.notify_all();
+        let waited = self.changed.wait_timeout_while(state, patience, |state| {
+            state.wanted == paused && state.behind > 0
+        });
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        state.behind == 0 && !state.flush_failed
+        state.wanted == paused && state.behind == 0 && !state.flush_failed
     }
 
     /// Runs `work` while no request is in flight and none is taken; or not, if that is not to be had
     /// within `patience`, or what was acknowledged could not be made stable. What was paused before
     /// stays so.
     pub fn while_drained<T>(&self, patience: Duration, work: impl FnOnce() -> T) -> Option<T> {
+        let _relied_on = self.relied_on.write();
         let was_paused = self.lock().wanted;
-        let result = self.pause(true, patience).then(work);
+        let result = self.request(true, patience).then(work);
         if !was_paused {
-            self.pause(false, Duration::ZERO);
+            self.request(false, Duration::ZERO);
         }
         result
     }
@@ -122,6 +134,11 @@ const METHODS: &[MethodInfo] = &[
 impl Manage for Control {
     fn methods(&self) -> &[MethodInfo] {
         METHODS
+    }
+
+    /// Both do: what is asked for is done by the control threads.
+    fn may_wait(&self, _method: &str) -> bool {
+        true
     }
 
     fn call(&self, method: &str, params: &Value) -> Result<Value, ManageError> {

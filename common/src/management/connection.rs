@@ -5,6 +5,7 @@
 //! client that does not read costs one reply of memory and nothing else.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::mem;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use epoll::Events;
 
-use super::protocol::{self, Services};
+use super::protocol::{self, Answer, Call, Services};
 use super::{http, server::Door};
 
 /// The longest request line of the control protocol.
@@ -82,11 +83,23 @@ enum Phase {
     Linger,
 }
 
+/// Whether a call of the client is under way: requests behind it wait, so that replies are in order.
+#[derive(Debug)]
+enum Called {
+    No,
+    /// It was just read.
+    Now(Call),
+    UnderWay,
+}
+
 /// What a connection wants after its turn.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Debug)]
 pub(super) enum Next {
     /// To be woken by these events.
     Wait(Events),
+    /// The reply of a call, see [`Connection::answered`]; meanwhile it takes no events but a
+    /// hang-up.
+    Call(Call),
     /// Another turn, after the others: it has requests left.
     Again,
     /// To be closed.
@@ -105,6 +118,7 @@ pub(super) struct Connection {
     output: Vec<u8>,
     written: usize,
     end_of_input: bool,
+    call: Called,
     /// When the connection is closed, whatever it does.
     pub(super) deadline: Option<Instant>,
     /// The server's count at the time of the last whole request; the lowest is closed first.
@@ -123,6 +137,7 @@ impl Connection {
             output: Vec::new(),
             written: 0,
             end_of_input: false,
+            call: Called::No,
             deadline: (door == Door::Metrics).then(|| now + EXCHANGE_TIME),
             last_active: count,
             interest: Events::EPOLLIN,
@@ -131,6 +146,10 @@ impl Connection {
 
     /// Does what can be done without waiting, within the bounds of one turn.
     pub(super) fn advance(&mut self, services: &Services, now: Instant, count: u64) -> Next {
+        if matches!(self.call, Called::UnderWay) {
+            // Nothing else wakes it than that the client has gone.
+            return Next::Close;
+        }
         let mut may_read = true;
         for _ in 0..TURN_REQUESTS {
             match self.flush() {
@@ -151,6 +170,10 @@ impl Connection {
             }
             if self.phase == Phase::Open && self.serve(services, now) {
                 self.last_active = count;
+                if let Called::Now(call) = mem::replace(&mut self.call, Called::No) {
+                    self.call = Called::UnderWay;
+                    return Next::Call(call);
+                }
             } else if self.end_of_input {
                 return Next::Close;
             } else if !may_read {
@@ -165,6 +188,12 @@ impl Connection {
             }
         }
         Next::Again
+    }
+
+    /// The call has ended; to be advanced then.
+    pub(super) fn answered(&mut self, reply: Vec<u8>) {
+        self.call = Called::No;
+        self.output = reply;
     }
 
     /// Serves one request if a whole one is there. Called with nothing left to write.
@@ -201,7 +230,10 @@ impl Connection {
         }
         let line: Vec<u8> = self.input.drain(..=length).collect();
         self.scanned = 0;
-        self.output = protocol::answer(services, &line);
+        match protocol::answer(services, &line) {
+            Answer::Reply(reply) => self.output = reply,
+            Answer::Call(call) => self.call = Called::Now(call),
+        }
         true
     }
 

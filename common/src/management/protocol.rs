@@ -25,10 +25,17 @@ pub struct MethodInfo {
 
 /// Methods that a device or the daemon adds to the control protocol.
 ///
-/// They run on the management thread, one at a time: what takes long holds up other clients.
+/// They run on the management thread, one at a time, but those that [may wait](Self::may_wait): what
+/// takes long there holds up other clients.
 pub trait Manage: Send + Sync {
     /// The methods, for `help` and to find who serves a call.
     fn methods(&self) -> &[MethodInfo];
+
+    /// Whether a call of this method may wait for a device: it then has a thread of its own, beside
+    /// others.
+    fn may_wait(&self, _method: &str) -> bool {
+        false
+    }
 
     /// Serves a call of one of [`methods`](Self::methods).
     ///
@@ -142,32 +149,93 @@ impl std::fmt::Debug for Services {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 struct Request {
     method: String,
     #[serde(default)]
     params: Value,
 }
 
-/// Answers one request. The reply ends with a newline; an empty line has an empty reply.
-pub(super) fn answer(services: &Services, line: &[u8]) -> Vec<u8> {
-    if line.trim_ascii().is_empty() {
-        return Vec::new();
+impl Request {
+    fn has_sound_params(&self) -> bool {
+        self.params.is_object() || self.params.is_null()
     }
-    let reply = match serde_json::from_slice::<Value>(line) {
+}
+
+/// What becomes of a line.
+pub(super) enum Answer {
+    /// The reply; it ends with a newline, that to an empty line is empty.
+    Reply(Vec<u8>),
+    /// A call that may wait.
+    Call(Call),
+}
+
+/// A call that may wait, ready to be run anywhere.
+#[derive(Clone)]
+pub(super) struct Call {
+    id: Value,
+    request: Request,
+    manage: Arc<dyn Manage>,
+}
+
+impl std::fmt::Debug for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Call")
+            .field("method", &self.request.method)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Call {
+    /// Runs it and returns the reply.
+    pub(super) fn run(&self) -> Vec<u8> {
+        let Request { method, params } = &self.request;
+        reply_of(&self.id, self.manage.call(method, params))
+    }
+
+    /// The reply when it is not run.
+    pub(super) fn refusal(&self, error: &ManageError) -> Vec<u8> {
+        to_line(&error_reply(&self.id, error.code(), &with_sources(error)))
+    }
+}
+
+/// Answers one request, or says that it may wait.
+pub(super) fn answer(services: &Services, line: &[u8]) -> Answer {
+    if line.trim_ascii().is_empty() {
+        return Answer::Reply(Vec::new());
+    }
+    let (id, request) = match serde_json::from_slice::<Value>(line) {
         Ok(value) => {
             let id = value.get("id").cloned().unwrap_or_default();
-            match Request::deserialize(value) {
-                Ok(request) => match services.call(&request) {
-                    Ok(result) => json!({ "id": id, "result": result }),
-                    Err(error) => error_reply(&id, error.code(), &with_sources(&error)),
-                },
-                Err(error) => error_reply(&id, INVALID_REQUEST, &format!("not a request: {error}")),
-            }
+            (id, Request::deserialize(value))
         }
-        Err(error) => error_reply(&Value::Null, PARSE_ERROR, &format!("not JSON: {error}")),
+        Err(error) => {
+            let message = format!("not JSON: {error}");
+            return Answer::Reply(to_line(&error_reply(&Value::Null, PARSE_ERROR, &message)));
+        }
     };
-    to_line(&reply)
+    let request = match request {
+        Ok(request) => request,
+        Err(error) => {
+            let message = format!("not a request: {error}");
+            return Answer::Reply(to_line(&error_reply(&id, INVALID_REQUEST, &message)));
+        }
+    };
+    match services.who_waits_for(&request) {
+        Some(manage) => Answer::Call(Call {
+            id,
+            request,
+            manage,
+        }),
+        None => Answer::Reply(reply_of(&id, services.call(&request))),
+    }
+}
+
+fn reply_of(id: &Value, result: Result<Value, ManageError>) -> Vec<u8> {
+    to_line(&match result {
+        Ok(result) => json!({ "id": id, "result": result }),
+        Err(error) => error_reply(id, error.code(), &with_sources(&error)),
+    })
 }
 
 /// The reply to a line longer than `limit`.
@@ -201,7 +269,7 @@ fn with_sources(error: &ManageError) -> String {
 impl Services {
     fn call(&self, request: &Request) -> Result<Value, ManageError> {
         let Request { method, params } = request;
-        if !(params.is_object() || params.is_null()) {
+        if !request.has_sound_params() {
             return Err(ManageError::InvalidParam {
                 name: "params",
                 expected: "an object",
@@ -216,12 +284,27 @@ impl Services {
                 .map_err(|error| ManageError::Failed(error.into())),
             "version" => Ok(json!({ "name": self.program, "version": self.version })),
             other => self
-                .manage
-                .iter()
-                .find(|manage| manage.methods().iter().any(|info| info.name == other))
+                .who_has(other)
                 .ok_or(ManageError::UnknownMethod)?
                 .call(other, params),
         }
+    }
+
+    fn who_has(&self, method: &str) -> Option<&Arc<dyn Manage>> {
+        self.manage
+            .iter()
+            .find(|manage| manage.methods().iter().any(|info| info.name == method))
+    }
+
+    /// Who serves a request that may wait.
+    fn who_waits_for(&self, request: &Request) -> Option<Arc<dyn Manage>> {
+        let Request { method, .. } = request;
+        if COMMON_METHODS.iter().any(|info| info.name == method) || !request.has_sound_params() {
+            return None;
+        }
+        self.who_has(method)
+            .filter(|manage| manage.may_wait(method))
+            .cloned()
     }
 
     fn help(&self) -> Value {
@@ -304,6 +387,14 @@ pub(super) mod tests {
         }
     }
 
+    /// The answer to what does not wait.
+    fn replied(services: &Services, line: &[u8]) -> Vec<u8> {
+        match answer(services, line) {
+            Answer::Reply(reply) => reply,
+            Answer::Call(call) => panic!("{call:?}"),
+        }
+    }
+
     impl Services {
         /// The counters of the device of [`services`].
         pub(in crate::management) fn stats(&self) -> &DeviceStats {
@@ -313,7 +404,7 @@ pub(super) mod tests {
     }
 
     fn ask(line: &str) -> Value {
-        let reply = answer(&services(), line.as_bytes());
+        let reply = replied(&services(), line.as_bytes());
         assert_eq!(
             reply.iter().filter(|byte| **byte == b'\n').count(),
             1,
@@ -371,7 +462,7 @@ pub(super) mod tests {
             error_code(r#"{"method":"log-level","params":{"level":9}}"#),
             INVALID_PARAMS
         );
-        let bytes = answer(&services(), b"\xff\xfe");
+        let bytes = replied(&services(), b"\xff\xfe");
         assert_eq!(
             serde_json::from_slice::<Value>(&bytes).unwrap()["error"]["code"],
             PARSE_ERROR
@@ -385,7 +476,7 @@ pub(super) mod tests {
 
     #[test]
     fn empty_line_has_no_reply() {
-        assert_eq!(answer(&services(), b" \r\n"), b"");
+        assert_eq!(replied(&services(), b" \r\n"), b"");
     }
 
     #[test]
@@ -427,7 +518,7 @@ pub(super) mod tests {
         let services = services();
         services.stats().queue(2).record(1, 512, true, 1000);
         let reply: Value =
-            serde_json::from_slice(&answer(&services, br#"{"method":"stats"}"#)).unwrap();
+            serde_json::from_slice(&replied(&services, br#"{"method":"stats"}"#)).unwrap();
         let queue = &reply["result"]["queues"][0];
         assert_eq!(queue["queue"], 2);
         assert_eq!(queue["operations"][0]["op"], "write");

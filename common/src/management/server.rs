@@ -6,6 +6,8 @@
 //! - each door has room for [`MAX_CLIENTS`]; one more, and the client that has been quiet the
 //!   longest is closed. The doors do not share this room, so a flood of HTTP connections cannot
 //!   close a control client;
+//! - what may wait for a device is called on a thread of its own ([`Calls`]), and its client alone
+//!   waits for it;
 //! - a line, a request head and what is buffered for a client are bounded;
 //! - an HTTP exchange has a deadline. While no such client is there, nothing wakes the thread.
 
@@ -20,6 +22,7 @@ use std::time::{Duration, Instant};
 use epoll::{ControlOptions, Event, Events};
 use log::{debug, warn};
 
+use super::calls::Calls;
 use super::connection::{Connection, Next, Stream};
 use super::protocol::Services;
 use crate::logging::LogLimiter;
@@ -38,6 +41,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 const STOP_TOKEN: u64 = 0;
 const CONTROL_TOKEN: u64 = 1;
 const METRICS_TOKEN: u64 = 2;
+const CALLS_TOKEN: u64 = 3;
 /// Tokens of clients count up from here and are never used twice: an event of a client that was
 /// just closed cannot be taken for one of its successor.
 const FIRST_CLIENT_TOKEN: u64 = 16;
@@ -142,10 +146,12 @@ impl Poller {
 pub(super) struct Server {
     poller: Poller,
     /// Readable when the thread is to end; kept open here for as long as the thread waits on it.
-    _stop: Arc<OwnedFd>,
+    stop: Arc<OwnedFd>,
+    stopping: bool,
     services: Services,
     entrances: Vec<Entrance>,
     clients: BTreeMap<u64, Connection>,
+    calls: Calls,
     /// Clients that have requests left and wait for their next turn.
     again: Vec<u64>,
     next_token: u64,
@@ -161,6 +167,8 @@ impl Server {
     ) -> io::Result<Self> {
         let poller = Poller::new()?;
         poller.add(&stop, Events::EPOLLIN, STOP_TOKEN)?;
+        let calls = Calls::new()?;
+        poller.add(&calls, Events::EPOLLIN, CALLS_TOKEN)?;
         let mut entrances = Vec::new();
         for (door, listener) in listeners {
             let token = match door {
@@ -178,20 +186,22 @@ impl Server {
         }
         Ok(Self {
             poller,
-            _stop: stop,
+            stop,
+            stopping: false,
             services,
             entrances,
             clients: BTreeMap::new(),
+            calls,
             again: Vec::new(),
             next_token: FIRST_CLIENT_TOKEN,
             count: 0,
         })
     }
 
-    /// Serves until the stop event is signalled.
+    /// Serves until the stop event is signalled and the calls under way have ended.
     pub(super) fn run(mut self) -> io::Result<()> {
         // Room for every descriptor there can be, so that none has to wait for a second call.
-        let mut events = [Event::new(Events::empty(), 0); 2 * MAX_CLIENTS + 3];
+        let mut events = [Event::new(Events::empty(), 0); 2 * MAX_CLIENTS + 4];
         loop {
             let ready = self
                 .poller
@@ -202,7 +212,8 @@ impl Server {
                 // Copied: the struct is packed, its fields cannot be borrowed.
                 let token = event.data;
                 match token {
-                    STOP_TOKEN => return Ok(()),
+                    STOP_TOKEN => self.stop_calls()?,
+                    CALLS_TOKEN => self.deliver(now)?,
                     CONTROL_TOKEN | METRICS_TOKEN => self.accept(token, now)?,
                     client if again.contains(&client) => (),
                     client => self.advance(client, now)?,
@@ -212,7 +223,27 @@ impl Server {
                 self.advance(client, now)?;
             }
             self.expire(now)?;
+            if self.stopping && self.calls.are_none() {
+                return Ok(());
+            }
         }
+    }
+
+    /// Begins no more calls.
+    fn stop_calls(&mut self) -> io::Result<()> {
+        self.stopping = true;
+        self.poller.modify(&self.stop, Events::empty(), STOP_TOKEN)
+    }
+
+    /// Gives the replies of calls that have ended to those who wait for them, if they still do.
+    fn deliver(&mut self, now: Instant) -> io::Result<()> {
+        for (token, reply) in self.calls.finished() {
+            if let Some(client) = self.clients.get_mut(&token) {
+                client.answered(reply);
+                self.advance(token, now)?;
+            }
+        }
+        Ok(())
     }
 
     /// Zero while a client has requests left, else up to the next deadline, else for ever.
@@ -300,6 +331,13 @@ impl Server {
                 Events::empty()
             }
             Next::Wait(events) => events,
+            Next::Call(call) => {
+                if let Err(refusal) = self.calls.begin(token, call, self.stopping) {
+                    client.answered(refusal);
+                    self.again.push(token);
+                }
+                Events::empty()
+            }
         };
         if client.interest != interest {
             client.interest = interest;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A disk that does not answer, and those who wait for it.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ringside_tests::frontend::blk::{BlkConfig, BlkDriver, BlkRequest};
@@ -237,5 +238,80 @@ fn f1_11_second_front_end_on_a_busy_socket_is_told_of() -> TestResult {
     let mut answer = [0; 20];
     second.read_exact(&mut answer)?;
     assert_eq!(answer[..4], [1, 0, 0, 0]);
+    Ok(())
+}
+
+/// A line of the control protocol, and who waits for the answer.
+fn ask(path: &Path, method: &str) -> Result<BufReader<UnixStream>> {
+    let mut stream = UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    writeln!(stream, r#"{{"id":"{method}","method":"{method}"}}"#)?;
+    Ok(BufReader::new(stream))
+}
+
+fn answer(client: &mut BufReader<UnixStream>) -> Result<Value> {
+    let mut line = String::new();
+    client.read_line(&mut line)?;
+    Ok(serde_json::from_str(&line)?)
+}
+
+#[test]
+fn f4_6_drain_of_a_hung_disk_holds_up_nobody_else() -> TestResult {
+    if !Injection::is_possible() {
+        skip!("strace cannot trace here");
+    }
+    let dir = tempfile::tempdir()?;
+    let metrics = dir.path().join("metrics");
+    let path = metrics.to_str().ok_or("no text")?;
+    let mut hung = Hung::start(&["--stop-timeout", "0", "--metrics", path])?;
+    let control = hung.disk.process.path("control.sock");
+    let start = Instant::now();
+    let mut drains: Vec<_> = (0..3)
+        .map(|_| ask(&control, "drain"))
+        .collect::<Result<_>>()?;
+    // What is asked behind a drain is answered behind it.
+    let behind = r#"{"id":"behind","method":"version"}"#;
+    writeln!(drains[0].get_mut(), "{behind}")?;
+    // Who leaves takes nothing along.
+    drop(ask(&control, "drain")?);
+    for _ in 0..3 {
+        let stats = hung.disk.control("stats", &Value::Null)?;
+        assert_eq!(stats["device"], "blk");
+        let mut scrape = UnixStream::connect(&metrics)?;
+        scrape.set_read_timeout(Some(PATIENCE))?;
+        scrape.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")?;
+        let mut page = String::new();
+        scrape.read_to_string(&mut page)?;
+        assert!(page.starts_with("HTTP/1.1 200"), "{page}");
+    }
+    // All of that while they wait.
+    for drain in &drains {
+        drain.get_ref().set_nonblocking(true)?;
+        let mut byte = [0];
+        let nothing = (&mut drain.get_ref()).read(&mut byte).map_err(|e| e.kind());
+        assert_eq!(nothing, Err(ErrorKind::WouldBlock), "{:?}", start.elapsed());
+        drain.get_ref().set_nonblocking(false)?;
+    }
+    for drain in &mut drains {
+        assert_eq!(answer(drain)?["result"]["done"], false);
+    }
+    assert!(start.elapsed() >= Duration::from_secs(9));
+    assert_eq!(answer(&mut drains[0])?["id"], "behind");
+    // More of them than there is room for are refused, and their client is served on.
+    let mut more: Vec<_> = (0..12)
+        .map(|_| ask(&control, "drain"))
+        .collect::<Result<_>>()?;
+    let mut answers = more.iter_mut().map(answer).collect::<Result<Vec<_>>>()?;
+    answers.retain(|answer| answer["error"].is_object());
+    // The one that nobody waits for may end a little later than the others.
+    assert!((4..=5).contains(&answers.len()), "{answers:?}");
+    let busy = answers[0]["error"]["message"].as_str().unwrap_or_default();
+    assert!(busy.contains("busy"), "{busy}");
+    // When the disk is back, a drain is done; so is what undoes it.
+    hung.injection = None;
+    wait_until("the drain", || {
+        Ok(hung.disk.control("drain", &Value::Null)?["done"] == true)
+    })?;
+    assert_eq!(hung.disk.control("resume", &Value::Null)?["done"], true);
     Ok(())
 }
