@@ -76,6 +76,7 @@ impl Served {
                 cpus: Vec::new(),
                 max_poll_ns: 0,
                 stop_timeout: None,
+                file_memory: false,
             },
             thread: None,
         })

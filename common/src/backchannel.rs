@@ -166,8 +166,9 @@ impl BackChannel {
         lock(&self.link).clone()
     }
 
-    /// Goes over to another socket, on which only what `features` have is said. Who waits for an
-    /// answer on the one before waits no longer.
+    /// Goes over to another socket, on which only what `features` have is said; also one on which
+    /// nothing is said stays open, since QEMU takes its end for an error. Who waits for an answer on
+    /// the one before waits no longer.
     pub(crate) fn set(&self, socket: OwnedFd, features: VhostUserProtocolFeatures) {
         let has = |feature| features.contains(feature);
         let link = Link {
@@ -176,7 +177,7 @@ impl BackChannel {
             has_shmem: has(VhostUserProtocolFeatures::SHMEM | VhostUserProtocolFeatures::REPLY_ACK),
             answers: Mutex::default(),
         };
-        self.replace((link.has_config || link.has_shmem).then(|| Arc::new(link)));
+        self.replace(Some(Arc::new(link)));
     }
 
     /// The front-end has gone.

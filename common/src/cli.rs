@@ -171,6 +171,12 @@ pub struct CommonArgs<Q: QueueCount = NumQueues> {
     #[arg(value_parser = clap::value_parser!(u32).range(0..=86_400))]
     pub stop_timeout: u32,
 
+    /// Also take guest memory in a file on a local disk (ext4, XFS), where a data thread may have to wait for it
+    ///
+    /// Without it, memory is a memfd, or a file on tmpfs or hugetlbfs.
+    #[arg(long, help_heading = "Queues")]
+    pub allow_file_memory: bool,
+
     /// Serve the management protocol (JSON lines) on this Unix socket
     #[arg(long, value_name = "PATH", help_heading = "Management")]
     pub control_socket: Option<PathBuf>,
@@ -290,6 +296,8 @@ pub struct CommonConfig<E = Endpoint> {
     pub poll: Duration,
     /// How long is waited for requests that do not end; none: for ever.
     pub stop_timeout: Option<Duration>,
+    /// Whether guest memory may be in a file on a local disk.
+    pub file_memory: bool,
     /// Where the management protocol is served.
     pub control_socket: Option<PathBuf>,
     /// Where metrics are served.
@@ -305,6 +313,7 @@ impl<E> CommonConfig<E> {
             cpus: self.cpus.clone(),
             max_poll_ns: u64::try_from(self.poll.as_nanos()).unwrap_or(u64::MAX),
             stop_timeout: self.stop_timeout,
+            file_memory: self.file_memory,
         }
     }
 }
@@ -397,6 +406,7 @@ impl<Q: QueueCount> CommonArgs<Q> {
             poll: Duration::from_micros(self.poll_us.into()),
             stop_timeout: (self.stop_timeout > 0)
                 .then(|| Duration::from_secs(self.stop_timeout.into())),
+            file_memory: self.allow_file_memory,
             control_socket: self.control_socket,
             metrics: self.metrics,
         }

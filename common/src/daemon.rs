@@ -30,7 +30,9 @@ use crate::device::{Device, EVENT_RELOAD};
 use crate::error::{FrontEndError, HostError};
 use crate::io::EpollLoop;
 use crate::logging::LogLimiter;
+use crate::session::SessionError;
 use crate::session::connection::{Connection, Progress};
+use crate::session::received::Quarantine;
 use crate::socket::{BoundSocket, SocketError, check_path};
 use crate::sys::signal::Signals;
 use crate::watchdog::Watchdog;
@@ -169,12 +171,14 @@ fn serve_one<D: Device>(
         reloads: Cell::new(signals.reloads()),
         tears: Cell::new(signals.tears()),
         epoll: &epoll,
+        quarantine: Arc::default(),
         connected: LogLimiter::new(),
         left: LogLimiter::new(),
         broken: LogLimiter::new(),
         crowded: LogLimiter::new(),
         refused: LogLimiter::new(),
         penance: Penance::default(),
+        full: LogLimiter::new(),
     };
     match source {
         Source::Bound(socket) => daemon.accept_all(socket.listener())?,
@@ -198,6 +202,8 @@ struct Daemon<'a, D: Device> {
     reloads: Cell<u32>,
     tears: Cell<u32>,
     epoll: &'a EpollLoop,
+    /// What the front-ends of this socket have handed over and is of no use.
+    quarantine: Arc<Quarantine>,
     /// A front-end can come and go as often as it likes; the log is not to follow.
     connected: LogLimiter,
     left: LogLimiter,
@@ -205,6 +211,7 @@ struct Daemon<'a, D: Device> {
     crowded: LogLimiter,
     refused: LogLimiter,
     penance: Penance,
+    full: LogLimiter,
 }
 
 /// How long nobody is served after a front-end whose eventfds made a data thread wait. That costs
@@ -300,13 +307,21 @@ impl<D: Device> Daemon<'_, D> {
 
     /// Serves one front-end to the end.
     fn converse(&self, stream: UnixStream) -> Result<(), HostError> {
-        stream
-            .set_nonblocking(false)
-            .map_err(HostError::of("preparing the connection"))?;
         let name = self.name();
         let started = Instant::now();
+        if self.quarantine.is_full() {
+            if let Some(suppressed) = self.full.allow() {
+                log::error!(
+                    "{name}no front-end is served: those before have handed over too many files that \
+                     cannot be closed ({suppressed} more not shown)"
+                );
+            }
+            return Ok(());
+        }
         let device = Arc::clone(self.device);
-        let mut connection = match Connection::new(stream, device, Arc::clone(self.pool)) {
+        let pool = Arc::clone(self.pool);
+        let quarantine = Arc::clone(&self.quarantine);
+        let mut connection = match Connection::new(stream, device, pool, quarantine) {
             Ok(connection) => connection,
             Err(error) => {
                 if let Some(suppressed) = self.broken.allow() {
@@ -357,9 +372,8 @@ impl<D: Device> Daemon<'_, D> {
     }
 
     /// Answers messages until the front-end goes, breaks the protocol, or we are told to end.
-    fn exchange(&self, connection: &mut Connection<D>) -> Result<(), vhost::vhost_user::Error> {
-        let fail = |e: HostError| vhost::vhost_user::Error::ReqHandlerError(io::Error::other(e));
-        self.follow_pause(Some(connection)).map_err(fail)?;
+    fn exchange(&self, connection: &mut Connection<D>) -> Result<(), SessionError> {
+        self.follow_pause(Some(connection))?;
         loop {
             let pause = match connection.proceed()? {
                 Progress::Closed => return Ok(()),
@@ -369,7 +383,7 @@ impl<D: Device> Daemon<'_, D> {
             if self.signals.terminating() {
                 return Ok(());
             }
-            let control = self.wait(pause).map_err(fail)?;
+            let control = self.wait(pause)?;
             if connection.session().is_stuck() {
                 return Err(FrontEndError::CallBlocks.into());
             }
@@ -378,7 +392,7 @@ impl<D: Device> Daemon<'_, D> {
                 return Err(FrontEndError::MemoryTruncated.into());
             }
             if control {
-                self.follow_pause(Some(connection)).map_err(fail)?;
+                self.follow_pause(Some(connection))?;
             }
         }
     }
@@ -392,7 +406,7 @@ impl<D: Device> Daemon<'_, D> {
     }
 
     /// Does what [`Control::pause`] has asked for.
-    fn follow_pause(&self, connection: Option<&Connection<D>>) -> Result<(), HostError> {
+    fn follow_pause(&self, connection: Option<&mut Connection<D>>) -> Result<(), HostError> {
         let (paused, round) = self.turnout.wanted();
         if let Some(connection) = connection {
             connection.session().pause(paused)?;

@@ -1,12 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a descriptor refers to, as the kernel names it in `/proc/self/fd`; also where a sandbox has
-//! left no `/proc`.
+//! What a descriptor refers to.
+//!
+//! A front-end can hand over a file whose server it is itself (FUSE), and does not answer. So all
+//! that is asked here is answered by the kernel alone; `fstat(2)`, `fstatfs(2)` and a `close(2)` of
+//! such a file may wait for ever.
+//!
+//! The names are those in `/proc/self/fd`; also where a sandbox has left no `/proc`.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::sync::OnceLock;
 
-use rustix::fs::{CWD, readlinkat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, OFlags, StatxFlags, fcntl_get_seals, fcntl_getfl, readlinkat, statx,
+};
+use rustix::net::sockopt::{socket_domain, socket_type};
+use rustix::net::{AddressFamily, SocketType};
 
 /// `/proc/self/fd` of a process in a sandbox.
 static PROC_SELF_FD: OnceLock<OwnedFd> = OnceLock::new();
@@ -26,9 +35,99 @@ pub(crate) fn name_of(fd: impl AsFd) -> rustix::io::Result<CString> {
     }
 }
 
+/// The kinds of descriptors that matter to us.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Kind {
+    /// A memfd, or a file on tmpfs or hugetlbfs: its pages are in memory.
+    Memory,
+    /// An eventfd.
+    EventFd,
+    /// A stream socket of the Unix domain.
+    UnixStream,
+    /// A regular file of a file system on a block device of this machine.
+    DiskFile,
+    /// Anything else that can be closed.
+    Other,
+    /// A file whose server may never answer to a `close(2)`, or a device whose driver may wait.
+    Unclosable,
+}
+
+impl Kind {
+    /// What `fd` is.
+    pub(crate) fn of(fd: impl AsFd) -> Self {
+        let fd = fd.as_fd();
+        // Opened by its path, nothing can be done with it, and nobody learns of its close.
+        if fcntl_getfl(fd).is_ok_and(|flags| flags.contains(OFlags::PATH)) {
+            return Self::Other;
+        }
+        // Only files that are in memory have seals.
+        if fcntl_get_seals(fd).is_ok() {
+            return Self::Memory;
+        }
+        if let (Ok(domain), Ok(kind)) = (socket_domain(fd), socket_type(fd)) {
+            return if (domain, kind) == (AddressFamily::UNIX, SocketType::STREAM) {
+                Self::UnixStream
+            } else {
+                Self::Other
+            };
+        }
+        match name_of(fd) {
+            // Names of files begin with a slash.
+            Ok(name) if name.as_c_str() == c"anon_inode:[eventfd]" => Self::EventFd,
+            Ok(name) if name.as_bytes().starts_with(b"anon_inode:") => Self::Other,
+            _ => Self::of_file(fd),
+        }
+    }
+
+    fn of_file(fd: std::os::fd::BorrowedFd<'_>) -> Self {
+        /// linux/major.h: `MEM_MAJOR`, that of `/dev/null`.
+        const MEMORY_DEVICES: u32 = 1;
+        // Asked for nothing and not to synchronize, a file system says what it has in memory.
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let Ok(stat) = statx(fd, c"", flags, StatxFlags::empty()) else {
+            return Self::Unclosable;
+        };
+        match FileType::from_raw_mode(stat.stx_mode.into()) {
+            // FUSE, NFS and all others without a block device have major number 0.
+            FileType::RegularFile if stat.stx_dev_major != 0 => Self::DiskFile,
+            FileType::Directory | FileType::Fifo => Self::Other,
+            FileType::CharacterDevice if stat.stx_rdev_major == MEMORY_DEVICES => Self::Other,
+            _ => Self::Unclosable,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn open(path: &str, flags: OFlags) -> OwnedFd {
+        rustix::fs::open(path, flags, rustix::fs::Mode::empty()).unwrap()
+    }
+
+    #[test]
+    fn f1_5_kind_is_told_by_the_kernel_alone() {
+        let memfd = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let link = format!("/proc/self/fd/{}", memfd.as_raw_fd());
+        let eventfd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+        let (stream, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (datagram, _peer) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        let (pipe, _end) = rustix::pipe::pipe().unwrap();
+        for (what, kind) in [
+            (open(&link, OFlags::RDONLY), Kind::Memory),
+            (open(&link, OFlags::PATH), Kind::Other),
+            (memfd, Kind::Memory),
+            (eventfd, Kind::EventFd),
+            (stream.into(), Kind::UnixStream),
+            (datagram.into(), Kind::Other),
+            (pipe, Kind::Other),
+            (open("/", OFlags::RDONLY), Kind::Other),
+            (open("/dev/null", OFlags::RDWR), Kind::Other),
+            (open("/proc/self/status", OFlags::RDONLY), Kind::Unclosable),
+        ] {
+            assert_eq!(Kind::of(&what), kind, "{what:?} {:?}", name_of(&what));
+        }
+    }
 
     #[test]
     fn name_of_an_eventfd_and_of_a_file_is_that_of_the_kernel() {

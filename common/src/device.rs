@@ -77,6 +77,12 @@ pub trait Device: VhostUserBackend<Bitmap = (), Vring = VringMutex> + 'static {
         "--num-queues"
     }
 
+    /// What to do about a front-end that asks for the configuration space where it is not offered; to
+    /// be said behind what went wrong.
+    fn config_hint(&self) -> &'static str {
+        ""
+    }
+
     /// Whether a driver without `VERSION_1` is served.
     fn serves_legacy_drivers(&self) -> bool {
         false

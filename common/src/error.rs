@@ -13,6 +13,7 @@
 use std::io;
 
 use thiserror::Error;
+use vhost::vhost_user::message::FrontendReq;
 
 /// The front-end broke the vhost-user protocol. The connection is closed.
 #[derive(Debug, Error)]
@@ -123,38 +124,60 @@ pub enum FrontEndError {
         /// The number of slots.
         max: usize,
     },
-    /// `REM_MEM_REG` names no region there is.
-    #[error("no memory region {guest_address:#x}+{size_bytes:#x} to remove")]
-    UnknownRegion {
-        /// Guest address of the region.
-        guest_address: u64,
-        /// Its size.
-        size_bytes: u64,
-    },
     /// A header whose version, flags or size are not those of the protocol.
-    #[error("message {request}: flags {flags:#x}, size {size_bytes}")]
+    #[error("{message}: flags {flags:#x}, size {size_bytes}")]
     Header {
-        /// Request number.
-        request: u32,
+        /// The message.
+        message: MessageName,
         /// Flags.
         flags: u32,
         /// Size of the body.
         size_bytes: u32,
     },
     /// A body the message cannot have.
-    #[error("message {request}: bad payload {value:#x}")]
+    #[error("{message}: bad payload {value:#x}")]
     Payload {
-        /// Request number.
-        request: u32,
+        /// The message.
+        message: MessageName,
         /// The offending value.
         value: u64,
     },
-    /// Descriptors with a message that takes none, or more than any message has.
-    #[error("message {request}: descriptors it does not take")]
-    Descriptors {
-        /// Request number.
-        request: u32,
+    /// A body of another length than the message has.
+    #[error("{message}: a body of {size_bytes} bytes")]
+    Length {
+        /// The message.
+        message: MessageName,
+        /// Its length.
+        size_bytes: usize,
     },
+    /// Descriptors with a message that takes none, or another number than it takes.
+    #[error("{message}: not the descriptors it takes")]
+    Descriptors {
+        /// The message.
+        message: MessageName,
+    },
+    /// More descriptors than any message has.
+    #[error("more descriptors than any message has")]
+    TooManyDescriptors,
+    /// A message that belongs to a feature which was not negotiated.
+    #[error("{message}: {feature} was not negotiated{hint}")]
+    NotNegotiated {
+        /// The message.
+        message: MessageName,
+        /// The feature, by its name in the specification.
+        feature: &'static str,
+        /// What to do about it, if that is known.
+        hint: &'static str,
+    },
+    /// A message that is not known here, or that belongs to a feature which is never offered.
+    #[error("{message} is not supported")]
+    UnknownMessage {
+        /// The message.
+        message: MessageName,
+    },
+    /// A back-channel that is no stream socket of the Unix domain.
+    #[error("the back-channel is not a Unix stream socket")]
+    NotAStream,
     /// A back-channel that leads to our own socket.
     #[error("the back-channel is a connection to this back-end")]
     OwnConnection,
@@ -175,6 +198,19 @@ pub enum FrontEndError {
     /// The file behind guest memory was truncated below its mapping.
     #[error("the file behind guest memory was truncated")]
     MemoryTruncated,
+}
+
+/// A message of the front-end, shown by its name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct MessageName(pub u32);
+
+impl std::fmt::Display for MessageName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match FrontendReq::try_from(self.0) {
+            Ok(request) => write!(f, "{request:?}"),
+            Err(_) => write!(f, "message {}", self.0),
+        }
+    }
 }
 
 /// The three parts of a split virtqueue.
@@ -217,9 +253,15 @@ pub enum RegionFault {
         /// Length of the file.
         file_bytes: u64,
     },
-    /// Not a regular file (memfd, tmpfs, hugetlbfs or disk).
+    /// Not a regular file.
     #[error("its descriptor is not a regular file")]
     NotAFile,
+    /// A file whose pages are not in memory: who touches one may wait for a disk, or for ever.
+    #[error(
+        "it is not a memfd, nor a file on tmpfs or hugetlbfs (--allow-file-memory takes one of a \
+         file system on a local disk)"
+    )]
+    NotMemory,
     /// The kernel would not map it, for example because it is read-only.
     #[error("it cannot be mapped (errno {errno})")]
     Map {

@@ -82,6 +82,7 @@ fn measure(table: TableShape) -> Result<(), Box<dyn Error>> {
         cpus: vec![0],
         max_poll_ns: 50_000,
         stop_timeout: None,
+        file_memory: false,
     };
     std::thread::scope(|scope| {
         let server =

@@ -62,6 +62,7 @@ impl Served {
             cpus: Vec::new(),
             max_poll_ns: 50_000,
             stop_timeout: None,
+            file_memory: false,
         };
         let thread = std::thread::spawn(move || serve_all(devices, &workers, &control));
         Ok((Self(thread), streams))

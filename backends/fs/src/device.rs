@@ -242,6 +242,10 @@ impl Device for FsDevice {
         &self.shared.stats
     }
 
+    fn config_hint(&self) -> &'static str {
+        "; give --tag, for a front-end that learns the tag from here (crosvm)"
+    }
+
     fn back_channel(&self) -> &BackChannel {
         self.shared.fs.window.channel()
     }

@@ -8,163 +8,31 @@
 //! buffers were translated with, so a mapping goes away only after the last request that could
 //! touch it.
 //!
-//! A front-end can still truncate the file under us. What then happens is in [`sigbus`].
+//! A front-end can still truncate the file under us. What then happens is in [`sigbus`]. Which files
+//! are taken for memory, so that no access waits for the front-end, is in [`region`].
 
 mod buffers;
 mod copy;
 mod payload;
+mod region;
 pub mod sigbus;
 mod vectors;
 
 pub use buffers::Buffers;
 pub use payload::Payload;
+pub use region::{Region, RegionSpec};
 pub use vectors::{Gather, IoScratch, Scatter};
 
-use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use rustix::fs::{FileType, fstat};
-use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::GuestMemoryMmap;
 
 use crate::error::{FrontEndError, RegionFault};
+use region::refuse;
 
 /// Memory slots offered to the front-end. 509 is what the other back-ends of the field offer, and
 /// QEMU uses the smallest number among all the back-ends of a guest.
 pub const MAX_SLOTS: usize = 509;
-
-/// What a front-end says of one region (vhost-user.rst "Memory region description").
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct RegionSpec {
-    /// Guest-physical address.
-    pub guest_address: u64,
-    /// Length in bytes.
-    pub size_bytes: u64,
-    /// The front-end's own address of the region, in which vring addresses are given.
-    pub user_address: u64,
-    /// Where the region starts in its file.
-    pub file_offset_bytes: u64,
-}
-
-/// One mapped region.
-#[derive(Debug)]
-pub struct Region {
-    spec: RegionSpec,
-    host: *mut u8,
-    /// Before `mapping`: the range must leave the table of the SIGBUS handler before it is
-    /// unmapped and another mapping can take its place.
-    guard: sigbus::Guard,
-    mapping: Arc<GuestRegionMmap<()>>,
-}
-
-// SAFETY: `host` points into a shared mapping that `mapping` keeps alive; it is only read and
-// written through volatile, atomic or kernel accesses, for which no thread is special.
-#[expect(unsafe_code, reason = "a raw pointer is not Send by itself")]
-unsafe impl Send for Region {}
-// SAFETY: as above.
-#[expect(unsafe_code, reason = "a raw pointer is not Sync by itself")]
-unsafe impl Sync for Region {}
-
-impl Region {
-    /// Checks `spec` against `file` and maps it.
-    ///
-    /// # Errors
-    /// [`FrontEndError::MemoryRegion`] with the reason.
-    pub fn map(spec: RegionSpec, file: File) -> Result<Arc<Self>, FrontEndError> {
-        Self::try_map(spec, file)
-            .map(Arc::new)
-            .map_err(|reason| refuse(&spec, reason))
-    }
-
-    fn try_map(spec: RegionSpec, file: File) -> Result<Self, RegionFault> {
-        spec.check()?;
-        let stat = fstat(&file).map_err(|e| RegionFault::Map {
-            errno: e.raw_os_error(),
-        })?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(RegionFault::NotAFile);
-        }
-        let file_bytes = u64::try_from(stat.st_size).unwrap_or(0);
-        if spec
-            .file_offset_bytes
-            .checked_add(spec.size_bytes)
-            .is_none_or(|end| end > file_bytes)
-        {
-            return Err(RegionFault::BeyondFile { file_bytes });
-        }
-        let size = usize::try_from(spec.size_bytes).map_err(|_e| RegionFault::Overflow)?;
-        log::trace!("mapping {spec:x?} from descriptor {}", file.as_raw_fd());
-        let region: MmapRegion<()> = MmapRegionBuilder::new(size)
-            .with_file_offset(FileOffset::new(file, spec.file_offset_bytes))
-            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-            .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
-            .build()
-            .map_err(|e| RegionFault::Map {
-                errno: mmap_errno(&e),
-            })?;
-        let host = region.as_ptr();
-        let guard = sigbus::Guard::new(host.addr(), size);
-        let mapping = GuestRegionMmap::new(region, GuestAddress(spec.guest_address))
-            .ok_or(RegionFault::Overflow)?;
-        Ok(Self {
-            spec,
-            host,
-            mapping: Arc::new(mapping),
-            guard,
-        })
-    }
-
-    /// What the front-end said of it.
-    #[must_use]
-    pub fn spec(&self) -> &RegionSpec {
-        &self.spec
-    }
-
-    /// Whether an access has found the file truncated.
-    #[must_use]
-    pub fn is_torn(&self) -> bool {
-        self.guard.is_torn()
-    }
-}
-
-impl RegionSpec {
-    fn check(&self) -> Result<(), RegionFault> {
-        let page_bytes = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
-        let unaligned = |value: u64| !value.is_multiple_of(page_bytes);
-        // The size may end within a page: libblkio shares its rings in a file of just their length.
-        if self.size_bytes == 0 || unaligned(self.file_offset_bytes) {
-            return Err(RegionFault::Unaligned { page_bytes });
-        }
-        let starts = [
-            self.guest_address,
-            self.user_address,
-            self.file_offset_bytes,
-        ];
-        if starts
-            .iter()
-            .any(|start| start.checked_add(self.size_bytes).is_none())
-        {
-            return Err(RegionFault::Overflow);
-        }
-        Ok(())
-    }
-}
-
-fn refuse(spec: &RegionSpec, reason: RegionFault) -> FrontEndError {
-    FrontEndError::MemoryRegion {
-        guest_address: spec.guest_address,
-        size_bytes: spec.size_bytes,
-        reason,
-    }
-}
-
-fn mmap_errno(error: &vm_memory::mmap::MmapRegionError) -> i32 {
-    match error {
-        vm_memory::mmap::MmapRegionError::Mmap(e) => e.raw_os_error().unwrap_or(libc::EINVAL),
-        _ => libc::EINVAL,
-    }
-}
 
 /// An immutable snapshot of the memory table, sorted by guest address.
 #[derive(Clone, Debug, Default)]
@@ -201,36 +69,29 @@ impl Memory {
         Ok(Self { regions })
     }
 
-    /// This table and one region more.
+    /// This table and one region more. One that is there already changes nothing: QEMU before 8.0
+    /// sends each region once for every pair of queues of a network device.
     ///
     /// # Errors
     /// As [`Memory::new`].
     pub fn with(&self, region: Arc<Region>) -> Result<Self, FrontEndError> {
+        if self.regions.iter().any(|have| have.is_same(&region)) {
+            return Ok(self.clone());
+        }
         let mut regions = self.regions.clone();
         regions.push(region);
         Self::new(regions)
     }
 
     /// This table without the region that `spec` names (vhost-user.rst "`REM_MEM_REG"`: matched by
-    /// guest address, front-end address and size).
-    ///
-    /// # Errors
-    /// When there is no such region.
-    pub fn without(&self, spec: &RegionSpec) -> Result<Self, FrontEndError> {
+    /// guest address, front-end address and size). Where there is none, nothing changes: QEMU before
+    /// 8.0 removes each region as often as it has added it.
+    #[must_use]
+    pub fn without(&self, spec: &RegionSpec) -> Self {
         let key = |s: &RegionSpec| (s.guest_address, s.user_address, s.size_bytes);
-        let position = self
-            .regions
-            .iter()
-            .position(|region| key(&region.spec) == key(spec));
-        let Some(position) = position else {
-            return Err(FrontEndError::UnknownRegion {
-                guest_address: spec.guest_address,
-                size_bytes: spec.size_bytes,
-            });
-        };
         let mut regions = self.regions.clone();
-        regions.remove(position);
-        Ok(Self { regions })
+        regions.retain(|region| key(&region.spec) != key(spec));
+        Self { regions }
     }
 
     /// The same table as a `vm-memory` object, for devices that want one.
@@ -289,32 +150,6 @@ impl Memory {
     }
 }
 
-impl Region {
-    /// The offset of `address` when `len_bytes` from there lie in the region that starts at `base`.
-    fn contains(&self, address: u64, base: u64, len_bytes: u64) -> Option<u64> {
-        let offset = address.checked_sub(base)?;
-        (offset.checked_add(len_bytes)? <= self.spec.size_bytes).then_some(offset)
-    }
-
-    #[inline]
-    fn run(&self, guest: u64, len_bytes: u64) -> Option<Run> {
-        let offset = guest.wrapping_sub(self.spec.guest_address);
-        if offset >= self.spec.size_bytes {
-            return None;
-        }
-        let len_bytes = usize::try_from(len_bytes.min(self.spec.size_bytes - offset)).ok()?;
-        Some(Run {
-            start: self.at(offset),
-            len_bytes,
-        })
-    }
-
-    #[inline]
-    fn at(&self, offset: u64) -> *mut u8 {
-        self.host.wrapping_add(usize::try_from(offset).unwrap_or(0))
-    }
-}
-
 fn check_overlap(
     regions: &mut [Arc<Region>],
     base: fn(&RegionSpec) -> u64,
@@ -333,6 +168,8 @@ fn check_overlap(
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
     use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
@@ -469,14 +306,8 @@ mod tests {
     fn remove_names_the_region_exactly() {
         let a = Region::map(spec(0x1000, 0x1000, 0x9000), memfd(4096)).unwrap();
         let memory = Memory::new(vec![a]).unwrap();
-        memory.without(&spec(0x1000, 0x2000, 0x9000)).unwrap_err();
-        assert_eq!(
-            memory
-                .without(&spec(0x1000, 0x1000, 0x9000))
-                .unwrap()
-                .regions()
-                .len(),
-            0
-        );
+        let left = |spec| memory.without(&spec).regions().len();
+        assert_eq!(left(spec(0x1000, 0x2000, 0x9000)), 1);
+        assert_eq!(left(spec(0x1000, 0x1000, 0x9000)), 0);
     }
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! One front-end connection.
 //!
-//! [`Session`] is what the messages change: features, the memory table, the vrings. It implements
-//! the request-handler trait of the `vhost` crate, which reads and answers the messages;
-//! [`connection`] feeds that with what has arrived and takes out what the crate cannot carry.
+//! [`Session`] is what the messages change: features, the memory table, the vrings; [`messages`] is
+//! what each of them does. [`connection`] takes them from the socket ([`inbox`]) and answers them.
+//! Descriptors are [`received`] with care.
 //!
 //! A vring is *started* from its kick descriptor to `GET_VRING_BASE`, and *enabled* by
 //! `SET_VRING_ENABLE` (vhost-user.rst "Ring states"). Both are kept apart: a driver's ring can be
@@ -12,8 +12,11 @@
 //!
 //! Any error that a message ends in closes the connection.
 
+mod body;
 pub(crate) mod connection;
-mod handler;
+mod inbox;
+mod messages;
+pub(crate) mod received;
 mod record;
 
 use std::sync::Arc;
@@ -42,8 +45,11 @@ pub(crate) enum SessionError {
     #[error(transparent)]
     FrontEnd(#[from] FrontEndError),
     /// Ours.
-    #[error(transparent)]
+    #[error("{0}: {source}", source = .0.source)]
     Host(#[from] HostError),
+    /// The connection has failed.
+    #[error("the connection failed: {0}")]
+    Socket(std::io::Error),
     /// The device refused.
     #[error("the device refused: {0}")]
     Device(std::io::Error),

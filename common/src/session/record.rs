@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the control thread knows of a vring.
 
-use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -9,9 +8,9 @@ use vhost_user_backend::{VringMutex, VringT as _};
 use virtio_queue::QueueT as _;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
-use crate::descriptors::name_of;
 use crate::error::{FrontEndError, HostError};
 use crate::ring::{GuestRing, RingAddresses};
+use crate::session::received::Received;
 
 /// The control-plane record of a vring.
 ///
@@ -118,25 +117,23 @@ impl VringRecord {
 pub(super) fn eventfd(
     index: u32,
     what: &'static str,
-    file: Option<File>,
+    fd: Option<Received>,
 ) -> Result<Option<OwnedFd>, FrontEndError> {
-    let Some(file) = file else { return Ok(None) };
-    let is_eventfd = name_of(&file).is_ok_and(|name| name.as_c_str() == c"anon_inode:[eventfd]");
+    let Some(fd) = fd else { return Ok(None) };
     let refused = FrontEndError::NotAnEventFd { index, what };
-    let Ok(flags) = fcntl_getfl(&file) else {
+    let Some(fd) = fd.into_eventfd() else {
         return Err(refused);
     };
-    // One opened by its path has the same name and can neither be written to nor waited for.
-    if !is_eventfd || flags.contains(OFlags::PATH) {
-        return Err(refused);
-    }
     if what == "kick" {
-        return Ok(Some(file.into()));
+        return Ok(Some(fd));
     }
-    if !flags.contains(OFlags::NONBLOCK) && fcntl_setfl(&file, flags | OFlags::NONBLOCK).is_err() {
+    let Ok(flags) = fcntl_getfl(&fd) else {
+        return Err(refused);
+    };
+    if !flags.contains(OFlags::NONBLOCK) && fcntl_setfl(&fd, flags | OFlags::NONBLOCK).is_err() {
         return Err(refused);
     }
-    Ok(Some(file.into()))
+    Ok(Some(fd))
 }
 
 /// A duplicate for a data thread.

@@ -204,18 +204,20 @@ pub(crate) fn epoll_instance() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Puts an anonymous page of zeroes at the page that holds `address`. Async-signal-safe.
-pub(crate) fn patch_page(address: usize) -> bool {
-    const PAGE_BYTES: usize = 4096;
-    let page = std::ptr::with_exposed_provenance_mut::<c_void>(address & !(PAGE_BYTES - 1));
-    // SAFETY: `sigbus` has found the address within a mapping of guest memory, whose content a
-    // fault just told us is gone; replacing that one page takes nothing from anyone.
+/// Puts anonymous zeroes in the place of the page of `page_bytes` that holds `address`.
+/// Async-signal-safe.
+pub(crate) fn patch_page(address: usize, page_bytes: usize) -> bool {
+    let page = std::ptr::with_exposed_provenance_mut::<c_void>(address & !(page_bytes - 1));
+    // The pages of a huge one come as they are touched.
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+    // SAFETY: `sigbus` has found the address within a mapping of guest memory in pages of that size,
+    // whose content a fault just told us is gone; replacing that page takes nothing from anyone.
     let mapped = unsafe {
         libc::mmap(
             page,
-            PAGE_BYTES,
+            page_bytes,
             libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
+            flags,
             -1,
             0,
         )

@@ -44,6 +44,8 @@ pub struct WorkerOptions {
     pub max_poll_ns: u64,
     /// How long the process waits for requests that do not end, when it has to; none: for ever.
     pub stop_timeout: Option<Duration>,
+    /// Whether guest memory may be in a file on a local disk, for which they may have to wait.
+    pub file_memory: bool,
 }
 
 /// What a device's control side hands to its data side for a vring.
@@ -187,6 +189,11 @@ impl<D: Device> Workers<D> {
             paused: false,
             health: Arc::default(),
         }
+    }
+
+    /// See [`WorkerOptions::file_memory`].
+    pub(crate) fn takes_file_memory(&self) -> bool {
+        self.pool.options.file_memory
     }
 
     /// How data threads know a vring of this session.

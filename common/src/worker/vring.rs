@@ -12,12 +12,13 @@ use crate::error::RingError;
 use crate::io::WatchId;
 use crate::logging::LogLimiter;
 use crate::memory::{Buffers, Memory};
-use crate::ring::{Ring as _, SplitRing};
+use crate::ring::{Ring as _, RingAddresses, SplitRing};
 use crate::stats::QueueStats;
 use crate::watchdog::{Pulse, Stuck};
 
 static BROKEN_RING: LogLimiter = LogLimiter::new();
 static BAD_CHAIN: LogLimiter = LogLimiter::new();
+static LOST_RING: LogLimiter = LogLimiter::new();
 
 /// What all vrings of a session have in common, and the control thread with them.
 #[derive(Debug, Default)]
@@ -56,6 +57,8 @@ pub struct Vring {
     pub(super) paused: bool,
     /// The driver broke the ring: nothing more is taken from it.
     broken: bool,
+    /// The memory table does not have the ring: it waits for one that has.
+    lost: bool,
     /// Asked to stop: nothing more is taken, and what is in flight is completed.
     pub(super) stopping: bool,
     pub(super) stats: Arc<QueueStats>,
@@ -85,6 +88,7 @@ impl Vring {
             enabled: false,
             paused: false,
             broken: false,
+            lost: false,
             stopping: false,
             stats: around.stats,
             health: around.health,
@@ -127,7 +131,7 @@ impl Vring {
     #[must_use]
     #[inline]
     pub fn is_open(&self) -> bool {
-        !self.broken && !self.stopping && !self.paused
+        !self.broken && !self.lost && !self.stopping && !self.paused
     }
 
     /// Whether chains may be taken and served.
@@ -148,7 +152,7 @@ impl Vring {
     #[must_use]
     #[inline]
     pub fn has_available(&self) -> bool {
-        self.ring.has_available()
+        !self.lost && self.ring.has_available()
     }
 
     /// Takes the next head from the available ring; it is below the [`size`](Self::size). A ring
@@ -224,13 +228,43 @@ impl Vring {
         self.signal(self.err.as_ref());
     }
 
-    /// Goes over to a new memory table. Requests in flight keep the one they were taken with.
+    /// Goes over to a new memory table. Requests in flight keep the one they were taken with, and so
+    /// does a ring that the table does not have: nothing is taken from it until a table has it again.
     pub(super) fn set_memory(&mut self, memory: &Rc<Memory>) {
-        let addresses = self.ring.addresses();
-        match self.ring.relocate(memory, addresses) {
-            Ok(()) => self.memory = Rc::clone(memory),
-            Err(error) => self.break_ring(error),
+        self.memory = Rc::clone(memory);
+        self.relocate(self.ring.addresses());
+    }
+
+    /// Finds the ring in the memory table, at `addresses`.
+    pub(super) fn relocate(&mut self, addresses: RingAddresses) {
+        let lost = self.ring.relocate(&self.memory, addresses).is_err();
+        let (index, changed) = (self.id.index, self.lost != lost);
+        self.lost = lost;
+        if changed && let Some(suppressed) = LOST_RING.allow() {
+            let now = if lost {
+                "waits for its memory"
+            } else {
+                "has its memory again"
+            };
+            log::info!("vring {index} {now} ({suppressed} more not shown)");
         }
+    }
+
+    /// Asks the driver for kicks; returns whether chains came in the meantime.
+    pub(super) fn allow_kicks(&mut self) -> bool {
+        !self.lost && self.ring.allow_kicks()
+    }
+
+    /// Asks the driver for no kicks.
+    pub(super) fn suppress_kicks(&mut self) {
+        if !self.lost {
+            self.ring.suppress_kicks();
+        }
+    }
+
+    /// Whether nobody tells us of new chains (vhost-user.rst: `SET_VRING_KICK` without a descriptor).
+    pub(super) fn is_polled(&self) -> bool {
+        self.kick.is_none() && self.is_open()
     }
 
     /// Makes completions visible and calls the driver if it wants that.

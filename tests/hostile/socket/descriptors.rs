@@ -328,25 +328,85 @@ fn a18_kick_replaced_while_running_is_closed_and_the_new_one_works() -> TestResu
 }
 
 #[test]
-fn a18_kick_without_a_descriptor_closes_call_and_err_without_are_ok() -> TestResult {
+fn a18_descriptor_beside_the_word_that_there_is_none_closes() -> TestResult {
     let mut victim = Victim::memory()?;
     let nofd = words(&[VRING_NOFD]);
-    victim.closes_on(Header::new(request::SET_VRING_KICK, 8), &nofd, &[])?;
-    // Both a descriptor and the word that there is none.
     let event = eventfd(0, EventfdFlags::CLOEXEC)?;
-    let header = Header::new(request::SET_VRING_CALL, 8);
-    victim.closes_on(header, &nofd, &[event.as_fd()])?;
-    let (mut session, client) =
-        victim.session_and_raw(Session::builder().calls(CallMode::Never))?;
-    let vring = session.start_all()?.remove(0);
-    for id in [request::SET_VRING_CALL, request::SET_VRING_ERR] {
-        client.request(id, &nofd)?;
+    for id in [
+        request::SET_VRING_KICK,
+        request::SET_VRING_CALL,
+        request::SET_VRING_ERR,
+    ] {
+        victim.closes_on(Header::new(id, 8), &nofd, &[event.as_fd()])?;
     }
+    victim.check()
+}
+
+#[test]
+fn f6_10_vring_without_kick_call_and_err_is_polled() -> TestResult {
+    for mut victim in [Victim::memory()?, Victim::file(&[])?] {
+        let (mut session, client) =
+            victim.session_and_raw(Session::builder().calls(CallMode::Never))?;
+        let vring = session.create_vring(0)?;
+        session.set_up(&vring, 0)?;
+        let nofd = words(&[VRING_NOFD]);
+        for id in [
+            request::SET_VRING_CALL,
+            request::SET_VRING_ERR,
+            request::SET_VRING_KICK,
+        ] {
+            client.request(id, &nofd)?;
+        }
+        client.request(request::SET_VRING_ENABLE, &vring_state(0, 1))?;
+        assert!(client.is_alive(PATIENCE));
+        let mut driver = BlkDriver::new(vring, BlkConfig::default())?;
+        let slot = driver.acquire()?;
+        for round in 1..=20_u16 {
+            driver.submit(slot, &BlkRequest::read(0, 512))?;
+            // No kick: nobody would hear it.
+            driver.vring_mut().ring.publish();
+            wait_until("a request without a kick", || {
+                Ok(driver.vring().ring.used_idx() == round)
+            })?;
+            driver.poll()?.ok_or("no completion")?.ok()?;
+            // The thread has gone to sleep.
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        // It does not spin meanwhile.
+        let quiet = std::time::Duration::from_millis(500);
+        let cpu = victim.cpu_over(quiet)?;
+        assert!(cpu < quiet / 2, "{cpu:?} of processor time in {quiet:?}");
+        driver.release(slot);
+        // A descriptor that comes later is used.
+        session.set_kick(driver.vring())?;
+        write_pattern(&mut driver, &PLAN)?;
+        check_content(&mut driver, &PLAN)?;
+        drop((session, client, driver));
+        victim.check()?;
+    }
+    Ok(())
+}
+
+/// QEMU prints an error when it ends, also where nothing is ever said on it.
+#[test]
+fn f7_3_back_channel_on_which_nothing_is_said_stays_open() -> TestResult {
+    let mut victim = Victim::memory()?;
+    let client = victim.raw()?;
+    // BACKEND_REQ alone.
+    client.request(request::SET_PROTOCOL_FEATURES, &words(&[1 << 5]))?;
+    let (ours, theirs) = UnixStream::pair()?;
+    let header = Header::new(request::SET_BACKEND_REQ_FD, 0);
+    client.send(header, &[], &[theirs.as_fd()])?;
+    drop(theirs);
     assert!(client.is_alive(PATIENCE));
-    let mut driver = BlkDriver::new(vring, BlkConfig::default())?;
-    write_pattern(&mut driver, &PLAN)?;
-    check_content(&mut driver, &PLAN)?;
-    drop((session, client, driver));
+    ours.set_nonblocking(true)?;
+    let read = std::io::Read::read(&mut &ours, &mut [0]);
+    let error = read.expect_err("it has ended");
+    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+    drop(client);
+    ours.set_nonblocking(false)?;
+    ours.set_read_timeout(Some(PATIENCE))?;
+    assert_eq!(std::io::Read::read(&mut &ours, &mut [0])?, 0);
     victim.check()
 }
 
