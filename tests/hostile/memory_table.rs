@@ -342,6 +342,7 @@ fn f7_1_region_added_again_or_removed_in_vain_changes_nothing() -> TestResult {
         done(&client, request::REM_MEM_REG, &have, &file)?;
     }
     assert_eq!(victim.footprint()?.shared_maps, 0);
+    drop(client);
     // The same place in another file, or another part of it, is an overlap.
     for (body, fd) in [
         (have, &other),
@@ -355,7 +356,6 @@ fn f7_1_region_added_again_or_removed_in_vain_changes_nothing() -> TestResult {
         client.send(header, &body, &[fd.as_fd()])?;
         client.expect_closed(PATIENCE)?;
     }
-    drop(client);
     victim.check()
 }
 

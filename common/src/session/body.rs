@@ -92,7 +92,10 @@ impl<'a> Body<'a> {
 
     /// The table of `SET_MEM_TABLE`.
     pub(super) fn regions(self) -> Result<Vec<RegionSpec>, FrontEndError> {
-        let (count, table) = self.bytes.split_first_chunk().ok_or(self.length())?;
+        let (count, table) = self
+            .bytes
+            .split_first_chunk()
+            .ok_or_else(|| self.length())?;
         let count = u64::from_le_bytes(*count);
         if !(1..=MAX_REGIONS).contains(&count) {
             return Err(self.bad(count));
@@ -132,7 +135,7 @@ impl<'a> Body<'a> {
         let (header, payload) = self
             .bytes
             .split_first_chunk::<CONFIG_HEADER_BYTES>()
-            .ok_or(self.length())?;
+            .ok_or_else(|| self.length())?;
         let [o0, o1, o2, o3, s0, s1, s2, s3, f0, f1, f2, f3] = *header;
         let config = Config {
             offset: u32::from_le_bytes([o0, o1, o2, o3]),
