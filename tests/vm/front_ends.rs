@@ -35,8 +35,17 @@ const EARLY_END: &str = "Unexpected end-of-file";
 
 /// A guest with the three devices on the README's lines, whose sockets are those of a disk, a network
 /// and a folder.
-fn devices([disk, nic, share]: [&Path; 3]) -> Guest<'static> {
+///
+/// QEMU 7.2 dies of a null pointer of its own when a guest unmasks a vector of a vhost-user network
+/// where there is no KVM: such a device gets no vectors there.
+fn devices([disk, nic, share]: [&Path; 3], has_vectors: bool) -> Guest<'static> {
     let again = Duration::from_millis(500);
+    let nic = Device::net("nic", nic).queue_pairs(QUEUES);
+    let nic = if has_vectors {
+        nic
+    } else {
+        nic.property("vectors", 0)
+    };
     Guest::new()
         .cpus(QUEUES.into())
         .program("iperf3")
@@ -46,13 +55,7 @@ fn devices([disk, nic, share]: [&Path; 3]) -> Guest<'static> {
                 .num_queues(QUEUES)
                 .reconnect(again),
         )
-        .device(
-            Device::net("nic", nic)
-                .queue_pairs(QUEUES)
-                .mac(MAC)
-                .host_mtu(1500)
-                .reconnect(again),
-        )
+        .device(nic.mac(MAC).host_mtu(1500).reconnect(again))
         .device(
             Device::fs("share", share, TAG)
                 .request_queues(QUEUES)
@@ -79,10 +82,13 @@ fn attach_all(name: &str, qemu: Option<&Path>) -> Result<(), BoxError> {
     let _iperf3 = network.iperf3_server()?;
     let server: SocketAddr = "0.0.0.0:80".parse()?;
     let http = HttpServer::start(&network, server, 1 << 20)?;
-    let guest = devices([&disk.socket(), &nic.socket(0), &share.socket()])
-        .network(&network)
-        .env("SERIAL", disk.serial())
-        .env("FILE_SHA256", http.sha256());
+    let guest = devices(
+        [&disk.socket(), &nic.socket(0), &share.socket()],
+        qemu.is_none(),
+    )
+    .network(&network)
+    .env("SERIAL", disk.serial())
+    .env("FILE_SHA256", http.sha256());
     let guest = match qemu {
         Some(program) => guest.qemu(program),
         None => guest,
