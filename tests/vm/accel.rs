@@ -37,9 +37,13 @@ impl Accel {
     }
 
     /// QEMU's arguments.
-    pub(crate) fn arguments(self) -> [&'static str; 4] {
+    pub(crate) fn arguments(self, qemu: QemuVersion) -> [&'static str; 4] {
         match self {
             Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
+            // What 7.2 makes of CMPXCHG16B kills Linux' allocator in some boots.
+            Self::Tcg if qemu < QemuVersion(8, 0) => {
+                ["-accel", "tcg,thread=multi", "-cpu", "max,cx16=off"]
+            }
             Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
         }
     }

@@ -53,7 +53,7 @@ pub(super) fn machine_arguments(
     accel: Accel,
     qemu: QemuVersion,
 ) -> Vec<String> {
-    let mut args: Vec<String> = accel.arguments().map(String::from).into();
+    let mut args: Vec<String> = accel.arguments(qemu).map(String::from).into();
     let mut add = |name: &str, value: String| args.extend([name.to_owned(), value]);
     let memory_slots = guest.memory_slots.map_or(String::new(), |(n, max)| {
         format!(",slots={n},maxmem={max}M")
