@@ -9,7 +9,7 @@
 //! touch it.
 //!
 //! A front-end can still truncate the file under us. What then happens is in [`sigbus`]. Which files
-//! are taken for memory, so that no access waits for the front-end, is in [`region`].
+//! are taken for memory, so that no access waits for the front-end, is in `region`.
 
 mod buffers;
 mod copy;

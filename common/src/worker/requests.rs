@@ -253,18 +253,15 @@ impl<W: RequestWorker> Requests<W> {
         most: usize,
     ) -> usize {
         let least_cost = const { least_cost(W::BUDGET) };
+        let mut credit = place.queue.credit;
         let mut taken = 0;
-        while taken < most
-            && place.queue.credit.is_left()
-            && io.may_start()
-            && place.vring.is_live()
-        {
+        while taken < most && credit.is_left() && io.may_start() && place.vring.is_live() {
             let heads = &mut place.queue.heads;
-            let Some((head, chain)) = heads.take(&mut place.vring, now_ns) else {
+            let Some((head, chain, bytes)) = heads.take(&mut place.vring, now_ns) else {
                 break;
             };
             taken += 1;
-            place.queue.credit.pay(heads.bytes(head), least_cost);
+            credit.pay(bytes, least_cost);
             let mut cx = RequestCx {
                 vring: &mut place.vring,
                 heads,
@@ -275,6 +272,7 @@ impl<W: RequestWorker> Requests<W> {
             self.worker
                 .request(&mut place.queue.state, &mut cx, head, chain);
         }
+        place.queue.credit = credit;
         place.vring.stats.add_chains(taken as u64);
         taken
     }

@@ -45,8 +45,8 @@ impl Credit {
     /// Pays for a chain of so many bytes; it costs `least_bytes` at least.
     #[inline]
     pub(super) fn pay(&mut self, bytes: u64, least_bytes: i64) {
-        let cost = i64::try_from(bytes).unwrap_or(MAX_COST_BYTES);
-        self.bytes -= cost.clamp(least_bytes, MAX_COST_BYTES);
+        let cost = bytes.min(MAX_COST_BYTES.cast_unsigned()).cast_signed();
+        self.bytes -= cost.max(least_bytes);
     }
 }
 

@@ -69,13 +69,13 @@ impl Heads {
         !self.free.is_empty() && self.segments <= MAX_SEGMENTS
     }
 
-    /// Takes the next chain into a free place.
+    /// Takes the next chain into a free place; returns that, and how many bytes the chain has.
     #[inline]
     pub(super) fn take(
         &mut self,
         vring: &mut Vring,
         now_ns: u64,
-    ) -> Option<(u16, Result<(), ChainFault>)> {
+    ) -> Option<(u16, Result<(), ChainFault>, u64)> {
         if !self.has_room() {
             return None;
         }
@@ -97,15 +97,8 @@ impl Heads {
         let before = head.buffers.held_segments();
         let chain = vring.read_chain(descriptor, &mut head.buffers);
         self.segments += head.buffers.held_segments() - before;
-        Some((place, chain))
-    }
-
-    /// The bytes of a request that was taken, less those consumed.
-    #[inline]
-    pub(super) fn bytes(&self, place: u16) -> u64 {
-        self.heads.get(usize::from(place)).map_or(0, |head| {
-            head.buffers.readable_bytes() + head.buffers.writable_bytes()
-        })
+        let bytes = head.buffers.readable_bytes() + head.buffers.writable_bytes();
+        Some((place, chain, bytes))
     }
 
     /// Frees a place; returns its descriptor head, and when it was taken.
