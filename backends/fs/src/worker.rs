@@ -321,7 +321,7 @@ impl Request<'_, '_> {
     fn wait_parked(&mut self) -> Result<Promise> {
         if !self.queue.may_wait(self.rcx.parked()) {
             // As fcntl(2) and flock(2) have it where there is no room for another lock. EAGAIN is
-            // no answer to who waits, EDEADLK is a lie, and after EINTR he would ask again at once.
+            // no answer to who waits, EDEADLK is a lie, and after EINTR the guest asks again at once.
             return Err(Errno::NOLCK);
         }
         self.rcx.promise(self.head, TAG_LOCK).ok_or(Errno::NOLCK)

@@ -110,7 +110,7 @@ impl Drop for Mount {
     }
 }
 
-/// Closing may send what was written, or what is open, to who has it, and wait for him.
+/// Closing may send what was written, or what is open, to its server, and wait for that.
 fn close_on<T: Send + 'static>(pool: &Arc<Pool>, home: Home, file: T) {
     match home {
         Home::Local | Home::Stacked => drop(file),
