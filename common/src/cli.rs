@@ -23,7 +23,7 @@ use log::LevelFilter;
 use thiserror::Error;
 
 pub use self::cpus::{CpuList, CpuListError};
-pub use self::exit::{EXIT_DATA_THREAD, EXIT_STUCK, exit_code, man_page};
+pub use self::exit::{exit_code, man_page};
 pub use self::values::{MAX_THREADS, SizeError, ValueError, size};
 use crate::management::{self, CtlError, MetricsAddress};
 use crate::socket::{InheritedSocket, SocketError};
@@ -165,13 +165,14 @@ pub struct CommonArgs<Q: QueueCount = NumQueues> {
     #[arg(value_parser = clap::value_parser!(u32).range(0..=10_000))]
     pub poll_us: u32,
 
-    /// Longest wait for requests that do not end, in seconds, when a ring is to stop or the process
-    /// is to end; then it ends with status 4. 0: for ever
+    /// Seconds that a stop of a ring or of the process waits without any progress of its requests;
+    /// then the process ends with status 4. 0 sets no limit
     #[arg(long, value_name = "S", default_value_t = 300, help_heading = "Queues")]
     #[arg(value_parser = clap::value_parser!(u32).range(0..=86_400))]
     pub stop_timeout: u32,
 
-    /// Also take guest memory in a file on a local disk (ext4, XFS), where a data thread may have to wait for it
+    /// Also take guest memory in a file on a local disk (ext4, XFS), where a data thread may have to
+    /// wait for it
     ///
     /// Without it, memory is a memfd, or a file on tmpfs or hugetlbfs.
     #[arg(long, help_heading = "Queues")]
@@ -294,7 +295,7 @@ pub struct CommonConfig<E = Endpoint> {
     pub cpus: Vec<usize>,
     /// Upper bound of adaptive polling; zero: off.
     pub poll: Duration,
-    /// How long is waited for requests that do not end; none: for ever.
+    /// How long a stop waits without progress; none: there is no limit.
     pub stop_timeout: Option<Duration>,
     /// Whether guest memory may be in a file on a local disk.
     pub file_memory: bool,

@@ -15,6 +15,11 @@ use std::io;
 use thiserror::Error;
 use vhost::vhost_user::message::FrontendReq;
 
+/// The exit status after a data thread has failed: what it serves is served by nobody else.
+pub const EXIT_DATA_THREAD: u8 = 3;
+/// The exit status of a process that gave up waiting for requests, see `--stop-timeout`.
+pub const EXIT_STUCK: u8 = 4;
+
 /// The front-end broke the vhost-user protocol. The connection is closed.
 #[derive(Debug, Error)]
 #[non_exhaustive]

@@ -29,7 +29,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use rustix::thread::{Pid, gettid};
 
-use crate::cli::EXIT_STUCK;
+use crate::error::EXIT_STUCK;
 use crate::io::EpollLoop;
 use crate::stats::QueueStats;
 use crate::sys;

@@ -201,6 +201,19 @@ mod tests {
     }
 
     #[test]
+    fn unit_that_is_shipped_has_a_command_line_that_is_taken() {
+        let unit = include_str!("../../../dist/systemd/ringside-blk@.service");
+        let command = unit
+            .lines()
+            .find_map(|line| line.strip_prefix("ExecStart="))
+            .unwrap();
+        // What systemd passes is found without an option.
+        let words = command.split(' ').chain(["--fd", "3"]);
+        Options::try_parse_from(words).unwrap();
+        assert!(command.starts_with("/usr/bin/ringside-blk "));
+    }
+
+    #[test]
     fn memory_needs_a_size() {
         let parse = |args: &[&str]| Options::try_parse_from(args);
         parse(&["ringside-blk", "--socket-path", "s", "--memory"]).unwrap_err();

@@ -7,12 +7,7 @@ use std::process::ExitCode;
 
 use clap::Command;
 
-use crate::error::HostError;
-
-/// The exit status after a data thread has failed: what it serves is served by nobody else.
-pub const EXIT_DATA_THREAD: u8 = 3;
-/// The exit status of a process that gave up waiting for requests, see `--stop-timeout`.
-pub const EXIT_STUCK: u8 = 4;
+use crate::error::{EXIT_DATA_THREAD, HostError};
 
 /// Each exit status, and when it is that.
 const EXIT_STATUS: &[(&str, &str)] = &[

@@ -50,6 +50,19 @@ fn man_page_that_is_shipped_is_the_one_of_this_command_line() {
 }
 
 #[test]
+fn unit_that_is_shipped_has_a_command_line_that_is_taken() {
+    let unit = include_str!("../../../../dist/systemd/ringside-fs@.service");
+    let command = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStart="))
+        .unwrap();
+    // What systemd passes is found without an option.
+    let words = command.split(' ').chain(["--fd", "3"]);
+    Options::read(words).unwrap();
+    assert!(command.starts_with("/usr/bin/ringside-fs "));
+}
+
+#[test]
 fn discovery_file_and_capabilities_tell_the_same_features() {
     let shipped = include_str!("../../../../dist/50-ringside-fs.json");
     let shipped: serde_json::Value = serde_json::from_str(shipped).unwrap();

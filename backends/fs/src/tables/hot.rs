@@ -57,7 +57,8 @@ impl Hot {
         self.full.load(Ordering::Relaxed)
     }
 
-    /// `node` has got a descriptor; another node may lose its own, if there are `free` in all or less.
+    /// `node` has got a descriptor; another node may lose its own, if there are `free` in all or
+    /// less.
     pub fn add(&self, node: u64, free: usize, nodes: &Slab<Node>) {
         let at = usize::try_from(node % CLOCKS as u64).unwrap_or(0);
         let Some(clock) = self.clocks.get(at) else {

@@ -42,6 +42,19 @@ fn man_page_that_is_shipped_is_the_one_of_this_command_line() {
 }
 
 #[test]
+fn unit_that_is_shipped_has_a_command_line_that_is_taken() {
+    let unit = include_str!("../../../../dist/systemd/ringside-net@.service");
+    let command = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStart="))
+        .unwrap();
+    // What systemd passes is found without an option.
+    let words = command.split(' ').chain(["--fd", "3"]);
+    Options::try_parse_from(words).unwrap();
+    assert!(command.starts_with("/usr/bin/ringside-net "));
+}
+
+#[test]
 fn discovery_file_and_capabilities_are_for_a_network_device() {
     let shipped = include_str!("../../../../dist/60-ringside-net.json");
     let shipped: serde_json::Value = serde_json::from_str(shipped).unwrap();

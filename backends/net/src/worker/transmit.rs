@@ -99,11 +99,16 @@ impl TxQueue {
             })
         };
         let header = NetHeader::decode(bytes.ok_or(DropReason::Malformed)?);
-        let frame_bytes = usize::try_from(frame.readable_bytes()).unwrap_or(usize::MAX);
         header
-            .check_sent(frame_bytes, self.negotiated.sends)
+            .check_sent(frame_bytes(frame), self.negotiated.sends)
             .map_err(|_fault| DropReason::Malformed)
     }
+}
+
+/// Bytes of the frame that were not taken.
+#[inline]
+fn frame_bytes(frame: &Buffers) -> usize {
+    usize::try_from(frame.readable_bytes()).unwrap_or(usize::MAX)
 }
 
 /// Takes the next frame; its chain is the caller's to give back.
@@ -224,7 +229,7 @@ impl NetWorker {
         head: u16,
         header: &NetHeader,
     ) -> Option<usize> {
-        let bytes = usize::try_from(self.frame.readable_bytes()).unwrap_or(usize::MAX);
+        let bytes = frame_bytes(&self.frame);
         let destination = self.frame.peek().unwrap_or_default();
         let fate = self.pass_on(turn, slot, header, bytes, &[]);
         self.settle(turn, slot, head, fate, (bytes, destination, &[]))
@@ -240,7 +245,7 @@ impl NetWorker {
         head: u16,
         header: &NetHeader,
     ) -> Option<usize> {
-        let bytes = usize::try_from(self.frame.readable_bytes()).unwrap_or(usize::MAX);
+        let bytes = frame_bytes(&self.frame);
         let mut front = [0; N];
         let seen = self.frame.take_front(&mut front);
         let start = front.get(..seen).unwrap_or_default();
