@@ -209,10 +209,14 @@ impl Serving<'_, '_> {
         };
         self.slot.request = request;
         self.slot.retries = 0;
-        self.slot.stable = !self.shared.write_cache().is_on();
         match request {
-            Request::In { sector, .. } | Request::Out { sector, .. } => {
+            Request::In { sector, .. } => {
                 self.slot.offset_bytes = sector * SECTOR_BYTES;
+                self.start();
+            }
+            Request::Out { sector, .. } => {
+                self.slot.offset_bytes = sector * SECTOR_BYTES;
+                self.note_mode();
                 self.start();
             }
             Request::Flush => {
@@ -232,9 +236,11 @@ impl Serving<'_, '_> {
                 });
             }
             Request::Discard { num_segments } => {
+                self.note_mode();
                 self.clear(limits, stop, SegmentKind::Discard, num_segments);
             }
             Request::WriteZeroes { num_segments } => {
+                self.note_mode();
                 self.clear(limits, stop, SegmentKind::WriteZeroes, num_segments);
             }
         }
@@ -248,10 +254,33 @@ impl Serving<'_, '_> {
             tag: OPERATION,
             offset_bytes: self.slot.offset_bytes,
         };
+        let started = if let Request::In { .. } = self.slot.request {
+            self.shared.engine.read(self.cx, target)
+        } else {
+            match self.start_change(target) {
+                Some(started) => started,
+                None => return self.finish(Status::IoErr),
+            }
+        };
+        match started {
+            Started::Pending(guard) => self.slot.guard = guard,
+            Started::Done(result) => self.proceed(result),
+        }
+    }
+
+    /// Whether what this request writes is to be stable when it is answered.
+    #[inline]
+    fn note_mode(&mut self) {
+        self.slot.stable = !self.shared.write_cache().is_on();
+    }
+
+    /// Starts what is no read; nothing when it would promise what cannot be kept: what was lost
+    /// cannot be made stable by writing something else.
+    #[inline]
+    fn start_change(&mut self, target: Target) -> Option<Started> {
         if self.slot.promises_stability() {
-            // What was lost cannot be made stable by writing something else.
             if self.shared.has_lost_writes() {
-                return self.finish(Status::IoErr);
+                return None;
             }
             if self.slot.sync.is_none() {
                 self.slot.sync = self.shared.begin_sync();
@@ -260,21 +289,16 @@ impl Serving<'_, '_> {
             self.shared.write_cache().note_volatile_write();
         }
         let engine = &*self.shared.engine;
-        let started = match self.slot.request {
-            Request::In { .. } => engine.read(self.cx, target),
+        Some(match self.slot.request {
             Request::Out { .. } => engine.write(self.cx, target, self.slot.stable),
             Request::Flush => engine.flush(self.cx, target),
             Request::Discard { .. } | Request::WriteZeroes { .. } => match &self.slot.ranges {
                 Some(ranges) => engine.clear(self.cx, target, ranges.clone()),
                 None => Started::Done(-libc::EIO),
             },
-            // Answered by `begin`.
-            Request::GetId => Started::Done(-libc::EIO),
-        };
-        match started {
-            Started::Pending(guard) => self.slot.guard = guard,
-            Started::Done(result) => self.proceed(result),
-        }
+            // Started by the caller, and answered by `begin`.
+            Request::In { .. } | Request::GetId => Started::Done(-libc::EIO),
+        })
     }
 
     /// An operation has ended with `result`: bytes, or a negative errno.
@@ -289,7 +313,7 @@ impl Serving<'_, '_> {
         match self.slot.request {
             Request::In { .. } => {
                 if moved as u64 == buffers.writable_bytes() {
-                    return self.succeed();
+                    return self.finish(Status::Ok);
                 }
                 buffers.consume_writable(moved);
             }
@@ -325,7 +349,7 @@ impl Serving<'_, '_> {
 
     #[inline]
     fn conclude(&mut self, good: bool) {
-        let lost = self.slot.promises_stability() && self.shared.has_lost_writes();
+        let lost = self.shared.has_lost_writes() && self.slot.promises_stability();
         self.finish(if good && !lost {
             Status::Ok
         } else {

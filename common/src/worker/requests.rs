@@ -169,7 +169,7 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
             return;
         };
         let heads = &mut place.queue.heads;
-        if let Some(slot) = heads.heads.get_mut(usize::from(head)) {
+        if let Some(slot) = heads.get_mut(head) {
             slot.pending = slot.pending.saturating_sub(1);
             heads.parked -= u32::from(std::mem::take(&mut slot.parked));
         }

@@ -21,10 +21,7 @@ impl RequestCx<'_> {
     /// The buffers of a request in flight.
     #[inline]
     pub fn buffers(&mut self, head: u16) -> Option<&mut Buffers> {
-        self.heads
-            .heads
-            .get_mut(usize::from(head))
-            .map(|head| &mut head.buffers)
+        self.heads.get_mut(head).map(|head| &mut head.buffers)
     }
 
     /// Starts a read of the file into the writable payload left of `head`.
@@ -114,7 +111,7 @@ impl RequestCx<'_> {
     /// waits for; a pause does not wait for it.
     pub fn promise(&mut self, head: u16, tag: u16) -> Option<Promise> {
         let promise = self.promise_io(head, tag)?;
-        let slot = self.heads.heads.get_mut(usize::from(head))?;
+        let slot = self.heads.get_mut(head)?;
         slot.parked = true;
         self.heads.parked += 1;
         Some(promise)
@@ -151,16 +148,7 @@ impl RequestCx<'_> {
     /// `kind`, `bytes` and `ok` are what the counters of the vring get.
     #[inline]
     pub fn complete(&mut self, head: u16, used_bytes: u32, counted: Counted) {
-        let Some(slot) = self.heads.heads.get(usize::from(head)) else {
-            return;
-        };
-        let pending = slot.pending;
-        let given = if pending == 0 {
-            self.heads.give_back(head)
-        } else {
-            None
-        };
-        let Some((descriptor, taken_ns)) = given else {
+        let Some((descriptor, taken_ns)) = self.heads.give_back(head) else {
             // The kernel may still write to the buffers: keeping them is the one safe answer.
             log::error!(
                 "vring {}: request {head} answered out of turn",
@@ -188,7 +176,7 @@ impl RequestCx<'_> {
             tag,
         }
         .pack();
-        let Some(slot) = self.heads.heads.get_mut(usize::from(head)) else {
+        let Some(slot) = self.heads.get_mut(head) else {
             return Err(std::io::Error::from_raw_os_error(libc::EINVAL));
         };
         start(self.io, &slot.buffers, token)?;

@@ -20,16 +20,24 @@ const KEPT_SEGMENTS: usize = 256 * MAX_REQUESTS as usize;
 /// The places of requests in flight.
 #[derive(Debug)]
 pub(super) struct Heads {
-    pub(super) heads: Box<[Head]>,
-    /// Places that are free; the one used last is used next.
-    free: Vec<u16>,
-    /// A bit for each descriptor head: taken from the available ring, not yet given back.
-    busy: Box<[u64]>,
+    heads: Box<[Head]>,
+    /// Of a ring that has more descriptors than places. In any other one the place of a request is
+    /// its descriptor head.
+    spread: Option<Spread>,
     /// Segments that the buffers of all places have room for.
     segments: usize,
     pub(super) in_flight: u32,
     /// Those of them that wait for a promise.
     pub(super) parked: u32,
+}
+
+/// Which descriptor heads have places, and which places are free.
+#[derive(Debug)]
+struct Spread {
+    /// Places that are free; the one used last is used next.
+    free: Vec<u16>,
+    /// A bit for each descriptor head: taken from the available ring, not yet given back.
+    busy: Box<[u64]>,
 }
 
 #[derive(Debug, Default)]
@@ -41,6 +49,8 @@ pub(super) struct Head {
     pub(super) pending: u16,
     /// A promise of it is not kept yet.
     pub(super) parked: bool,
+    /// Segments of its buffers that [`Heads::segments`] has.
+    segments: usize,
     taken_ns: u64,
 }
 
@@ -48,10 +58,13 @@ impl Heads {
     /// Of a ring of `size` descriptors.
     pub(super) fn new(size: u16) -> Self {
         let places = size.min(MAX_REQUESTS);
-        Self {
-            heads: (0..places).map(|_| Head::default()).collect(),
+        let spread = (size > places).then(|| Spread {
             free: (0..places).rev().collect(),
             busy: vec![0; usize::from(size).div_ceil(64)].into(),
+        });
+        Self {
+            heads: (0..places).map(|_| Head::default()).collect(),
+            spread,
             segments: 0,
             in_flight: 0,
             parked: 0,
@@ -66,7 +79,13 @@ impl Heads {
     /// Whether one more request may be taken.
     #[inline]
     pub(super) fn has_room(&self) -> bool {
-        !self.free.is_empty() && self.segments <= MAX_SEGMENTS
+        (self.in_flight as usize) < self.heads.len() && self.segments <= MAX_SEGMENTS
+    }
+
+    /// The request in `place`.
+    #[inline]
+    pub(super) fn get_mut(&mut self, place: u16) -> Option<&mut Head> {
+        self.heads.get_mut(usize::from(place))
     }
 
     /// Takes the next chain into a free place; returns that, and how many bytes the chain has.
@@ -80,43 +99,83 @@ impl Heads {
             return None;
         }
         let descriptor = vring.next_head()?;
-        // The ring has checked the head against its size, which `busy` has.
-        let word = self.busy.get_mut(usize::from(descriptor / 64))?;
-        let bit = 1 << (descriptor % 64);
-        if *word & bit != 0 {
+        let place = match &mut self.spread {
+            None => Some(descriptor),
+            Some(spread) => spread.take(descriptor),
+        };
+        // The ring has checked the head against its size.
+        let head = place.and_then(|place| self.heads.get_mut(usize::from(place)));
+        let (
+            Some(place),
+            Some(
+                head @ Head {
+                    descriptor: None, ..
+                },
+            ),
+        ) = (place, head)
+        else {
             vring.break_ring(RingError::HeadInFlight { head: descriptor });
             return None;
-        }
-        let place = *self.free.last()?;
-        let head = self.heads.get_mut(usize::from(place))?;
-        self.free.pop();
-        *word |= bit;
+        };
         head.descriptor = Some(descriptor);
         head.taken_ns = now_ns;
         self.in_flight += 1;
-        let before = head.buffers.held_segments();
         let chain = vring.read_chain(descriptor, &mut head.buffers);
-        self.segments += head.buffers.held_segments() - before;
+        head.note_segments(&mut self.segments);
         let bytes = head.buffers.readable_bytes() + head.buffers.writable_bytes();
         Some((place, chain, bytes))
     }
 
-    /// Frees a place; returns its descriptor head, and when it was taken.
+    /// Frees a place that no I/O needs; returns its descriptor head, and when it was taken.
     #[inline]
     pub(super) fn give_back(&mut self, place: u16) -> Option<(u16, u64)> {
         let head = self.heads.get_mut(usize::from(place))?;
+        if head.pending != 0 {
+            return None;
+        }
         let descriptor = head.descriptor.take()?;
-        let before = head.buffers.held_segments();
         head.buffers.release();
         if self.segments > KEPT_SEGMENTS {
             head.buffers = Buffers::default();
         }
-        self.segments -= before - head.buffers.held_segments();
+        head.note_segments(&mut self.segments);
+        if let Some(spread) = &mut self.spread {
+            spread.give_back(descriptor, place);
+        }
+        self.in_flight -= 1;
+        Some((descriptor, head.taken_ns))
+    }
+}
+
+impl Head {
+    /// Counts what its buffers have room for in `all`.
+    #[inline]
+    fn note_segments(&mut self, all: &mut usize) {
+        let segments = self.buffers.held_segments();
+        if segments != self.segments {
+            *all = *all - self.segments + segments;
+            self.segments = segments;
+        }
+    }
+}
+
+impl Spread {
+    /// A place for a descriptor head, if that has none yet.
+    fn take(&mut self, descriptor: u16) -> Option<u16> {
+        let word = self.busy.get_mut(usize::from(descriptor / 64))?;
+        let bit = 1 << (descriptor % 64);
+        if *word & bit != 0 {
+            return None;
+        }
+        let place = self.free.pop()?;
+        *word |= bit;
+        Some(place)
+    }
+
+    fn give_back(&mut self, descriptor: u16, place: u16) {
         if let Some(word) = self.busy.get_mut(usize::from(descriptor / 64)) {
             *word &= !(1 << (descriptor % 64));
         }
         self.free.push(place);
-        self.in_flight -= 1;
-        Some((descriptor, head.taken_ns))
     }
 }
