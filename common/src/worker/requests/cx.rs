@@ -3,6 +3,7 @@
 
 use super::heads::Heads;
 use crate::io::{FileId, IoQueue, Job, Promise};
+use crate::limited;
 use crate::memory::Buffers;
 use crate::worker::vring::Vring;
 
@@ -162,7 +163,8 @@ impl RequestCx<'_> {
         };
         let Some((descriptor, taken_ns)) = given else {
             // The kernel may still write to the buffers: keeping them is the one safe answer.
-            log::error!(
+            limited!(
+                error,
                 "vring {}: request {head} answered out of turn",
                 self.vring.index()
             );
