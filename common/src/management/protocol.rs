@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use log::{LevelFilter, info};
+use log::LevelFilter;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
@@ -322,7 +322,7 @@ fn log_level(params: &Value) -> Result<Value, ManageError> {
             },
         )?;
         log::set_max_level(level);
-        info!("log level set to {level}");
+        log::info!("log level set to {level}");
     }
     Ok(json!({ "level": log::max_level().as_str().to_ascii_lowercase() }))
 }
