@@ -12,6 +12,8 @@ mod control;
 mod peer;
 #[path = "net/receive.rs"]
 mod receive;
+#[path = "net/regions.rs"]
+mod regions;
 #[path = "net/scene.rs"]
 mod scene;
 #[path = "net/transmit.rs"]

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use super::{PATIENCE, Result, TestResult, wait_until};
 use crate::frontend::blk::{BlkConfig, BlkDriver};
-use crate::frontend::ids::{feature, request};
 use crate::frontend::load::{Verify, check_content, write_pattern};
 use crate::frontend::raw::{Header, Message, RawClient};
 use crate::frontend::session::{Session, SessionBuilder};
@@ -142,18 +141,7 @@ impl Victim {
     ///
     /// When negotiation fails.
     pub fn negotiated(&mut self) -> Result<RawClient> {
-        let client = self.raw()?;
-        let ask = |id| -> Result<u64> {
-            let answer = client.call(id, &[], PATIENCE)?;
-            Ok(answer.u64_at(0).ok_or("short answer")?)
-        };
-        let features = ask(request::GET_FEATURES)?;
-        let protocol = ask(request::GET_PROTOCOL_FEATURES)?;
-        client.request(request::SET_PROTOCOL_FEATURES, &protocol.to_ne_bytes())?;
-        client.request(request::SET_OWNER, &[])?;
-        let features = features & !feature::LOG_ALL;
-        client.request(request::SET_FEATURES, &features.to_ne_bytes())?;
-        Ok(client)
+        super::wire::negotiate(self.raw()?)
     }
 
     /// A sound session.
