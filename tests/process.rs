@@ -3,6 +3,7 @@
 //! signalled, sampled through `/proc`, and never left behind.
 
 mod build;
+mod flood;
 mod launch;
 mod perf;
 mod sample;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 
 pub use build::{back_end_binary, old_back_end_binary};
+pub use flood::flood;
 pub use launch::Launch;
 pub use perf::{PRIVATE_TRACEFS, SyscallCounter, tracing_available};
 pub use sample::{Sample, ThreadActivity, sample, thread_activity, thread_ids};
@@ -100,7 +102,7 @@ impl ProcessError {
     }
 }
 
-/// A running child process; killed and reaped on drop.
+/// A running child process; killed and reaped on drop, which fails when it has flooded its log.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -286,10 +288,12 @@ impl Drop for Process {
         // The group, for helpers; it is gone with its last member, so errors mean nothing.
         let _ = rustix::process::kill_process_group(self.pid(), Signal::KILL);
         let _ = self.child.wait();
+        let stderr = self.stderr();
         if std::thread::panicking() {
-            let stderr = self.stderr();
             // Losing the log of a failing test is no reason to fail differently.
             let _ = writeln!(io::stderr(), "--- log of the child process\n{stderr}---");
+        } else {
+            assert_eq!(flood(&stderr), None, "the log is flooded");
         }
     }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What docs/promises.md says is proved by a test is so by one that exists.
+//! What docs/promises.md says is proved by a test is so by one that exists; and what holds for
+//! every place in the sources.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -8,30 +9,38 @@ use std::path::Path;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Adds the functions of all sources below `dir`.
-fn functions(dir: &Path, names: &mut BTreeSet<String>) -> Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            functions(&path, names)?;
+/// Adds the path below the root, and the text, of all sources in `dir`, which is below it.
+fn read_sources(root: &Path, dir: &Path, sources: &mut Vec<(String, String)>) -> Result<()> {
+    for entry in fs::read_dir(root.join(dir))? {
+        let path = dir.join(entry?.file_name());
+        if root.join(&path).is_dir() {
+            read_sources(root, &path, sources)?;
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = fs::read_to_string(&path)?;
-            let starts = text
-                .lines()
-                .filter_map(|line| line.trim().strip_prefix("fn "));
-            names.extend(starts.filter_map(|rest| Some(rest.split_once("()")?.0.to_owned())));
+            let text = fs::read_to_string(root.join(&path))?;
+            sources.push((path.to_string_lossy().into_owned(), text));
         }
     }
     Ok(())
 }
 
+fn sources(dirs: &[&str]) -> Result<Vec<(String, String)>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut sources = Vec::new();
+    for dir in dirs {
+        read_sources(&root, Path::new(dir), &mut sources)?;
+    }
+    Ok(sources)
+}
+
 #[test]
 fn promises_name_tests_that_exist() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut names = BTreeSet::new();
-    for dir in ["tests", "common", "backends"] {
-        functions(&root.join(dir), &mut names)?;
-    }
+    let sources = sources(&["tests", "common", "backends"])?;
+    let starts = sources.iter().flat_map(|(_, text)| text.lines());
+    let starts = starts.filter_map(|line| line.trim().strip_prefix("fn "));
+    let names: BTreeSet<_> = starts
+        .filter_map(|rest| Some(rest.split_once("()")?.0))
+        .collect();
     let table = fs::read_to_string(root.join("docs/promises.md"))?;
     let rows = table.lines().filter(|line| line.starts_with("| "));
     let mut promises = 0;
@@ -46,4 +55,111 @@ fn promises_name_tests_that_exist() -> Result<()> {
     }
     assert!(promises > 40, "{promises}");
     Ok(())
+}
+
+/// Lines of the log that are not limited: where, how many, and why nobody but the operator, or none
+/// but once, causes them.
+const UNLIMITED: &[(&str, usize, &str)] = &[
+    (
+        "backends/block/src/device.rs",
+        4,
+        "ctl, SIGHUP; a lost sync, once until ctl clears it",
+    ),
+    ("backends/block/src/image/create.rs", 2, "start"),
+    ("backends/block/src/image/lock.rs", 1, "start"),
+    ("backends/block/src/image/size.rs", 3, "start"),
+    ("backends/block/src/main.rs", 2, "start"),
+    (
+        "backends/fs/src/credentials.rs",
+        1,
+        "the process ends with it",
+    ),
+    ("backends/fs/src/locks/waiters.rs", 1, "end"),
+    ("backends/fs/src/main.rs", 2, "start"),
+    ("backends/fs/src/options/config.rs", 5, "start"),
+    ("backends/fs/src/process.rs", 2, "start"),
+    ("backends/fs/src/tables/budget.rs", 1, "said once"),
+    ("backends/net/src/capture.rs", 2, "end"),
+    (
+        "backends/net/src/capture/writer.rs",
+        1,
+        "ctl: once for a capture",
+    ),
+    ("backends/net/src/main.rs", 1, "start"),
+    ("backends/net/src/network.rs", 2, "start; ctl"),
+    ("common/src/cli/exit.rs", 1, "the process ends with it"),
+    ("common/src/daemon.rs", 3, "start; end"),
+    ("common/src/logging.rs", 3, "start; what `limited!` calls"),
+    ("common/src/management.rs", 4, "start; end"),
+    ("common/src/sandbox/limits.rs", 1, "start"),
+    ("common/src/sandbox/mod.rs", 2, "start"),
+    (
+        "common/src/sandbox/parent.rs",
+        4,
+        "start; the process ends with it",
+    ),
+    ("common/src/socket.rs", 4, "start; end"),
+    (
+        "common/src/watchdog.rs",
+        3,
+        "one a second for each wait; the process ends with it",
+    ),
+];
+
+/// What writes to the log, or past it, or gets another name to do so.
+const WRITERS: &str = "error! warn! info! debug! trace! log! print! println! eprint! eprintln! \
+                       dbg! stderr() log::logger() log::__";
+
+/// How often a source that is no test writes to the log without `limited!`.
+fn unlimited(text: &str) -> usize {
+    let text = text.split("#[cfg(test)]\nmod tests {").next();
+    let lines = text.unwrap_or_default().lines();
+    let code = lines.filter(|line| !line.trim_start().starts_with("//"));
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    let writes = |line: &str| -> usize {
+        let found = WRITERS
+            .split(' ')
+            .flat_map(|writer| line.match_indices(writer));
+        let whole = found.filter(|(at, _)| !line[..*at].ends_with(is_name));
+        whole.count() + usize::from(line.contains("use log::") && line.contains(" as "))
+    };
+    code.map(writes).sum()
+}
+
+#[test]
+fn f2_6_every_line_of_the_log_is_limited_or_has_a_reason_not_to_be() -> Result<()> {
+    let sources = sources(&["common/src", "backends"])?;
+    let is_test = |path: &str| {
+        let ends = ["/tests.rs", "/testing.rs"];
+        path.contains("/tests/") || ends.iter().any(|end| path.ends_with(end))
+    };
+    let found: BTreeSet<(&str, usize)> = sources
+        .iter()
+        .filter(|(path, _)| path.contains("/src/") && !is_test(path))
+        .map(|(path, text)| (path.as_str(), unlimited(text)))
+        .filter(|(_, lines)| *lines > 0)
+        .collect();
+    let expected = UNLIMITED.iter().map(|(path, lines, _)| (*path, *lines));
+    let expected: BTreeSet<_> = expected.collect();
+    let differ: Vec<_> = found.symmetric_difference(&expected).collect();
+    assert!(
+        differ.is_empty(),
+        "use `limited!`, or, where only the operator causes a line, say so in UNLIMITED: {differ:?}"
+    );
+    let limited: usize = sources
+        .iter()
+        .map(|(_, text)| text.matches("limited!(").count())
+        .sum();
+    assert!(limited > 40, "{limited}");
+    Ok(())
+}
+
+#[test]
+fn lines_that_are_not_limited_are_found() {
+    let plain = "log::warn!(a);\nif x { error!(b) } else { log::log!(c) }\nuse log::warn as w;\n";
+    assert_eq!(unlimited(plain), 4);
+    let limited = "limited!(warn, \"a\");\n// log::warn!(\"b\");\nlet debug = my_debug!(1);\n";
+    assert_eq!(unlimited(limited), 0);
+    let test = "\n#[cfg(test)]\nmod tests {\n    log::info!(\"a\");\n}\n";
+    assert_eq!(unlimited(test), 0);
 }

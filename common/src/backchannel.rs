@@ -29,10 +29,8 @@ use thiserror::Error;
 use vhost::vhost_user::message::{VhostUserMMap, VhostUserProtocolFeatures};
 use vm_memory::ByteValued as _;
 
-use crate::logging::LogLimiter;
+use crate::limited;
 use answers::Answers;
-
-static UNTOLD: LogLimiter = LogLimiter::new();
 
 /// How long a front-end may take for an answer: it maps a file and tells the hypervisor.
 pub const ANSWER_TIME: Duration = Duration::from_secs(5);
@@ -99,12 +97,10 @@ impl BackChannel {
         match send(&link.socket, &CONFIG_CHANGE, None) {
             Ok(()) => true,
             Err(error) => {
-                if let Some(suppressed) = UNTOLD.allow() {
-                    log::warn!(
-                        "the front-end was not told of a configuration change: {error} \
-                         ({suppressed} more not shown)"
-                    );
-                }
+                limited!(
+                    warn,
+                    "the front-end was not told of a configuration change: {error}"
+                );
                 false
             }
         }
@@ -190,7 +186,7 @@ impl BackChannel {
         if let Some(before) = before
             && let Err(error) = shutdown(&before.socket, Shutdown::Both)
         {
-            log::debug!("the back channel had gone already: {error}");
+            limited!(debug, "the back channel had gone already: {error}");
         }
     }
 }

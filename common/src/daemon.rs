@@ -29,6 +29,7 @@ use crate::cli::Endpoint;
 use crate::device::{Device, EVENT_RELOAD};
 use crate::error::{FrontEndError, HostError};
 use crate::io::EpollLoop;
+use crate::limited;
 use crate::logging::LogLimiter;
 use crate::session::SessionError;
 use crate::session::connection::{Connection, Progress};
@@ -172,13 +173,8 @@ fn serve_one<D: Device>(
         tears: Cell::new(signals.tears()),
         epoll: &epoll,
         quarantine: Arc::default(),
-        connected: LogLimiter::new(),
-        left: LogLimiter::new(),
-        broken: LogLimiter::new(),
-        crowded: LogLimiter::new(),
-        refused: LogLimiter::new(),
         penance: Penance::default(),
-        full: LogLimiter::new(),
+        told: Told::default(),
     };
     match source {
         Source::Bound(socket) => daemon.accept_all(socket.listener())?,
@@ -204,14 +200,22 @@ struct Daemon<'a, D: Device> {
     epoll: &'a EpollLoop,
     /// What the front-ends of this socket have handed over and is of no use.
     quarantine: Arc<Quarantine>,
-    /// A front-end can come and go as often as it likes; the log is not to follow.
+    penance: Penance,
+    told: Told,
+}
+
+/// What was told of the front-ends of this socket. They can come and go as often as they like; the
+/// log is not to follow, and those of one socket are not to hide those of another.
+#[derive(Debug, Default)]
+struct Told {
+    absent: LogLimiter,
     connected: LogLimiter,
     left: LogLimiter,
     broken: LogLimiter,
     crowded: LogLimiter,
     refused: LogLimiter,
-    penance: Penance,
     full: LogLimiter,
+    unstable: LogLimiter,
 }
 
 /// How long nobody is served after a front-end whose eventfds made a data thread wait. That costs
@@ -258,9 +262,8 @@ impl<D: Device> Daemon<'_, D> {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait_outside()?,
                 Err(e) => {
                     // No descriptor left, or the peer has gone already. The former needs time.
-                    if let Some(suppressed) = self.refused.allow() {
-                        log::warn!("no connection accepted: {e} ({suppressed} more not shown)");
-                    }
+                    let name = self.name();
+                    limited!(self.told.refused, warn, "{name}no connection accepted: {e}");
                     self.nap(CONNECT_RETRY)?;
                 }
             }
@@ -295,7 +298,13 @@ impl<D: Device> Daemon<'_, D> {
                     self.converse(stream)?;
                 }
                 Err(e) if !told => {
-                    log::info!("waiting for {}: {e}", path.display());
+                    limited!(
+                        self.told.absent,
+                        info,
+                        "{}waiting for {}: {e}",
+                        self.name(),
+                        path.display()
+                    );
                     told = true;
                 }
                 Err(_) => {}
@@ -310,12 +319,12 @@ impl<D: Device> Daemon<'_, D> {
         let name = self.name();
         let started = Instant::now();
         if self.quarantine.is_full() {
-            if let Some(suppressed) = self.full.allow() {
-                log::error!(
-                    "{name}no front-end is served: those before have handed over too many files that \
-                     cannot be closed ({suppressed} more not shown)"
-                );
-            }
+            limited!(
+                self.told.full,
+                error,
+                "{name}no front-end is served: those before have handed over too many files that \
+                 cannot be closed"
+            );
             return Ok(());
         }
         let device = Arc::clone(self.device);
@@ -324,19 +333,16 @@ impl<D: Device> Daemon<'_, D> {
         let mut connection = match Connection::new(stream, device, pool, quarantine) {
             Ok(connection) => connection,
             Err(error) => {
-                if let Some(suppressed) = self.broken.allow() {
-                    log::error!(
-                        "{name}a front-end was turned away: {error}: {} ({suppressed} more not \
-                         shown)",
-                        error.source
-                    );
-                }
+                limited!(
+                    self.told.broken,
+                    error,
+                    "{name}a front-end was turned away: {error}: {}",
+                    error.source
+                );
                 return Ok(());
             }
         };
-        if let Some(suppressed) = self.connected.allow() {
-            log::info!("{name}a front-end has connected ({suppressed} more not shown)");
-        }
+        limited!(self.told.connected, info, "{name}a front-end has connected");
         let events = Events::EPOLLIN | Events::EPOLLOUT | Events::EPOLLRDHUP | Events::EPOLLET;
         self.epoll
             .add_for(connection.fd(), events, CONNECTION)
@@ -348,13 +354,13 @@ impl<D: Device> Daemon<'_, D> {
             .penance
             .after(connection.session().is_stuck(), started.elapsed());
         if let Err(error) = result {
-            if let Some(suppressed) = self.broken.allow() {
-                log::warn!(
-                    "{name}the connection was closed: {error} ({suppressed} more not shown)"
-                );
-            }
-        } else if let Some(suppressed) = self.left.allow() {
-            log::info!("{name}the front-end has left ({suppressed} more not shown)");
+            limited!(
+                self.told.broken,
+                warn,
+                "{name}the connection was closed: {error}"
+            );
+        } else {
+            limited!(self.told.left, info, "{name}the front-end has left");
         }
         drop(connection);
         self.rest(penance)
@@ -414,7 +420,12 @@ impl<D: Device> Daemon<'_, D> {
         let mut flush_failed = false;
         if paused && let Err(error) = self.flush() {
             // A reason to tell who has asked, and none to leave the front-end alone.
-            log::error!("not all that was written is stable: {error}");
+            limited!(
+                self.told.unstable,
+                error,
+                "{}not all that was written is stable: {error}",
+                self.name()
+            );
             flush_failed = true;
         }
         self.turnout.reached(round, flush_failed);
@@ -444,10 +455,11 @@ impl<D: Device> Daemon<'_, D> {
                 crowded |= token == NEXT;
             })
             .map_err(HostError::of("waiting for events"))?;
-        if crowded && let Some(suppressed) = self.crowded.allow() {
-            log::info!(
-                "{}another front-end waits until the one that is served has left ({suppressed} \
-                 more not shown)",
+        if crowded {
+            limited!(
+                self.told.crowded,
+                info,
+                "{}another front-end waits until the one that is served has left",
                 self.name()
             );
         }
@@ -462,7 +474,7 @@ impl<D: Device> Daemon<'_, D> {
         }
         let result = self.device.handle_event(EVENT_RELOAD, EventSet::IN, &[], 0);
         if let Err(error) = result {
-            log::error!("the backing could not be looked at again: {error}");
+            limited!(error, "the backing could not be looked at again: {error}");
         }
     }
 

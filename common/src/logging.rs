@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Logging: to standard error or the system log, with a level that can change at run time, and limited where a
-//! guest or a front-end could flood it.
+//! Logging: to standard error or the system log, with a level that can change at run time, and
+//! [`limited!`](crate::limited) where a guest or a front-end could flood it.
 
+use std::fmt;
 use std::io::{self, Write as _};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use env_logger::{Builder, Target};
-use log::{Level, LevelFilter, warn};
+use log::{LevelFilter, warn};
 use rustix::time::{ClockId, clock_gettime};
 use thiserror::Error;
+
+#[doc(hidden)]
+pub use log::{Level, log_enabled};
 
 /// Why logging could not be set up.
 #[derive(Debug, Error)]
@@ -103,15 +107,60 @@ fn start(mut builder: Builder, level: LevelFilter) -> Result<(), LoggingError> {
     Ok(())
 }
 
-/// One line per second for one cause, for what a guest or a front-end can provoke at will.
+/// Logs a line that a guest, a front-end, a peer or a client can cause, whatever its level: one a
+/// second at most, which tells how many there were since the one before.
+///
+/// Each place in the sources has a [`LogLimiter`] of its own, for the whole process. Where that is
+/// too few or too many, one is given before the level.
 ///
 /// ```
+/// use ringside_common::limited;
 /// use ringside_common::logging::LogLimiter;
-/// static LIMITER: LogLimiter = LogLimiter::new();
-/// if let Some(suppressed) = LIMITER.allow() {
-///     log::debug!("malformed chain ({suppressed} more suppressed)");
-/// }
+///
+/// limited!(debug, "vring {}: malformed chain", 3);
+///
+/// struct Port { left: LogLimiter }
+/// let port = Port { left: LogLimiter::new() };
+/// limited!(port.left, info, "the front-end has left");
 /// ```
+#[macro_export]
+macro_rules! limited {
+    (@level error) => { $crate::logging::Level::Error };
+    (@level warn) => { $crate::logging::Level::Warn };
+    (@level info) => { $crate::logging::Level::Info };
+    (@level debug) => { $crate::logging::Level::Debug };
+    (@level trace) => { $crate::logging::Level::Trace };
+    ($level:ident, $text:literal $($values:tt)*) => {{
+        static LIMITER: $crate::logging::LogLimiter = $crate::logging::LogLimiter::new();
+        $crate::limited!(LIMITER, $level, $text $($values)*);
+    }};
+    ($limiter:expr, $level:ident, $text:literal $($values:tt)*) => {{
+        const LEVEL: $crate::logging::Level = $crate::limited!(@level $level);
+        // What is not shown at this level costs the first comparison, and is not counted.
+        if $crate::logging::log_enabled!(LEVEL)
+            && let Some(unshown) = $limiter.allow()
+        {
+            $crate::logging::write(
+                LEVEL,
+                ::core::module_path!(),
+                ::core::format_args!($text $($values)*),
+                unshown,
+            );
+        }
+    }};
+}
+
+/// For [`limited!`](crate::limited).
+#[doc(hidden)]
+#[cold]
+pub fn write(level: Level, target: &str, message: fmt::Arguments<'_>, unshown: u64) {
+    match unshown {
+        0 => log::log!(target: target, level, "{message}"),
+        _ => log::log!(target: target, level, "{message} ({unshown} more not shown)"),
+    }
+}
+
+/// One line per second for one cause.
 #[derive(Debug, Default)]
 pub struct LogLimiter {
     /// Milliseconds of the last line in the upper 40 bits (35 years of uptime), lines suppressed

@@ -31,6 +31,7 @@ use rustix::thread::{Pid, gettid};
 
 use crate::error::EXIT_STUCK;
 use crate::io::EpollLoop;
+use crate::limited;
 use crate::stats::QueueStats;
 use crate::sys;
 use crate::sys::signal::Signals;
@@ -215,7 +216,7 @@ impl Watchdog {
         progress: Option<Arc<QueueStats>>,
     ) -> Waiting {
         let hold = self.hold();
-        let hold = hold.inspect_err(|error| log::error!("waiting unwatched: {error}"));
+        let hold = hold.inspect_err(|error| limited!(error, "waiting unwatched: {error}"));
         let mut state = self.0.lock();
         state.next_id += 1;
         let id = state.next_id;
@@ -322,7 +323,7 @@ impl Shared {
             let pause = writes.into_iter().chain(second).min();
             let pause_ns = pause.map(|pause| u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX));
             if let Err(error) = self.epoll.wait(pause_ns, |_| ()) {
-                log::error!("the watchdog waits no longer: {error}");
+                limited!(error, "the watchdog waits no longer: {error}");
                 return;
             }
         }

@@ -8,6 +8,8 @@
 mod calls;
 #[path = "net/control.rs"]
 mod control;
+#[path = "net/peer.rs"]
+mod peer;
 #[path = "net/receive.rs"]
 mod receive;
 #[path = "net/scene.rs"]

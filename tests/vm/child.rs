@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::error::VmError;
+use crate::process::flood;
 
 /// How long to sleep between two looks at something that gives no event.
 pub(crate) const POLL: Duration = Duration::from_millis(10);
@@ -222,6 +223,9 @@ impl Drop for Child {
             .and_then(|()| self.process.wait().map(|_| ()))
         {
             log::warn!("cannot end {}: {error}", self.name);
+        }
+        if !thread::panicking() {
+            assert_eq!(flood(&self.log()), None, "{} floods its log", self.name);
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ringside_common::backchannel::BackChannel;
 use ringside_common::device::{Device, EVENT_RELOAD};
 use ringside_common::io::Engine as IoEngine;
-use ringside_common::logging::LogLimiter;
+use ringside_common::limited;
 use ringside_common::stats::DeviceStats;
 use ringside_common::worker::Requests;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
@@ -46,9 +46,6 @@ const WRITE_ZEROES: SegmentLimits = SegmentLimits {
     max_sectors: 1 << 15,
     max_segments: 256,
 };
-
-static IO_ERROR: LogLimiter = LogLimiter::new();
-static IGNORED_WRITE: LogLimiter = LogLimiter::new();
 
 /// What the device is made of.
 #[derive(Clone, Debug)]
@@ -151,9 +148,7 @@ impl Shared {
         if is_sync {
             self.note_failed_sync(errno);
         }
-        if let Some(suppressed) = IO_ERROR.allow() {
-            log::warn!("{request:?} failed: errno {errno} ({suppressed} more not shown)");
-        }
+        limited!(warn, "{request:?} failed: errno {errno}");
         if is_sync { Ended::Failed } else { Ended::Void }
     }
 
@@ -416,9 +411,7 @@ impl VhostUserBackend for BlockDevice {
             // The byte is the driver's: front-ends hand on whatever it writes, and an error would
             // end the connection.
             Ok(_) | Err(ConfigSpaceError::BadWriteback { .. }) => {
-                if let Some(suppressed) = IGNORED_WRITE.allow() {
-                    log::debug!("writeback {bytes:?} ignored ({suppressed} more not shown)");
-                }
+                limited!(debug, "writeback {bytes:?} ignored");
             }
             Err(error) => return Err(io::Error::other(error)),
         }

@@ -26,6 +26,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ringside_common::backchannel::{BackChannel, ShmemError};
+use ringside_common::limited;
 use vhost::vhost_user::message::{VhostUserMMap, VhostUserMMapFlags};
 
 use crate::error::{Errno, Result};
@@ -205,7 +206,7 @@ impl Window {
             match self.take_away(&mut mapped, offset, len) {
                 Ok(()) | Err(ShmemError::Refused(_)) => {}
                 Err(error) => {
-                    log::warn!("mappings of the guest are left: {error}");
+                    limited!(warn, "mappings of the guest are left: {error}");
                     break;
                 }
             }
@@ -247,6 +248,6 @@ fn range(offset: u64, len: u64) -> VhostUserMMap {
 
 /// What the guest is told.
 fn failed(error: &ShmemError) -> Errno {
-    log::debug!("the window of the guest: {error}");
+    limited!(debug, "the window of the guest: {error}");
     Errno::IO
 }

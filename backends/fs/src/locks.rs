@@ -29,6 +29,8 @@ use rustix::fs::{FlockOperation, flock};
 
 pub use self::waiters::{Done, Ticket};
 use self::waiters::{Retry, Waiters};
+use ringside_common::limited;
+
 use crate::error::{Errno, Result};
 use crate::sys::lock::{LockKind, OFFSET_MAX, RangeLock, ofd_get, ofd_set};
 use crate::tables::MountFd;
@@ -293,7 +295,7 @@ impl Locks {
         for held in removed {
             // Somebody of the same owner who waits may still have the description.
             if let Err(error) = ofd_set(held.fd.as_fd(), WHOLE) {
-                log::debug!("locks of a closed file: {error}");
+                limited!(debug, "locks of a closed file: {error}");
             }
             any = true;
         }

@@ -16,6 +16,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 use std::time::Duration;
 
+use ringside_common::limited;
+
 /// Threads of a pool, if nothing else is said. They wait for a disk or for another machine, not for
 /// a processor: enough to keep one busy.
 pub const DEFAULT_THREADS: usize = 16;
@@ -146,7 +148,7 @@ impl Pool {
         }
         let refused = std::mem::take(&mut *jobs);
         drop(jobs);
-        log::debug!("no thread that may wait: {error}");
+        limited!(debug, "no thread that may wait: {error}");
         for job in refused.reads.into_iter().chain(refused.changes) {
             job(Fate::Refused);
         }

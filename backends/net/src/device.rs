@@ -15,7 +15,7 @@ use ringside_common::backchannel::BackChannel;
 use ringside_common::device::Device;
 use ringside_common::error::FrontEndError;
 use ringside_common::io::Engine;
-use ringside_common::logging::LogLimiter;
+use ringside_common::limited;
 use ringside_common::stats::DeviceStats;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_backend::{VhostUserBackend, VringMutex};
@@ -27,8 +27,6 @@ use crate::features::{Offer, Offloads, consistent, taken_by_driver};
 use crate::hub::{Fabric, Hub};
 use crate::port::{Port, Role};
 use crate::worker::{NetWorker, Seed};
-
-static BAD_MTU: LogLimiter = LogLimiter::new();
 
 /// virtio 1.3 §5.1.4.1: the least there is.
 const MIN_MTU: u64 = 68;
@@ -102,7 +100,10 @@ impl NetDevice {
             return;
         };
         if let Err(error) = link.set_offloads(taken_by_driver(features)) {
-            log::error!("what the guest does not take may be sent to it: {error}");
+            limited!(
+                error,
+                "what the guest does not take may be sent to it: {error}"
+            );
         }
         // What waits there was made for another guest, or for other offloads.
         for pair in 0..self.port.pairs {
@@ -254,12 +255,10 @@ impl Device for NetDevice {
     fn set_mtu(&self, mtu: u64) -> Result<(), FrontEndError> {
         let most = u64::from(self.link_mtu().unwrap_or(u16::MAX));
         if !(MIN_MTU..=most).contains(&mtu) {
-            if let Some(suppressed) = BAD_MTU.allow() {
-                log::warn!(
-                    "the front-end asks for an MTU of {mtu}; {MIN_MTU} to {most} can be had \
-                     ({suppressed} more not shown)"
-                );
-            }
+            limited!(
+                warn,
+                "the front-end asks for an MTU of {mtu}; {MIN_MTU} to {most} can be had"
+            );
             return Err(FrontEndError::Mtu { mtu, most });
         }
         self.port

@@ -26,7 +26,7 @@ use ::epoll::Events;
 use libc::iovec;
 use rustix::fs::{OFlags, fcntl_getfl};
 
-use crate::logging::LogLimiter;
+use crate::limited;
 use crate::sys::IoVecs;
 use crate::sys::uring::{Completion, MAX_IN_FLIGHT, Uring};
 use batching::Batching;
@@ -35,7 +35,6 @@ use pool::Pool;
 pub use pool::Promise;
 
 /// Told by every data thread, of which a front-end has made as many as it likes.
-static NO_URING: LogLimiter = LogLimiter::new();
 
 /// How I/O is done.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -210,12 +209,7 @@ impl IoQueue {
             match ring {
                 Ok(ring) => return Ok(Driver::Uring(ring)),
                 Err(e) => {
-                    if let Some(suppressed) = NO_URING.allow() {
-                        log::info!(
-                            "no io_uring here ({e}): blocking threads do the I/O ({suppressed} \
-                             more not shown)"
-                        );
-                    }
+                    limited!(info, "no io_uring here ({e}): blocking threads do the I/O");
                 }
             }
         }
@@ -508,7 +502,7 @@ impl IoQueue {
         if !more {
             // The kernel ended the multishot, as it may at any time.
             let fd = watch.fd.as_raw_fd();
-            log::trace!("watch {index} of descriptor {fd} armed again");
+            limited!(trace, "watch {index} of descriptor {fd} armed again");
             if let Driver::Uring(ring) = &mut self.driver {
                 ring.watch(
                     watch.fd.as_fd(),

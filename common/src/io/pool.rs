@@ -14,6 +14,7 @@ use std::thread::{Builder, JoinHandle};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::Job;
+use crate::limited;
 
 /// Threads of one pool. They wait for a disk, not for a processor: enough to keep one busy.
 const MAX_THREADS: usize = 16;
@@ -80,7 +81,7 @@ impl Pool {
             match self.start_thread() {
                 Ok(thread) => self.threads.push(thread),
                 // Those there are will do it.
-                Err(e) if !self.threads.is_empty() => log::debug!("no further I/O thread: {e}"),
+                Err(e) if !self.threads.is_empty() => limited!(debug, "no further I/O thread: {e}"),
                 Err(e) => {
                     lock(&self.shared.jobs).waiting.pop_back();
                     return Err(e);

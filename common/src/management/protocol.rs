@@ -5,12 +5,13 @@ use std::error::Error;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use log::{LevelFilter, info};
+use log::LevelFilter;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::devices::Devices;
+use crate::limited;
 
 /// A method as `help` shows it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
@@ -322,7 +323,7 @@ fn log_level(params: &Value) -> Result<Value, ManageError> {
             },
         )?;
         log::set_max_level(level);
-        info!("log level set to {level}");
+        limited!(info, "log level set to {level}");
     }
     Ok(json!({ "level": log::max_level().as_str().to_ascii_lowercase() }))
 }

@@ -20,12 +20,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use epoll::{ControlOptions, Event, Events};
-use log::{debug, warn};
 
 use super::calls::Calls;
 use super::connection::{Connection, Next, Stream};
 use super::protocol::Services;
-use crate::logging::LogLimiter;
+use crate::limited;
 use crate::socket::BoundSocket;
 
 /// Clients served at once on each door.
@@ -268,7 +267,6 @@ impl Server {
     }
 
     fn accept(&mut self, token: u64, now: Instant) -> io::Result<()> {
-        static LIMITER: LogLimiter = LogLimiter::new();
         for _ in 0..ACCEPT_BATCH {
             let Some(entrance) = self.entrances.iter_mut().find(|one| one.token == token) else {
                 return Ok(());
@@ -282,9 +280,7 @@ impl Server {
                     entrance.paused_until = Some(now + ACCEPT_PAUSE);
                     self.poller
                         .modify(&entrance.listener, Events::empty(), token)?;
-                    if let Some(suppressed) = LIMITER.allow() {
-                        warn!("management: cannot accept: {error} ({suppressed} more)");
-                    }
+                    limited!(warn, "management: cannot accept: {error}");
                     return Ok(());
                 }
             }
@@ -301,7 +297,7 @@ impl Server {
         if same_door().count() >= MAX_CLIENTS {
             let quietest = same_door().min_by_key(|(_, client)| client.last_active);
             if let Some((token, _)) = quietest.map(|(token, client)| (*token, client)) {
-                debug!("management: too many clients, closing the quietest");
+                limited!(debug, "management: too many clients, closing the quietest");
                 self.clients.remove(&token);
             }
         }

@@ -17,6 +17,7 @@ use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap, MmapRegion};
 
 use super::sigbus;
 use crate::error::{FrontEndError, RegionFault};
+use crate::limited;
 
 /// linux/magic.h: `HUGETLBFS_MAGIC`.
 const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
@@ -85,7 +86,8 @@ impl Region {
         let mapped_bytes = size
             .checked_next_multiple_of(pages.granule_bytes())
             .ok_or(RegionFault::Overflow)?;
-        log::trace!("mapping {spec:x?} from descriptor {}", file.as_raw_fd());
+        let fd = file.as_raw_fd();
+        limited!(trace, "mapping {spec:x?} from descriptor {fd}");
         let region: MmapRegion<()> = MmapRegionBuilder::new(mapped_bytes)
             .with_file_offset(FileOffset::new(file, spec.file_offset_bytes))
             .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)

@@ -19,6 +19,7 @@ use super::received::Quarantine;
 use super::{Session, SessionError};
 use crate::device::Device;
 use crate::error::HostError;
+use crate::limited;
 use crate::logging::LogLimiter;
 use crate::worker::Pool;
 
@@ -113,7 +114,7 @@ impl<D: Device> Connection<D> {
             Ok(Answer::Done) => self.acknowledge(header, false).map(|_told| ()),
             Ok(Answer::Ignored(error)) => {
                 self.acknowledge(header, true)?;
-                log_refused(log::Level::Debug, header, &error);
+                limited!(REFUSED, debug, "{} refused: {error}", header.name());
                 Ok(())
             }
             // With REPLY_ACK the front-end learns of it and goes on.
@@ -121,7 +122,7 @@ impl<D: Device> Connection<D> {
                 if !self.acknowledge(header, true)? {
                     return Err(error);
                 }
-                log_refused(log::Level::Info, header, &error);
+                limited!(REFUSED, info, "{} refused: {error}", header.name());
                 Ok(())
             }
             Ok(Answer::Number(value)) => self.reply(header, &value.to_le_bytes()),
@@ -155,15 +156,5 @@ impl<D: Device> Connection<D> {
             Ok(_) => Err(SessionError::Socket(io::ErrorKind::WriteZero.into())),
             Err(e) => Err(SessionError::Socket(e.into())),
         }
-    }
-}
-
-fn log_refused(level: log::Level, header: Header, error: &SessionError) {
-    if let Some(suppressed) = REFUSED.allow() {
-        let name = header.name();
-        log::log!(
-            level,
-            "{name} refused: {error} ({suppressed} more not shown)"
-        );
     }
 }

@@ -30,6 +30,7 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::device::Device;
 use crate::error::{FrontEndError, HostError};
+use crate::limited;
 use crate::memory::Memory;
 use crate::ring::RingFeatures;
 use crate::worker::{Command, Pool, Reply, SeedOf, VringId, VringStart, Workers};
@@ -218,7 +219,7 @@ impl<D: Device> Session<D> {
         };
         let reply = self.workers.start(start)?;
         accepted(reply)?;
-        log::debug!("vring {index} started");
+        limited!(debug, "vring {index} started");
         Ok(())
     }
 
@@ -229,7 +230,7 @@ impl<D: Device> Session<D> {
         let vring = self.vring(u64::from(index))?;
         if let Some(next_avail) = stopped {
             vring.state.set_queue_next_avail(next_avail);
-            log::debug!("vring {index} stopped at {next_avail}");
+            limited!(debug, "vring {index} stopped at {next_avail}");
         }
         vring.started = false;
         vring.kick = None;

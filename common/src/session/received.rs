@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::descriptors::Kind;
 use crate::error::RegionFault;
+use crate::limited;
 
 /// Descriptors that one socket may have kept for good.
 const MAX_KEPT: usize = 64;
@@ -119,7 +120,10 @@ impl Quarantine {
         let thread = std::thread::Builder::new().name("closing".to_owned());
         if let Err(error) = thread.spawn(move || own.close_all()) {
             // The next one tries again.
-            log::warn!("descriptors of a front-end stay open for now: {error}");
+            limited!(
+                warn,
+                "descriptors of a front-end stay open for now: {error}"
+            );
             self.lock().busy = false;
         }
     }

@@ -9,6 +9,7 @@ use virtio_queue::QueueT as _;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::error::{FrontEndError, HostError};
+use crate::limited;
 use crate::ring::{GuestRing, RingAddresses};
 use crate::session::received::Received;
 
@@ -97,7 +98,7 @@ impl VringRecord {
             .state
             .set_queue_info(guest.descriptor, guest.available, guest.used)
         {
-            log::debug!("the record of a vring refuses its place: {error}");
+            limited!(debug, "the record of a vring refuses its place: {error}");
         }
     }
 

@@ -19,12 +19,10 @@ use super::poll::AdaptivePoll;
 use super::turn::{DeviceWorker, Place, Turn, Vrings, monotonic_ns};
 use super::vring::{Around, Health, Vring};
 use crate::io::{Event, IoQueue, Wait, WatchId};
-use crate::logging::LogLimiter;
+use crate::limited;
 use crate::memory::Memory;
 use crate::ring::{Ring as _, SplitRing};
 use crate::watchdog::Pulse;
-
-static OTHER_BASE: LogLimiter = LogLimiter::new();
 
 /// How long a thread sleeps whose driver does not kick: a request waits for half of that on average,
 /// and an idle ring takes a few hundredths of a processor.
@@ -345,13 +343,11 @@ impl<'m, W: DeviceWorker> DataThread<'m, W> {
             Ok(ring) => ring,
             Err(error) => return Ok(Reply::Refused(error)),
         };
-        if ring.position() != start.next_avail
-            && let Some(suppressed) = OTHER_BASE.allow()
-        {
+        if ring.position() != start.next_avail {
             let (base, used) = (start.next_avail, ring.position());
-            log::info!(
-                "vring {}: the front-end says {base}, the used ring says {used} and is believed \
-                 ({suppressed} more not shown)",
+            limited!(
+                info,
+                "vring {}: the front-end says {base}, the used ring says {used} and is believed",
                 id.index
             );
         }

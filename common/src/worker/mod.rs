@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use crate::device::Device;
 use crate::error::HostError;
+use crate::limited;
 use crate::watchdog::Watchdog;
 pub(crate) use mailbox::{Command, Reply, VringId, VringStart};
 pub use requests::{Counted, RequestCx, RequestQueue, RequestWorker, Requests};
@@ -324,7 +325,7 @@ impl<D: Device> Workers<D> {
         let indices: Vec<u16> = self.owners.keys().copied().collect();
         for index in indices {
             if let Err(error) = self.stop(index) {
-                log::error!("vring {index} was not stopped: {error}");
+                limited!(error, "vring {index} was not stopped: {error}");
             }
         }
         self.pool.tidy();

@@ -17,11 +17,9 @@ use super::{SeedOf, WorkerOptions};
 use crate::device::Device;
 use crate::error::HostError;
 use crate::io::IoQueue;
-use crate::logging::LogLimiter;
+use crate::limited;
 use crate::stats::QueueStats;
 use crate::watchdog::{Hold, Watchdog};
-
-static UNBOUND: LogLimiter = LogLimiter::new();
 
 /// How long a thread that serves one vring alone naps after work.
 const NAP_NS: u64 = 200_000;
@@ -140,7 +138,10 @@ pub(super) fn spawn<D: Device>(
                 Ok(mut thread) => {
                     let _ = report.send(Ok(()));
                     if let Err(error) = thread.run() {
-                        log::error!("data thread {number} ended, and the process with it: {error}");
+                        limited!(
+                            error,
+                            "data thread {number} ended, and the process with it: {error}"
+                        );
                         theirs.ended.store(true, Ordering::Release);
                         watchdog.fail();
                         // The kernel may still work on what the thread has started.
@@ -178,12 +179,10 @@ fn pin(cpus: &[usize], number: usize) {
     };
     let mut set = CpuSet::new();
     set.set(*cpu);
-    if let Err(error) = sched_setaffinity(None, &set)
-        && let Some(suppressed) = UNBOUND.allow()
-    {
-        log::warn!(
-            "data thread {number} is not bound to processor {cpu}: {error} ({suppressed} more \
-             not shown)"
+    if let Err(error) = sched_setaffinity(None, &set) {
+        limited!(
+            warn,
+            "data thread {number} is not bound to processor {cpu}: {error}"
         );
     }
 }

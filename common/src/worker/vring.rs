@@ -10,15 +10,11 @@ use super::mailbox::VringId;
 use crate::chain::ChainFault;
 use crate::error::RingError;
 use crate::io::WatchId;
-use crate::logging::LogLimiter;
+use crate::limited;
 use crate::memory::{Buffers, Memory};
 use crate::ring::{Ring as _, RingAddresses, SplitRing};
 use crate::stats::QueueStats;
 use crate::watchdog::{Pulse, Stuck};
-
-static BROKEN_RING: LogLimiter = LogLimiter::new();
-static BAD_CHAIN: LogLimiter = LogLimiter::new();
-static LOST_RING: LogLimiter = LogLimiter::new();
 
 /// What all vrings of a session have in common, and the control thread with them.
 #[derive(Debug, Default)]
@@ -210,21 +206,13 @@ impl Vring {
     #[cold]
     fn note_fault(&mut self, fault: ChainFault) {
         self.stats.add_malformed_chain();
-        if let Some(suppressed) = BAD_CHAIN.allow() {
-            let index = self.id.index;
-            log::debug!("vring {index}: {fault} ({suppressed} more like it not shown)");
-        }
+        limited!(debug, "vring {}: {fault}", self.id.index);
     }
 
     /// Stops serving the ring and tells the front-end, where it gave us a way to.
     pub(super) fn break_ring(&mut self, error: RingError) {
         self.broken = true;
-        if let Some(suppressed) = BROKEN_RING.allow() {
-            log::warn!(
-                "vring {} stopped: {error} ({suppressed} more not shown)",
-                self.id.index
-            );
-        }
+        limited!(warn, "vring {} stopped: {error}", self.id.index);
         self.signal(self.err.as_ref());
     }
 
@@ -240,13 +228,13 @@ impl Vring {
         let lost = self.ring.relocate(&self.memory, addresses).is_err();
         let (index, changed) = (self.id.index, self.lost != lost);
         self.lost = lost;
-        if changed && let Some(suppressed) = LOST_RING.allow() {
+        if changed {
             let now = if lost {
                 "waits for its memory"
             } else {
                 "has its memory again"
             };
-            log::info!("vring {index} {now} ({suppressed} more not shown)");
+            limited!(info, "vring {index} {now}");
         }
     }
 

@@ -3,11 +3,13 @@
 //! room.
 
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 use ringside_fs::wire::flags::{InitFlags, ROOT_NODE, opcode};
 use ringside_fs::wire::limits::has_reply;
 use ringside_tests::frontend::fuse::{FuseClient, Request};
 use ringside_tests::hostile::TestResult;
+use ringside_tests::process::flood;
 
 use crate::scene::{Scene, UNTOUCHED, bytes_of, config, errno, raw, refusal};
 
@@ -190,6 +192,63 @@ fn g2_init_of_other_versions_is_answered_as_the_protocol_says() -> TestResult {
     client.initialise(InitFlags::from_bits_retain(u64::MAX))?;
     client.initialise(InitFlags::empty())?;
     assert_eq!(client.init.flags, InitFlags::empty());
+    client.initialise(config().init_flags)?;
+    scene.check(client)
+}
+
+#[test]
+fn f2_6_init_again_and_again_is_told_of_once_a_second() -> TestResult {
+    let none = InitFlags::empty();
+    for (args, minor, flags, word) in [
+        (&[][..], 0, config().init_flags, "is too old"),
+        (&[], 45, none, "agreed to"),
+        (&["--posix-acl"], 45, none, "no POSIX ACLs, and must"),
+        (
+            &["--security-label"],
+            45,
+            none,
+            "no security labels, and must",
+        ),
+        (&["--posix-acl=auto"], 45, none, "no POSIX ACLs: going on"),
+        (
+            &["--security-label=auto"],
+            45,
+            none,
+            "no security labels: going on",
+        ),
+    ] {
+        let scene = Scene::start(args)?;
+        let mut client = scene.client()?;
+        let mut request = Request::init(flags);
+        request.args[4..8].copy_from_slice(&u32::to_le_bytes(minor));
+        let start = Instant::now();
+        for _ in 0..2000 {
+            let _ = client.queue().call(&request);
+        }
+        let log = scene.log();
+        let lines = log.matches(word).count();
+        let seconds = usize::try_from(start.elapsed().as_secs())?;
+        // Two more for the sessions before.
+        assert!(
+            (1..=seconds + 4).contains(&lines),
+            "{lines} in {seconds} s: {word}"
+        );
+        assert_eq!(flood(&log), None);
+        client.initialise(config().init_flags)?;
+        scene.check(client)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn f2_6_all_that_the_guest_lacks_is_told_of_at_once() -> TestResult {
+    let scene = Scene::start(&["--posix-acl=auto", "--security-label=auto"])?;
+    let mut client = scene.client()?;
+    client.initialise(InitFlags::empty())?;
+    let log = scene.log();
+    for word in ["no POSIX ACLs", "no security labels"] {
+        assert_eq!(log.matches(word).count(), 1, "{word}: {log}");
+    }
     client.initialise(config().init_flags)?;
     scene.check(client)
 }

@@ -127,3 +127,18 @@ fn f8_pair_stopped_under_traffic_is_passed_over() -> TestResult {
     drop(port);
     scene.check()
 }
+
+#[test]
+fn f2_6_bad_commands_again_and_again_are_told_of_once_a_second() -> TestResult {
+    let mut scene = Scene::start()?;
+    let mut port = scene.port()?;
+    let control = port.control.as_mut().ok_or("no control queue")?;
+    for _ in 0..2000 {
+        let answer = control.command(77, 0, &[1], PATIENCE)?;
+        assert_eq!(answer, ack::ERR);
+    }
+    serves(&mut port)?;
+    drop(port);
+    // What floods the log fails as the back-end is dropped.
+    scene.check()
+}

@@ -8,7 +8,10 @@ use ringside_tests::frontend::ids::request;
 use ringside_tests::frontend::raw::{Header, RawClient};
 use ringside_tests::frontend::session::Session;
 use ringside_tests::hostile::wire::{self, vring_state};
-use ringside_tests::hostile::{Bystander, PATIENCE, SlowDisk, TestResult, Victim, wait_until};
+use ringside_tests::hostile::{
+    Bystander, PATIENCE, QUEUES, SlowDisk, TestResult, Victim, wait_until,
+};
+use ringside_tests::process::flood;
 use rustix::net::SendFlags;
 
 /// The bound of A2 for an exit on SIGTERM.
@@ -180,4 +183,34 @@ fn a26_front_end_that_never_reads_blocks_no_queue_and_no_exit() -> TestResult {
         victim.check()?;
     }
     Ok(())
+}
+
+#[test]
+fn f2_6_front_ends_that_come_and_go_are_told_of_once_a_second() -> TestResult {
+    let mut victim = Victim::memory()?;
+    for _ in 0..300 {
+        assert!(victim.raw()?.is_alive(PATIENCE));
+    }
+    for _ in 0..100 {
+        victim.closes_on(Header::new(0, 0), &[], &[])?;
+    }
+    for _ in 0..50 {
+        let builder = Session::builder().queues(QUEUES.into());
+        let (mut session, _drivers) = victim.drivers(builder, BlkConfig::default())?;
+        for vring in 0..usize::from(QUEUES) {
+            session.stop(vring)?;
+        }
+    }
+    let log = victim.process().stderr();
+    for word in [
+        "has connected",
+        "has left",
+        "the connection was closed",
+        " started",
+        " stopped at",
+    ] {
+        assert!(log.contains(word), "{word}: {log}");
+    }
+    assert_eq!(flood(&log), None);
+    victim.check()
 }

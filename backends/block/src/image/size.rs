@@ -10,6 +10,8 @@ use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 use super::{Image, ImageError, Kind};
+use ringside_common::limited;
+
 use crate::request::SECTOR_BYTES;
 
 impl Image {
@@ -160,7 +162,7 @@ impl Image {
             // The kernel zeroes the rest of the block in the page cache.
             self.zeroed_edges.store(true, Ordering::Release);
             if let Err(error) = rustix::fs::ftruncate(&self.fd, capacity_bytes) {
-                log::debug!("{}: stays rounded up: {error}", self.path.display());
+                limited!(debug, "{}: stays rounded up: {error}", self.path.display());
             }
         }
     }

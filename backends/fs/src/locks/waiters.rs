@@ -18,6 +18,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use ringside_common::limited;
+
 use crate::error::{Errno, Result};
 
 /// What is called with the result.
@@ -146,7 +148,7 @@ impl Waiters {
     /// Waits for something that was tried in vain.
     pub(super) fn add(&self, ticket: Ticket, retry: Retry, done: Done) {
         if let Err(error) = self.start() {
-            log::warn!("no thread to wait for locks: {error}");
+            limited!(warn, "no thread to wait for locks: {error}");
             return done(Err(Errno::NOLCK));
         }
         let waiter = Waiter {

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use ringside_common::logging::LogLimiter;
+use ringside_common::limited;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Statx, XattrFlags, makedev};
 
 use super::handles::Reserved;
@@ -24,8 +24,6 @@ use crate::wire::flags::{InitFlags, OpenInFlags, OpenOutFlags};
 use crate::wire::name::Name;
 use crate::wire::operation::Creation;
 use crate::wire::reply::{Created, Entry, Opened};
-
-static LEFT: LogLimiter = LogLimiter::new();
 
 /// What is to be made.
 #[derive(Clone, Copy, Debug)]
@@ -336,9 +334,5 @@ fn take_away_open(dir: BorrowedFd<'_>, name: Name<'_>, fd: BorrowedFd<'_>) {
 }
 
 fn left(error: &Errno) {
-    if let Some(suppressed) = LEFT.allow() {
-        log::warn!(
-            "a file that was made in vain is left: {error} ({suppressed} more like it not shown)"
-        );
-    }
+    limited!(warn, "a file that was made in vain is left: {error}");
 }

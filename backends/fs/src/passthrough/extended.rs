@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use ringside_common::logging::LogLimiter;
+use ringside_common::limited;
 use rustix::fs::{Mode, OFlags, XattrFlags};
 
 use super::{Cx, PassThrough};
@@ -19,8 +19,6 @@ use crate::wire::reply::{IoctlOut, XattrSize};
 
 /// The longest value and the longest list (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const MAX_BYTES: usize = 64 << 10;
-
-static NOT_PUT_BACK: LogLimiter = LogLimiter::new();
 
 const ACCESS_ACL: &CStr = c"system.posix_acl_access";
 const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
@@ -154,12 +152,8 @@ impl PassThrough {
         if set.is_err()
             && cleared
             && let Err(error) = set_sgid(cx, fd.as_fd(), true)
-            && let Some(suppressed) = NOT_PUT_BACK.allow()
         {
-            log::warn!(
-                "a set-group-ID bit cannot be put back: {error} ({suppressed} more like it not \
-                 shown)"
-            );
+            limited!(warn, "a set-group-ID bit cannot be put back: {error}");
         }
         set
     }

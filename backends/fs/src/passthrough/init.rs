@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use super::PassThrough;
+use ringside_common::limited;
 use ringside_common::logging::LogLimiter;
 
 use crate::config::{CachePolicy, Negotiation};
@@ -33,10 +34,9 @@ const ACL: InitFlags = InitFlags::POSIX_ACL
     .union(InitFlags::DONT_MASK)
     .union(InitFlags::SETXATTR_EXT);
 
-/// A guest may say INIT as often as it likes.
-static TOO_OLD: LogLimiter = LogLimiter::new();
-static AGREED: LogLimiter = LogLimiter::new();
-static LACKING: LogLimiter = LogLimiter::new();
+/// What may be said at one `INIT`, each for itself.
+static NO_ACLS: LogLimiter = LogLimiter::new();
+static NO_LABELS: LogLimiter = LogLimiter::new();
 
 impl PassThrough {
     /// `INIT`: a new session; nothing of another one is left.
@@ -55,20 +55,16 @@ impl PassThrough {
         }
         if init.major < MAJOR || init.minor < OLDEST_MINOR {
             let (major, minor) = (init.major, init.minor);
-            if let Some(suppressed) = TOO_OLD.allow() {
-                log::error!(
-                    "the guest speaks FUSE {major}.{minor}, which is too old ({suppressed} more \
-                     not shown)"
-                );
-            }
+            limited!(
+                error,
+                "the guest speaks FUSE {major}.{minor}, which is too old"
+            );
             return Err(Errno::PROTO);
         }
         let flags = self.wanted(init.flags)? & init.flags;
         self.negotiated.store(flags.bits(), Ordering::Release);
-        if let Some(suppressed) = AGREED.allow() {
-            let (major, minor) = (init.major, init.minor);
-            log::debug!("FUSE {major}.{minor}, agreed to {flags:?} ({suppressed} more not shown)");
-        }
+        let (major, minor) = (init.major, init.minor);
+        limited!(debug, "FUSE {major}.{minor}, agreed to {flags:?}");
         Ok(InitOut {
             major: MAJOR,
             minor: MINOR,
@@ -115,10 +111,11 @@ impl PassThrough {
             InitFlags::MAP_ALIGNMENT | InitFlags::HAS_INODE_DAX,
             self.window.is_usable(),
         );
-        let acl = negotiate("POSIX ACLs", config.posix_acl, ACL, offered)?;
+        let acl = negotiate(("POSIX ACLs", &NO_ACLS), config.posix_acl, ACL, offered)?;
         want(ACL, acl);
         let label = InitFlags::SECURITY_CTX;
-        let labels = negotiate("security labels", config.security_label, label, offered)?;
+        let what = ("security labels", &NO_LABELS);
+        let labels = negotiate(what, config.security_label, label, offered)?;
         want(label, labels);
         Ok(wanted)
     }
@@ -134,7 +131,7 @@ fn map_alignment(flags: InitFlags) -> u16 {
 
 /// Whether `needed` is used: it is wanted, and the guest has all of it.
 fn negotiate(
-    what: &str,
+    (what, limiter): (&str, &LogLimiter),
     wanted: Negotiation,
     needed: InitFlags,
     offered: InitFlags,
@@ -143,13 +140,9 @@ fn negotiate(
         return Ok(wanted != Negotiation::Never);
     }
     if wanted == Negotiation::Always {
-        if let Some(suppressed) = LACKING.allow() {
-            log::error!("the guest has no {what}, and must ({suppressed} more not shown)");
-        }
+        limited!(limiter, error, "the guest has no {what}, and must");
         return Err(Errno::PROTO);
     }
-    if let Some(suppressed) = LACKING.allow() {
-        log::warn!("the guest has no {what}: going on without ({suppressed} more not shown)");
-    }
+    limited!(limiter, warn, "the guest has no {what}: going on without");
     Ok(false)
 }

@@ -4,22 +4,18 @@
 use crate::error::{Errno, Result};
 use crate::wire::header::{InHeader, OUT_HEADER_BYTES, out_header};
 use crate::wire::limits::has_reply;
-use ringside_common::logging::LogLimiter;
+use ringside_common::limited;
 use ringside_common::memory::Buffers;
-
-static FOREIGN: LogLimiter = LogLimiter::new();
 
 /// Refuses the INIT of a guest whose numbers have the other byte order.
 pub(super) fn check_byte_order(header: &InHeader) -> Result<()> {
     if !header.is_foreign_init() {
         return Ok(());
     }
-    if let Some(suppressed) = FOREIGN.allow() {
-        log::error!(
-            "a big-endian guest cannot be served: FUSE has the guest's byte order \
-             ({suppressed} more suppressed)"
-        );
-    }
+    limited!(
+        error,
+        "a big-endian guest cannot be served: FUSE has the guest's byte order"
+    );
     Err(Errno::PROTO)
 }
 

@@ -15,7 +15,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use log::{debug, info};
+use ringside_common::limited;
 use rustix::fs::{FileType, Stat, lstat, unlink};
 use rustix::io::Errno;
 use rustix::net::{
@@ -97,10 +97,14 @@ impl DgramQueue {
         self.retry_at_ns = now_ns.saturating_add(RETRY_NS);
         match self.connect() {
             Ok(()) => {
-                info!("{}: connected", self.path.display());
+                limited!(info, "{}: connected", self.path.display());
                 self.connected = true;
             }
-            Err(errno) => debug!("{}: cannot connect yet: {errno}", self.path.display()),
+            Err(errno) => limited!(
+                debug,
+                "{}: cannot connect yet: {errno}",
+                self.path.display()
+            ),
         }
         self.connected
     }
@@ -177,10 +181,10 @@ impl DgramQueue {
         if errno != Errno::PERM && sent != Sent::Dropped(SendLoss::Down) {
             return sent;
         }
-        info!("{}: the peer has gone: {errno}", self.path.display());
+        limited!(info, "{}: the peer has gone: {errno}", self.path.display());
         self.connected = false;
         if let Err(errno) = self.disconnect() {
-            debug!("{}: cannot disconnect: {errno}", self.path.display());
+            limited!(debug, "{}: cannot disconnect: {errno}", self.path.display());
         }
         Sent::Dropped(SendLoss::Down)
     }

@@ -11,7 +11,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use log::{debug, info, warn};
+use ringside_common::limited;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
@@ -128,13 +128,17 @@ impl StreamQueue {
         self.retry_at_ns = now_ns.saturating_add(RETRY_NS);
         match self.connect() {
             Ok(socket) => {
-                info!("{}: connected", self.path.display());
+                limited!(info, "{}: connected", self.path.display());
                 self.socket = Some(socket);
                 self.generation = self.generation.wrapping_add(1);
                 true
             }
             Err(errno) => {
-                debug!("{}: cannot connect yet: {errno}", self.path.display());
+                limited!(
+                    debug,
+                    "{}: cannot connect yet: {errno}",
+                    self.path.display()
+                );
                 false
             }
         }
@@ -214,7 +218,10 @@ impl StreamQueue {
                 Front::Partial => {}
                 Front::Garbage(length) => {
                     let path = self.path.display();
-                    warn!("{path}: a frame of {length} bytes is announced; closed");
+                    limited!(
+                        warn,
+                        "{path}: a frame of {length} bytes is announced; closed"
+                    );
                     self.disconnect();
                     return Received::Down;
                 }
@@ -238,13 +245,17 @@ impl StreamQueue {
         }
         let space = self.read.get_mut(self.read_end..).unwrap_or_default();
         match recv(socket, space, RecvFlags::DONTWAIT) {
-            Ok((0, _)) => info!("{}: the peer has closed", self.path.display()),
+            Ok((0, _)) => limited!(info, "{}: the peer has closed", self.path.display()),
             Ok((bytes, _)) => {
                 self.read_end += bytes;
                 return None;
             }
             Err(Errno::AGAIN) => return Some(Received::Empty),
-            Err(errno) => info!("{}: the connection broke: {errno}", self.path.display()),
+            Err(errno) => limited!(
+                info,
+                "{}: the connection broke: {errno}",
+                self.path.display()
+            ),
         }
         self.disconnect();
         Some(Received::Down)
@@ -265,7 +276,11 @@ impl StreamQueue {
     fn send_failed(&mut self, errno: Errno) -> Sent {
         let sent = not_sent(&errno.into());
         if sent == Sent::Dropped(SendLoss::Down) {
-            info!("{}: the connection broke: {errno}", self.path.display());
+            limited!(
+                info,
+                "{}: the connection broke: {errno}",
+                self.path.display()
+            );
             self.disconnect();
         }
         sent

@@ -3,6 +3,7 @@
 //!
 //! What a command says is kept with the port: receive queues look there when it has changed.
 
+use ringside_common::limited;
 use ringside_common::worker::Place;
 
 use super::{NetTurn, Side};
@@ -45,7 +46,7 @@ pub(super) fn serve(turn: &mut NetTurn<'_>, slot: usize) -> bool {
                 match Command::parse(header, read_at, &context) {
                     Ok(command) => carry_out(&queue.port, command),
                     Err(fault) => {
-                        log::debug!("port {}: {fault}", queue.port.options.name);
+                        limited!(debug, "port {}: {fault}", queue.port.options.name);
                         ERR
                     }
                 }

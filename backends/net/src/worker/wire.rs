@@ -11,14 +11,11 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use ringside_common::io::{IoQueue, Readiness, WatchId};
-use ringside_common::logging::LogLimiter;
+use ringside_common::limited;
 
 use super::{NetTurn, NetWorker, Side};
 use crate::hub::Fabric;
 use crate::link::{LinkQueue, Sent};
-
-static TROUBLE: LogLimiter = LogLimiter::new();
-static GONE: LogLimiter = LogLimiter::new();
 
 /// See above.
 #[derive(Debug)]
@@ -55,12 +52,11 @@ impl Wire {
         self.readable_watch = match self.queue.descriptor() {
             Some(fd) => Some(io.watch_for(duplicate(fd)?, Readiness::Readable)?),
             None => {
-                if self.queue.retry_at_ns().is_none()
-                    && let Some(suppressed) = GONE.allow()
-                {
-                    log::warn!(
+                if self.queue.retry_at_ns().is_none() {
+                    limited!(
+                        warn,
                         "the interface of the link was deleted: frames are dropped until the \
-                         back-end is started again ({suppressed} more not shown)"
+                         back-end is started again"
                     );
                 }
                 None
@@ -140,9 +136,7 @@ fn duplicate(fd: BorrowedFd<'_>) -> io::Result<std::os::fd::OwnedFd> {
 }
 
 fn complain(what: &str, error: &dyn std::error::Error) {
-    if let Some(suppressed) = TROUBLE.allow() {
-        log::warn!("{what}: {error} ({suppressed} more not shown)");
-    }
+    limited!(warn, "{what}: {error}");
 }
 
 impl NetWorker {

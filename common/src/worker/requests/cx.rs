@@ -3,6 +3,7 @@
 
 use super::heads::Heads;
 use crate::io::{FileId, IoQueue, Job, Promise};
+use crate::limited;
 use crate::memory::Buffers;
 use crate::worker::vring::Vring;
 
@@ -150,7 +151,8 @@ impl RequestCx<'_> {
     pub fn complete(&mut self, head: u16, used_bytes: u32, counted: Counted) {
         let Some((descriptor, taken_ns)) = self.heads.give_back(head) else {
             // The kernel may still write to the buffers: keeping them is the one safe answer.
-            log::error!(
+            limited!(
+                error,
                 "vring {}: request {head} answered out of turn",
                 self.vring.index()
             );
