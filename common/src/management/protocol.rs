@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::devices::Devices;
-use crate::limited;
 
 /// A method as `help` shows it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
@@ -323,7 +322,7 @@ fn log_level(params: &Value) -> Result<Value, ManageError> {
             },
         )?;
         log::set_max_level(level);
-        limited!(info, "log level set to {level}");
+        log::info!("log level set to {level}");
     }
     Ok(json!({ "level": log::max_level().as_str().to_ascii_lowercase() }))
 }
