@@ -34,8 +34,6 @@ pub(crate) use epoll::EpollLoop;
 use pool::Pool;
 pub use pool::Promise;
 
-/// Told by every data thread, of which a front-end has made as many as it likes.
-
 /// How I/O is done.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Engine {
