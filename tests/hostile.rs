@@ -7,6 +7,7 @@
 //! * [`Bystander`]: verified I/O on another queue, during a case and after it.
 //! * [`SlowDisk`]: keeps writes to a file in flight for long.
 //! * [`Injection`]: system calls that fail or hang.
+//! * [`silent::SilentFile`]: a file whose server answers nothing.
 //! * [`Trap`]: an eventfd to which a write waits.
 //! * [`HugePages`]: as many free ones as a case wants.
 //! * [`support_chains`]: a `ringside-blk` with a ring laid by hand, checked to the byte.
@@ -15,6 +16,7 @@
 mod bystander;
 mod huge_pages;
 mod injection;
+pub mod silent;
 mod slow_disk;
 pub mod support_chains;
 mod trap;

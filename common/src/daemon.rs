@@ -164,6 +164,10 @@ fn serve_one<D: Device>(
     };
     add(signals.fd(), SIGNAL)?;
     add(control.signal.as_fd(), CONTROL)?;
+    let name = match device.name() {
+        "" => String::new(),
+        name => format!("{name}: "),
+    };
     let daemon = Daemon {
         device,
         pool,
@@ -172,7 +176,8 @@ fn serve_one<D: Device>(
         reloads: Cell::new(signals.reloads()),
         tears: Cell::new(signals.tears()),
         epoll: &epoll,
-        quarantine: Arc::default(),
+        quarantine: Arc::new(Quarantine::new(name.clone())),
+        name,
         penance: Penance::default(),
         told: Told::default(),
     };
@@ -200,6 +205,8 @@ struct Daemon<'a, D: Device> {
     epoll: &'a EpollLoop,
     /// What the front-ends of this socket have handed over and is of no use.
     quarantine: Arc<Quarantine>,
+    /// What log lines begin with, where a process has several devices.
+    name: String,
     penance: Penance,
     told: Told,
 }
@@ -262,7 +269,7 @@ impl<D: Device> Daemon<'_, D> {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait_outside()?,
                 Err(e) => {
                     // No descriptor left, or the peer has gone already. The former needs time.
-                    let name = self.name();
+                    let name = &self.name;
                     limited!(self.told.refused, warn, "{name}no connection accepted: {e}");
                     self.nap(CONNECT_RETRY)?;
                 }
@@ -280,14 +287,6 @@ impl<D: Device> Daemon<'_, D> {
             .map_err(HostError::of("adding to epoll"))
     }
 
-    /// What log lines begin with, where a process has several devices.
-    fn name(&self) -> String {
-        match self.device.name() {
-            "" => String::new(),
-            name => format!("{name}: "),
-        }
-    }
-
     /// The front-end listens.
     fn connect_all(&self, path: &std::path::Path) -> Result<(), HostError> {
         let mut told = false;
@@ -302,7 +301,7 @@ impl<D: Device> Daemon<'_, D> {
                         self.told.absent,
                         info,
                         "{}waiting for {}: {e}",
-                        self.name(),
+                        self.name,
                         path.display()
                     );
                     told = true;
@@ -316,7 +315,7 @@ impl<D: Device> Daemon<'_, D> {
 
     /// Serves one front-end to the end.
     fn converse(&self, stream: UnixStream) -> Result<(), HostError> {
-        let name = self.name();
+        let name = &self.name;
         let started = Instant::now();
         if self.quarantine.is_full() {
             limited!(
@@ -424,7 +423,7 @@ impl<D: Device> Daemon<'_, D> {
                 self.told.unstable,
                 error,
                 "{}not all that was written is stable: {error}",
-                self.name()
+                self.name
             );
             flush_failed = true;
         }
@@ -460,7 +459,7 @@ impl<D: Device> Daemon<'_, D> {
                 self.told.crowded,
                 info,
                 "{}another front-end waits until the one that is served has left",
-                self.name()
+                self.name
             );
         }
         self.follow_reload();

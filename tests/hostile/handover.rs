@@ -2,7 +2,8 @@
 //! What a front-end can hand over: every kind of descriptor with every message, to every device.
 //!
 //! Whatever it is, the message is answered or its connection closed, the next front-end is served,
-//! another port of a switch never notices, and SIGTERM ends the process.
+//! another port of a switch never notices, and SIGTERM ends the process. So it is with as many
+//! messages as it likes.
 
 #[path = "handover/few.rs"]
 mod few;
@@ -16,10 +17,14 @@ mod guest;
 mod huge;
 #[path = "handover/polled.rs"]
 mod polled;
+#[path = "handover/silent.rs"]
+mod silent;
 #[path = "handover/walk.rs"]
 mod walk;
 
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ringside_tests::frontend::error::FrontendError;
@@ -28,7 +33,8 @@ use ringside_tests::frontend::net::net_feature::OFFLOADS;
 use ringside_tests::frontend::net::{Flow, NetConfig, NetHeader, NetPort};
 use ringside_tests::frontend::raw::RawClient;
 use ringside_tests::frontend::session::Session;
-use ringside_tests::hostile::{PATIENCE, Result, TestResult, wire};
+use ringside_tests::hostile::wire::{self, vring_state};
+use ringside_tests::hostile::{PATIENCE, Result, TestResult, wait_until};
 use ringside_tests::process::{Launch, Process};
 
 /// Far more than anything takes that waits for nobody.
@@ -63,6 +69,11 @@ impl Target {
     }
 
     fn start(device: Device, args: &[&str]) -> Result<Self> {
+        Self::start_in(device, args, "none")
+    }
+
+    /// A folder is in a sandbox of this kind.
+    fn start_in(device: Device, args: &[&str], sandbox: &str) -> Result<Self> {
         let mut launch = match device {
             Device::Disk => Launch::back_end("ringside-blk")?.args(["--memory", "--size", "16M"]),
             Device::Switch => Launch::back_end("ringside-net")?.args(["--backend", "switch"]),
@@ -71,7 +82,7 @@ impl Target {
                 let shared = launch.path("shared");
                 std::fs::create_dir(&shared)?;
                 let launch = launch.arg("--shared-dir").arg(shared);
-                launch.args(["--tag", "share", "--sandbox", "none"])
+                launch.args(["--tag", "share", "--sandbox", sandbox])
             }
         };
         let (socket, second) = (launch.socket(), launch.path("second.sock"));
@@ -139,4 +150,31 @@ fn answered_or_closed(client: &RawClient) -> Result<bool> {
         Err(error @ FrontendError::Timeout { .. }) => Err(error.into()),
         Err(_) => Ok(false),
     }
+}
+
+#[test]
+fn a8_front_end_that_never_stops_sending_keeps_neither_others_nor_the_end() -> TestResult {
+    let body = vring_state(0, 64);
+    let message = [
+        &wire::header(request::SET_VRING_NUM, &body).to_bytes()[..],
+        &body,
+    ];
+    let messages = message.concat().repeat(1000);
+    for mut target in Target::all()? {
+        let client = target.negotiated()?;
+        let sent = Arc::new(AtomicU64::new(0));
+        let (counter, messages) = (Arc::clone(&sent), messages.clone());
+        let flood = std::thread::spawn(move || {
+            while client.send_bytes(&messages, &[]).is_ok() {
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        for more in [10, 20] {
+            wait_until("the flood", || Ok(sent.load(Ordering::Relaxed) >= more))?;
+            target.others_go_on()?;
+        }
+        target.ends()?;
+        flood.join().map_err(|_panic| "the flood panicked")?;
+    }
+    Ok(())
 }
