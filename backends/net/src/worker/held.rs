@@ -154,11 +154,13 @@ fn keep(place: &mut Place<NetQueue>, frame: &Frame<'_>) -> Option<Put> {
     let kept = rx.held.push(most_bytes.max(LEAST_HELD_BYTES), what, |to| {
         frame.payload.copy_to(0, to);
     });
-    Some(match kept {
-        true => Put::Done,
+    Some(if kept {
+        Put::Done
+    } else if rx.starved {
         // Those in front of it find no buffers.
-        false if rx.starved => Put::Lost(DropReason::NoBuffer),
-        false => Put::Lost(DropReason::RateLimited),
+        Put::Lost(DropReason::NoBuffer)
+    } else {
+        Put::Lost(DropReason::RateLimited)
     })
 }
 

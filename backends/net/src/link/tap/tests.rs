@@ -420,10 +420,17 @@ fn f5_12_tap_made_again_for_one_queue_serves_all_pairs_with_it() {
             assert_eq!(queue.send(&PLAIN, Payload::Bytes(&frame)), Sent::Done);
             assert_eq!(peer.receive(is_plain), frame);
             tap.attach(1, false).unwrap();
-            // And for several once more.
+            // And for several once more, without a link this time.
+            tap.set_carrier(false).unwrap();
             delete(&mut queue);
             ip("tuntap add tap0 mode tap multi_queue vnet_hdr");
             come_back(&mut queue);
+            ip("link set tap0 up");
+            let shown = std::process::Command::new("ip")
+                .args(["link", "show", "tap0"])
+                .output()
+                .unwrap();
+            assert!(String::from_utf8_lossy(&shown.stdout).contains("NO-CARRIER"));
         },
     );
 }
