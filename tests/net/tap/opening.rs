@@ -79,6 +79,28 @@ fn f5_10_second_process_on_a_multi_queue_tap_is_refused_unless_it_is_shared() ->
 }
 
 #[test]
+fn f5_10_one_of_two_processes_that_start_together_gets_the_tap() -> TestResult {
+    if let Some(reason) = network_needs() {
+        skip!("{reason}");
+    }
+    let host = Host::new(2)?;
+    for round in 0..3 {
+        let started = std::thread::scope(|scope| {
+            [(); 2]
+                .map(|()| scope.spawn(|| host.back_end(2).map_err(|error| error.to_string())))
+                .map(|start| start.join().unwrap_or_else(|_panic| Err("a panic".into())))
+        });
+        let refused: Vec<_> = started
+            .iter()
+            .filter_map(|one| one.as_ref().err())
+            .collect();
+        assert_eq!(refused.len(), 1, "round {round}: {refused:?}");
+        assert!(refused[0].contains("in use"), "{}", refused[0]);
+    }
+    Ok(())
+}
+
+#[test]
 fn f5_10_restart_after_a_process_was_killed_finds_the_tap_free() -> TestResult {
     if let Some(reason) = network_needs() {
         skip!("{reason}");

@@ -250,12 +250,14 @@ impl<'a> Opener<'a> {
     /// Opens the queues, when need be after a killed process has let go of them.
     fn open_after_predecessor(&self) -> Result<Vec<OwnedFd>, LinkError> {
         let deadline = Instant::now() + PREDECESSOR_LIMIT;
+        // Two that start together see each other's queues; not in the same steps for long.
+        let own = Duration::from_millis(u64::from(std::process::id() % 16));
         loop {
             match self.open() {
                 Err(LinkError::Busy { .. } | LinkError::InUse { .. })
                     if Instant::now() < deadline =>
                 {
-                    thread::sleep(PREDECESSOR_STEP);
+                    thread::sleep(PREDECESSOR_STEP + own);
                 }
                 ended => return ended,
             }
