@@ -51,17 +51,19 @@ impl Wire {
     fn watch(&mut self, io: &mut IoQueue) -> io::Result<()> {
         self.readable_watch = match self.queue.descriptor() {
             Some(fd) => Some(io.watch_for(duplicate(fd)?, Readiness::Readable)?),
-            None => {
-                if self.queue.retry_at_ns().is_none() {
-                    limited!(
-                        warn,
-                        "the interface of the link was deleted: frames are dropped until the \
-                         back-end is started again"
-                    );
-                }
-                None
-            }
+            None => None,
         };
+        if let Some(returns) = self.queue.is_lost() {
+            let until = if returns {
+                "there is one of its name again"
+            } else {
+                "the back-end is started again with other descriptors"
+            };
+            limited!(
+                warn,
+                "the interface of the link was deleted: frames are dropped until {until}"
+            );
+        }
         Ok(())
     }
 
