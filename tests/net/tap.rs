@@ -4,6 +4,8 @@
 
 #[path = "tap/again.rs"]
 mod again;
+#[path = "tap/carrier.rs"]
+mod carrier;
 #[path = "offload/connection.rs"]
 #[allow(
     dead_code,

@@ -94,7 +94,8 @@ impl NetDevice {
         }
     }
 
-    /// Has the link send what this driver takes.
+    /// Has the link send what this driver takes. What waits there for another one is dropped when
+    /// its queues begin to serve.
     fn set_offloads(&self, features: u64) {
         let (Fabric::Wire, Some(link)) = (self.hub.fabric(), self.hub.link()) else {
             return;
@@ -104,10 +105,6 @@ impl NetDevice {
                 error,
                 "what the guest does not take may be sent to it: {error}"
             );
-        }
-        // What waits there was made for another guest, or for other offloads.
-        for pair in 0..self.port.pairs {
-            link.drain(pair);
         }
     }
 }

@@ -14,7 +14,6 @@ use ringside_common::limited;
 
 use super::error::LinkError;
 
-
 /// Told of each loss and each return, on whatever thread; it must not wait.
 type Observer = Box<dyn Fn() + Send + Sync>;
 

@@ -215,7 +215,7 @@ impl Tap {
     pub fn set_carrier(&self, up: bool) -> Result<(), LinkError> {
         let mut state = self.device.state();
         state.carrier = Some(up);
-        let result = state.unless_gone(state.apply_carrier());
+        let result = state.unless_gone(state.apply_carrier(&self.device.socket));
         self.device.say(result, "set the carrier")
     }
 
@@ -237,21 +237,6 @@ impl Tap {
             *now = attach;
         }
         Ok(())
-    }
-
-    /// Drops what waits in a queue; returns how many frames that were. For after a change of
-    /// offloads: what waits was made for the old ones.
-    pub fn drain(&self, pair: u16) -> usize {
-        /// More than a queue holds: senders may go on meanwhile.
-        const MOST: usize = 1 << 14;
-        let mut start = [0; 64];
-        let Some(fd) = self.device.fd(pair) else {
-            return 0;
-        };
-        // A read takes the whole frame, whatever fits.
-        (0..MOST)
-            .take_while(|_| rustix::io::read(&fd, &mut start).is_ok())
-            .count()
     }
 }
 
@@ -288,14 +273,22 @@ impl State {
         sys::tun_set_offload(self.first()?, kernel_flags(self.offloads))
     }
 
-    fn apply_carrier(&self) -> Result<(), Errno> {
+    /// `socket` is in the network namespace of the interface.
+    fn apply_carrier(&self, socket: &OwnedFd) -> Result<(), Errno> {
         let Some(up) = self.carrier else {
             return Ok(());
         };
-        match sys::tun_set_carrier(self.first()?, up) {
+        let first = self.first()?;
+        match sys::tun_set_carrier(first, up) {
             Err(Errno::INVAL | Errno::NOTTY) => Ok(()),
             result => result,
+        }?;
+        if let Ok(interface) = sys::tun_interface(first) {
+            // To ask for it has it take effect: else frames of the host are lost for a moment yet,
+            // or taken for up to a second. The answer is known.
+            let _ = sys::interface_link(socket, &interface.name());
         }
+        Ok(())
     }
 
     fn apply_attached(&self, index: usize, attach: bool) -> Result<(), Errno> {
@@ -343,7 +336,7 @@ impl Reopen for Device {
             .map(|(index, _)| state.apply_attached(index, false))
             .collect::<Result<(), _>>()
             .and_then(|()| state.apply_offloads())
-            .and_then(|()| state.apply_carrier());
+            .and_then(|()| state.apply_carrier(&self.socket));
         if let Err(errno) = applied {
             // As if it were not there yet.
             state.queues = before;
