@@ -231,7 +231,10 @@ impl Server {
                     return Ok(());
                 }
                 if until <= Instant::now() {
-                    warn!("management: a call that waits for the host is given up");
+                    limited!(
+                        warn,
+                        "management: a call that waits for the host is given up"
+                    );
                     return Ok(());
                 }
             }
