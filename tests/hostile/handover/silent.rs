@@ -60,7 +60,7 @@ fn f1_6_silent_file_with_every_message_keeps_nobody_and_no_end() -> TestResult {
     let file = silent_file()?;
     let mut targets = Target::all()?;
     for sandbox in ["chroot", "namespace"] {
-        targets.push(Target::start_in(Device::Folder, &[], sandbox)?);
+        targets.push(Target::start_in(super::Device::Folder, &[], sandbox)?);
     }
     for mut target in targets {
         hand_over_all(&mut target, &file)?;
