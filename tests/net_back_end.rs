@@ -156,6 +156,12 @@ impl NetBackEnd {
         }
     }
 
+    /// The number of the process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// The process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process

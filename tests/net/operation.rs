@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Running a network: limits, counters, captures, links, and what it costs to do nothing.
 
+#[path = "operation/captures.rs"]
+mod captures;
+
 use std::error::Error;
 use std::io::Write as _;
 use std::process::Command;

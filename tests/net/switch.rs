@@ -5,6 +5,8 @@
 mod addresses;
 #[path = "switch/announced.rs"]
 mod announced;
+#[path = "switch/cables.rs"]
+mod cables;
 #[path = "switch/changing.rs"]
 mod changing;
 #[path = "switch/counts.rs"]
@@ -13,10 +15,23 @@ mod counts;
 mod floods;
 #[path = "switch/held.rs"]
 mod held;
+#[path = "switch/outside.rs"]
+mod outside;
+#[path = "switch/properties.rs"]
+mod properties;
 #[path = "switch/short.rs"]
 mod short;
+#[path = "tap/sys.rs"]
+#[allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "shared with a suite that uses all of it"
+)]
+mod sys;
 #[path = "switch/uplink.rs"]
 mod uplink;
+#[path = "switch/uplinks.rs"]
+mod uplinks;
 #[path = "switch/vlan.rs"]
 mod vlan;
 #[path = "switch/waits.rs"]

@@ -8,26 +8,30 @@
 //! # Threads
 //! Data threads look at one word ([`Capture::is_on`]) for each frame. While it is set they copy the
 //! frame into a queue of fixed size, and go on: a frame for which there is no room is counted and
-//! not captured. A thread that exists while a capture runs writes the file. At the end it writes
-//! what was lost into the statistics of each interface.
+//! not captured. A thread that exists while a capture runs writes the files. At the end of each it
+//! writes what was lost into the statistics of each interface.
+//!
+//! A file system that does not answer keeps that thread, who starts a capture there and who stops
+//! it; whoever else asks is told so.
 
+mod files;
 mod pcapng;
 mod queue;
 mod writer;
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode as FileMode, fchmod};
 use thiserror::Error;
 
+use self::files::Files;
+pub use self::files::{MAX_FILES, MIN_FILE_BYTES, Rotation};
 use self::queue::{Queue, Record};
-use self::writer::Writer;
+use self::writer::{Output, Writer};
 use crate::counters::Direction;
 
 /// The longest frame there is: the largest segment of a guest, with VLAN tags.
@@ -35,6 +39,9 @@ pub const MAX_SNAPLEN_BYTES: u32 = 65_558;
 
 /// 8 MiB: what comes in at 10 Gbit/s while the writer is held up for 6 ms.
 const QUEUE_ORDER: u32 = 20;
+
+/// How long the end of the process waits for the last file.
+const FINISH_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Instead of a port in [`Capture::mode`].
 const ALL_PORTS: u16 = u16::MAX;
@@ -49,6 +56,9 @@ pub enum CaptureError {
     /// There is none.
     #[error("no capture is running")]
     NotRunning,
+    /// The file system is still to answer somebody else who asked.
+    #[error("a capture is just being started or stopped")]
+    Busy,
     /// The file cannot be opened.
     #[error("{path}: cannot be opened for the capture")]
     Open {
@@ -81,8 +91,10 @@ pub enum CaptureError {
 /// What to capture.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct CaptureOptions {
-    /// The file, which is created, or replaced, for its owner alone.
+    /// The first file; each is created, or replaced, for its owner alone.
     pub path: PathBuf,
+    /// What becomes of one that is full.
+    pub rotation: Rotation,
     /// Bytes kept of each frame, up to [`MAX_SNAPLEN_BYTES`].
     pub snaplen_bytes: u32,
     /// The index of the only port; `None`: all of them.
@@ -92,7 +104,7 @@ pub struct CaptureOptions {
 /// What a capture has come to.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct CaptureSummary {
-    /// Frames in the file.
+    /// Frames written.
     pub frames: u64,
     /// Frames for which there was no room in the queue.
     pub dropped: u64,
@@ -213,7 +225,23 @@ struct Running {
 struct Handle {
     session: u16,
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<io::Result<CaptureSummary>>,
+    thread: JoinHandle<Result<CaptureSummary, CaptureError>>,
+}
+
+impl Handle {
+    /// Has the thread finish its file.
+    fn ask_to_stop(&self, capture: &Capture) {
+        capture.turn_off(self.session);
+        self.stop.store(true, Ordering::Release);
+        self.thread.thread().unpark();
+    }
+
+    fn finish(self) -> Result<CaptureSummary, CaptureError> {
+        match self.thread.join() {
+            Ok(result) => result,
+            Err(_) => Err(CaptureError::Write(io::Error::other("the thread panicked"))),
+        }
+    }
 }
 
 impl CaptureControl {
@@ -238,18 +266,26 @@ impl CaptureControl {
         &self.capture
     }
 
-    /// Starts a capture.
+    fn lock(&self) -> Result<MutexGuard<'_, Running>, CaptureError> {
+        match self.running.try_lock() {
+            Ok(running) => Ok(running),
+            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => Err(CaptureError::Busy),
+        }
+    }
+
+    /// Starts a capture; this waits for the file system.
     ///
     /// # Errors
     /// [`CaptureError`] if one runs, or the file or the thread cannot be made.
     pub fn start(&self, options: &CaptureOptions) -> Result<(), CaptureError> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.lock()?;
         // One that has failed has said so, and is no reason against the next.
         running.writer.take_if(|handle| handle.thread.is_finished());
         if running.writer.is_some() {
             return Err(CaptureError::Running);
         }
-        let file = open(&options.path)?;
+        let (files, file) = Files::open(&options.path, options.rotation)?;
         let session = running.last_session.checked_add(1).unwrap_or(1);
         let mode = Mode {
             session,
@@ -261,7 +297,8 @@ impl CaptureControl {
             dropped.store(0, Ordering::Relaxed);
         }
         let stop = Arc::new(AtomicBool::new(false));
-        let writer = Writer::new(&self.capture, self.ports.clone(), mode, &stop, file);
+        let output = Output::new(files, file, options.rotation.max_bytes);
+        let writer = Writer::new(&self.capture, self.ports.clone(), mode, &stop, output);
         let thread = thread::Builder::new()
             .name("capture".to_owned())
             .spawn(move || writer.run())
@@ -278,66 +315,44 @@ impl CaptureControl {
         Ok(())
     }
 
-    /// Stops the capture that runs and finishes its file.
+    /// Stops the capture that runs and finishes its file; this waits for the file system.
     ///
     /// # Errors
-    /// [`CaptureError::NotRunning`], or [`CaptureError::Write`] if the file is not whole.
+    /// [`CaptureError::NotRunning`], or why the capture is not whole.
     pub fn stop(&self) -> Result<CaptureSummary, CaptureError> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.lock()?;
         let handle = running.writer.take().ok_or(CaptureError::NotRunning)?;
-        self.capture.turn_off(handle.session);
-        handle.stop.store(true, Ordering::Release);
-        handle.thread.thread().unpark();
-        match handle.thread.join() {
-            Ok(result) => result.map_err(CaptureError::Write),
-            Err(_) => Err(CaptureError::Write(io::Error::other("the thread panicked"))),
-        }
+        handle.ask_to_stop(&self.capture);
+        handle.finish()
     }
 }
 
 impl Drop for CaptureControl {
     fn drop(&mut self) {
-        match self.stop() {
+        let running = self.running.get_mut();
+        let running = running.unwrap_or_else(PoisonError::into_inner);
+        let Some(handle) = running.writer.take() else {
+            return;
+        };
+        handle.ask_to_stop(&self.capture);
+        let deadline = Instant::now() + FINISH_PATIENCE;
+        while !handle.thread.is_finished() {
+            if Instant::now() >= deadline {
+                log::error!("capture: the file system does not answer: the file is not finished");
+                return;
+            }
+            thread::park_timeout(Duration::from_millis(1));
+        }
+        match handle.finish() {
             Ok(summary) => log::info!(
                 "capture: {} frames, {} dropped",
                 summary.frames,
                 summary.dropped
             ),
-            Err(CaptureError::NotRunning) => {}
-            Err(error) => log::error!("capture: {error}"),
+            // It has said so.
+            Err(error) => log::debug!("capture: {error}"),
         }
     }
-}
-
-/// Opens the file, without waiting for the other end of a FIFO, and empties it if it is one. What is
-/// there already has to be ours, and is for us alone from then on: others might have it open for
-/// nothing but to read what guests send. A symbolic link leads to nothing that was asked for.
-fn open(path: &Path) -> Result<File, CaptureError> {
-    let failed = |source| CaptureError::Open {
-        path: path.to_owned(),
-        source,
-    };
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
-        .open(path)
-        .map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() {
-        return Err(CaptureError::NotAFile {
-            path: path.to_owned(),
-        });
-    }
-    if metadata.uid() != rustix::process::geteuid().as_raw() || metadata.nlink() != 1 {
-        return Err(CaptureError::OfOthers {
-            path: path.to_owned(),
-        });
-    }
-    fchmod(&file, FileMode::RUSR | FileMode::WUSR).map_err(|errno| failed(errno.into()))?;
-    file.set_len(0).map_err(failed)?;
-    Ok(file)
 }
 
 #[cfg(test)]

@@ -96,17 +96,14 @@ impl NetDevice {
         }
     }
 
-    /// Has the link send what this driver takes.
+    /// Has the link send what this driver takes. What waits there for another one is dropped when
+    /// its queues begin to serve.
     fn set_offloads(&self, features: u64) {
         let (Fabric::Wire, Some(link)) = (self.hub.fabric(), self.hub.link()) else {
             return;
         };
         if let Err(error) = link.set_offloads(taken_by_driver(features)) {
             log::error!("what the guest does not take may be sent to it: {error}");
-        }
-        // What waits there was made for another guest, or for other offloads.
-        for pair in 0..self.port.pairs {
-            link.drain(pair);
         }
     }
 }

@@ -3,8 +3,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use ringside_common::logging::LogLimiter;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::capture::Capture;
@@ -39,6 +40,8 @@ pub struct Hub {
     fabric: Fabric,
     link: Option<Link>,
     link_count: usize,
+    /// Whether the host was told of a carrier.
+    carrier: Mutex<bool>,
     /// All ports, by number.
     ports: Vec<Arc<Port>>,
     table: MacTable,
@@ -52,7 +55,8 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// A hub of `ports`, whose floods have a limit, with at most one `link`.
+    /// A hub of `ports`, whose floods have a limit, with at most one `link`, which has no carrier
+    /// yet.
     ///
     /// # Errors
     /// When there is no descriptor left.
@@ -70,8 +74,14 @@ impl Hub {
             } => made_up_frame(bytes),
             _ => Vec::new(),
         };
+        if let Some(link) = &link
+            && let Err(error) = link.set_carrier(false)
+        {
+            log::warn!("the host sees a carrier without a guest: {error}");
+        }
         Ok(Arc::new(Self {
             fabric,
+            carrier: Mutex::new(false),
             link_count: link.as_ref().map_or(0, Link::queues),
             uplink_counters: match (fabric, &link) {
                 (Fabric::Switch, Some(_)) => Some(Arc::default()),
@@ -98,6 +108,29 @@ impl Hub {
     #[must_use]
     pub fn link(&self) -> Option<&Link> {
         self.link.as_ref()
+    }
+
+    /// Shows the host whether a guest is behind the link: whether one has a receive queue that
+    /// serves, and its cable in. To be called whenever that may have changed.
+    pub fn follow_carrier(&self) {
+        static TROUBLE: LogLimiter = LogLimiter::new();
+        let Some(link) = &self.link else {
+            return;
+        };
+        let mut carrier = self.carrier.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked at under the lock: whoever comes last has seen all changes.
+        let is_served = self.ports.iter().any(|port| port.cable.is_served());
+        if *carrier == is_served {
+            return;
+        }
+        match link.set_carrier(is_served) {
+            Ok(()) => *carrier = is_served,
+            Err(error) => {
+                if let Some(suppressed) = TROUBLE.allow() {
+                    log::warn!("the host's view of the carrier: {error} ({suppressed} more)");
+                }
+            }
+        }
     }
 
     /// Queues of the link.

@@ -22,6 +22,7 @@
 //!
 //! Why it is so is in `docs/architecture.md`.
 
+pub mod cable;
 pub mod capture;
 pub mod config_space;
 pub mod control;

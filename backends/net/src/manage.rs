@@ -42,8 +42,9 @@ const METHODS: &[MethodInfo] = &[
     },
     MethodInfo {
         name: "capture-start",
-        params: "path=PATH [port=NAME|INDEX] [snaplen=BYTES]",
-        help: "capture frames into a pcapng file, which is replaced",
+        params: "path=PATH [port=NAME|INDEX] [snaplen=BYTES] [max_bytes=BYTES|off] [files=N]",
+        help: "capture frames into a pcapng file, which is replaced, and when it is full into \
+               PATH.1 and so on, in turn",
     },
     MethodInfo {
         name: "capture-stop",
@@ -226,7 +227,7 @@ impl NetManagement {
     }
 
     fn capture_start(&self, params: &Params<'_>) -> Result<Value, ManageError> {
-        params.only(&["path", "port", "snaplen"])?;
+        params.only(&["path", "port", "snaplen", "max_bytes", "files"])?;
         let path = params.absolute_path("path")?;
         let port = match params.get("port") {
             Some(_) => Some(self.port(params)?),
@@ -240,13 +241,20 @@ impl NetManagement {
             .ok()
             .filter(|bytes| (1..=MAX_SNAPLEN_BYTES).contains(bytes))
             .ok_or_else(|| invalid("snaplen", "a number of bytes from 1 to 65558"))?;
+        let rotation = params.rotation()?;
         let options = CaptureOptions {
             path,
+            rotation,
             snaplen_bytes,
             port: port.and_then(|port| u16::try_from(port).ok()),
         };
         self.capture.start(&options).map_err(of_capture)?;
-        Ok(json!({ "path": options.path, "snaplen": snaplen_bytes }))
+        Ok(json!({
+            "path": options.path,
+            "snaplen": snaplen_bytes,
+            "max_bytes": rotation.max_bytes,
+            "files": rotation.files,
+        }))
     }
 
     fn capture_stop(&self) -> Result<Value, ManageError> {
@@ -297,6 +305,12 @@ impl Manage for NetManagement {
         METHODS
     }
 
+    /// Files are opened, written and closed by the file system, which may not answer; the kernel
+    /// shows a carrier when nobody else changes interfaces, and data threads notice a cable first.
+    fn may_wait(&self, method: &str) -> bool {
+        matches!(method, "capture-start" | "capture-stop" | "link")
+    }
+
     fn call(&self, method: &str, params: &Value) -> Result<Value, ManageError> {
         let params = &Params::new(params);
         match method {
@@ -345,6 +359,9 @@ fn of_capture(error: CaptureError) -> ManageError {
         },
         CaptureError::NotRunning => ManageError::Unavailable {
             reason: "no capture is running",
+        },
+        CaptureError::Busy => ManageError::Unavailable {
+            reason: "a capture is just being started or stopped",
         },
         other => ManageError::Failed(Box::new(other)),
     }

@@ -6,6 +6,7 @@ use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ringside_common::cli::Endpoint;
 use ringside_common::management::{DeviceView, Devices, ManageError};
@@ -23,10 +24,15 @@ use crate::link::tap::TapSpec;
 use crate::link::{Link, LinkSpec};
 use crate::mac_table::{MacTable, PortId};
 use crate::manage::{MacEntry, PortState, Ports};
-use crate::options::{BackendSpec, LinkSpec as LinkOption, NetConfig, Netns, PortConfig, UPLINK};
+use crate::options::{
+    BackendSpec, CaptureSpec, LinkSpec as LinkOption, NetConfig, Netns, PortConfig, UPLINK,
+};
 use crate::port::{Port, PortOptions};
 
 const SECOND_NS: u64 = 1_000_000_000;
+
+/// How long a change of a link waits for data threads to notice it.
+const NOTICE_LIMIT: Duration = Duration::from_secs(1);
 
 /// A network of ports, ready to be served.
 pub struct Network {
@@ -84,9 +90,10 @@ impl Network {
             })
             .unzip();
         let capture = Arc::new(CaptureControl::new(names.clone()));
-        if let Some(path) = config.capture {
+        if let Some(CaptureSpec { path, rotation }) = config.capture {
             capture.start(&CaptureOptions {
                 path,
+                rotation,
                 snaplen_bytes: MAX_SNAPLEN_BYTES,
                 port: None,
             })?;
@@ -207,7 +214,13 @@ impl Ports for Network {
 
     fn set_link(&self, port: usize, up: bool) -> Result<(), ManageError> {
         let port = self.port(port)?;
-        if port.set_link_up(up) {
+        if port.cable.set(up) {
+            self.hub.wake();
+            if up {
+                // The host is to see it when what it has sent until then is out of the way.
+                port.cable.wait(NOTICE_LIMIT);
+            }
+            self.hub.follow_carrier();
             let told = port.back_channel.config_changed();
             log::info!(
                 "port {}: the link is {}; the front-end was {}told",
@@ -215,7 +228,6 @@ impl Ports for Network {
                 if up { "up" } else { "down" },
                 if told { "" } else { "not " },
             );
-            self.hub.wake();
         }
         Ok(())
     }

@@ -6,17 +6,17 @@
 //! are lists of `key=value` behind commas; a comma that is meant is written twice, as for QEMU.
 
 mod backend;
+mod capture;
 mod config;
 mod items;
 mod port;
 mod values;
 
-use std::path::PathBuf;
-
 use clap::{Args, Parser, Subcommand};
 use ringside_common::cli::{CommonArgs, CtlArgs, QueueCount};
 
 pub use self::backend::{BackendSpec, LinkSpec, Netns};
+pub use self::capture::CaptureSpec;
 pub use self::config::{NetConfig, OptionsError, PortConfig, UPLINK};
 pub use self::items::SpecError;
 pub use self::port::{PortEndpoint, PortProperties, PortSpec};
@@ -111,7 +111,8 @@ pub struct NetArgs {
     #[arg(help = BACKEND_HELP, long_help = format!("{BACKEND_HELP}\n\n{BACKEND_FORMS}"))]
     pub backend: BackendSpec,
 
-    /// Where the switch reaches the rest of the world: tap:, packet: or stream:, as for --backend
+    /// Where the switch reaches the rest of the world: tap:, packet:, stream: or dgram:, as for
+    /// --backend
     #[arg(long, value_name = "SPEC", value_parser = backend::uplink)]
     pub uplink: Option<LinkSpec>,
 
@@ -150,9 +151,13 @@ pub struct NetArgs {
     #[arg(default_value = "200K")]
     pub flood_limit: Rate,
 
-    /// Capture all frames from the start into this pcapng file, which is replaced
-    #[arg(long, value_name = "PATH")]
-    pub capture: Option<PathBuf>,
+    /// Capture all frames from the start into pcapng files, which are replaced
+    ///
+    /// The first file is PATH. One of max-bytes=N is full, and PATH.1, PATH.2 and so on go on; of files=N
+    /// of them the last is followed by the first, which is begun anew. Without these there are 4 of
+    /// 250M; max-bytes=off is one file without a bound. A comma in the path is written twice.
+    #[arg(long, value_name = "PATH[,max-bytes=N][,files=N]")]
+    pub capture: Option<CaptureSpec>,
 }
 
 /// Limits of every port that has none of its own.

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ringside_common::backchannel::BackChannel;
 use ringside_common::stats::DeviceStats;
 
+use crate::cable::Cable;
 use crate::counters::PortCounters;
 use crate::features::{Offloads, sent_by_driver, taken_by_driver};
 use crate::filter::RxFilter;
+use crate::frame::{ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, VLAN_TAG_BYTES};
 use crate::header::{MAX_FRAME_BYTES, header_bytes};
 use crate::limit::RateLimit;
 use crate::mac_table::PortId;
@@ -84,8 +86,8 @@ pub struct Port {
     acked_features: AtomicU64,
     guest_mtu: AtomicU16,
     driver_status: AtomicU64,
-    /// Set by the operator.
-    link_up: AtomicBool,
+    /// Plugged in and out by the operator.
+    pub cable: Cable,
     /// Set by the driver; beyond them pairs are not used.
     active_pairs: AtomicU16,
     /// Limit of what the guest is sent.
@@ -114,7 +116,7 @@ impl Port {
             acked_features: AtomicU64::new(0),
             guest_mtu: AtomicU16::new(0),
             driver_status: AtomicU64::new(0),
-            link_up: AtomicBool::new(true),
+            cable: Cable::default(),
             active_pairs: AtomicU16::new(u16::MAX),
             to_guest: RateLimit::default(),
             from_guest: RateLimit::default(),
@@ -211,6 +213,25 @@ impl Port {
         }
     }
 
+    /// The same of a frame that begins with `start`: it may have two tags where the kernel takes
+    /// them.
+    #[must_use]
+    #[inline]
+    pub fn max_frame_bytes_of(&self, start: &[u8]) -> usize {
+        let most = self.max_frame_bytes();
+        let is_tag = |at| {
+            start
+                .get(at..)
+                .and_then(<[u8]>::first_chunk)
+                .is_some_and(|kind| is_tag(*kind))
+        };
+        if is_tag(12) && is_tag(16) {
+            most.saturating_add(VLAN_TAG_BYTES)
+        } else {
+            most
+        }
+    }
+
     /// Whether a frame that begins with `start` says to be from another station than the guest,
     /// where it is held to its address.
     #[must_use]
@@ -227,12 +248,7 @@ impl Port {
     #[must_use]
     #[inline]
     pub fn is_link_up(&self) -> bool {
-        self.link_up.load(Ordering::Relaxed)
-    }
-
-    /// Plugs the cable in or out; returns whether it was the other way before.
-    pub fn set_link_up(&self, up: bool) -> bool {
-        self.link_up.swap(up, Ordering::AcqRel) != up
+        self.cable.is_in()
     }
 
     /// The device status as the front-end last said it.
@@ -319,6 +335,13 @@ impl Port {
 
 /// Beyond all addresses.
 const ANNOUNCED: u64 = 1 << 48;
+
+fn is_tag(kind: [u8; 2]) -> bool {
+    matches!(
+        u16::from_be_bytes(kind),
+        ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN
+    )
+}
 
 fn frame_bytes(mtu: u16) -> usize {
     usize::from(mtu) + crate::frame::TAGGED_HEADER_BYTES

@@ -194,6 +194,27 @@ pub(crate) fn interface_mtu(fd: impl AsFd, name: &str) -> Result<u32, Errno> {
     u32::try_from(request.number()).or(Err(Errno::RANGE))
 }
 
+/// `ETHTOOL_GLINK`: whether the interface `name` in the network namespace of the socket `fd` has a
+/// link. Since Linux 6.8 the kernel does first what a change of the carrier has left for later.
+pub(crate) fn interface_link(fd: impl AsFd, name: &str) -> Result<bool, Errno> {
+    const ETHTOOL_GLINK: u32 = 0x0a;
+    const SIOCETHTOOL: Opcode = 0x8946;
+    // `struct ethtool_value`: the command, and its answer.
+    let mut command = [ETHTOOL_GLINK, 0];
+    let mut request = InterfaceRequest::new(name);
+    let address = command.as_mut_ptr().expose_provenance();
+    for (to, from) in request.value.iter_mut().zip(address.to_ne_bytes()) {
+        *to = from;
+    }
+    // SAFETY: (1) the code reads one `struct ifreq`, of whose size and layout `InterfaceRequest` is;
+    // (2) the pointer in it leads to `command`, which is as long as the command reads and writes.
+    let updater = unsafe { Updater::<'_, SIOCETHTOOL, InterfaceRequest>::new(&mut request) };
+    // SAFETY: as in `interface_call`.
+    unsafe { ioctl(fd.as_fd(), updater) }?;
+    let [_, has_link] = command;
+    Ok(has_link != 0)
+}
+
 fn last_errno() -> Errno {
     Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
 }

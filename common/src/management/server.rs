@@ -38,6 +38,9 @@ const ACCEPT_BATCH: usize = 32;
 /// listener stays readable, so without a pause the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long the end waits for the calls under way; `drain` waits for less.
+const CALLS_PATIENCE: Duration = Duration::from_secs(12);
+
 const STOP_TOKEN: u64 = 0;
 const CONTROL_TOKEN: u64 = 1;
 const METRICS_TOKEN: u64 = 2;
@@ -147,7 +150,8 @@ pub(super) struct Server {
     poller: Poller,
     /// Readable when the thread is to end; kept open here for as long as the thread waits on it.
     stop: Arc<OwnedFd>,
-    stopping: bool,
+    /// Set when it is to end: how long calls are waited for.
+    stop_until: Option<Instant>,
     services: Services,
     entrances: Vec<Entrance>,
     clients: BTreeMap<u64, Connection>,
@@ -187,7 +191,7 @@ impl Server {
         Ok(Self {
             poller,
             stop,
-            stopping: false,
+            stop_until: None,
             services,
             entrances,
             clients: BTreeMap::new(),
@@ -198,7 +202,7 @@ impl Server {
         })
     }
 
-    /// Serves until the stop event is signalled and the calls under way have ended.
+    /// Serves until the stop event is signalled and the calls under way have ended, or hang.
     pub(super) fn run(mut self) -> io::Result<()> {
         // Room for every descriptor there can be, so that none has to wait for a second call.
         let mut events = [Event::new(Events::empty(), 0); 2 * MAX_CLIENTS + 4];
@@ -212,7 +216,7 @@ impl Server {
                 // Copied: the struct is packed, its fields cannot be borrowed.
                 let token = event.data;
                 match token {
-                    STOP_TOKEN => self.stop_calls()?,
+                    STOP_TOKEN => self.stop_calls(now)?,
                     CALLS_TOKEN => self.deliver(now)?,
                     CONTROL_TOKEN | METRICS_TOKEN => self.accept(token, now)?,
                     client if again.contains(&client) => (),
@@ -223,15 +227,21 @@ impl Server {
                 self.advance(client, now)?;
             }
             self.expire(now)?;
-            if self.stopping && self.calls.are_none() {
-                return Ok(());
+            if let Some(until) = self.stop_until {
+                if self.calls.are_none() {
+                    return Ok(());
+                }
+                if until <= Instant::now() {
+                    warn!("management: a call that waits for the host is given up");
+                    return Ok(());
+                }
             }
         }
     }
 
     /// Begins no more calls.
-    fn stop_calls(&mut self) -> io::Result<()> {
-        self.stopping = true;
+    fn stop_calls(&mut self, now: Instant) -> io::Result<()> {
+        self.stop_until = Some(now + CALLS_PATIENCE);
         self.poller.modify(&self.stop, Events::empty(), STOP_TOKEN)
     }
 
@@ -256,7 +266,7 @@ impl Server {
             .entrances
             .iter()
             .filter_map(|entrance| entrance.paused_until);
-        let Some(next) = deadlines.chain(pauses).min() else {
+        let Some(next) = deadlines.chain(pauses).chain(self.stop_until).min() else {
             return -1;
         };
         // One more, lest the wait end just before the deadline and then spin up to it.
@@ -332,7 +342,7 @@ impl Server {
             }
             Next::Wait(events) => events,
             Next::Call(call) => {
-                if let Err(refusal) = self.calls.begin(token, call, self.stopping) {
+                if let Err(refusal) = self.calls.begin(token, call, self.stop_until.is_some()) {
                     client.answered(refusal);
                     self.again.push(token);
                 }

@@ -43,6 +43,22 @@ impl<'a> Tally<'a> {
         })
     }
 
+    /// Waits until all that `port` has sent since then to `places` is counted, while the guests take
+    /// what comes: what waits for a limit comes later.
+    fn settle(&self, port: usize, places: &[usize], listening: &mut [NetPort]) -> TestResult {
+        eventually("what waits for a limit", || {
+            for port in &mut *listening {
+                receive(port)?;
+            }
+            let now = Tally::take(self.back_end)?;
+            let passed = now.sent[port].0 - self.sent[port].0;
+            let sum = |(arrived, missed): (u64, u64)| arrived + missed;
+            let is_counted =
+                |place: &usize| sum(now.received[*place]) - sum(self.received[*place]) == passed;
+            Ok(places.iter().all(is_counted))
+        })
+    }
+
     /// Since then `port` has sent [`FRAMES`], which went to `places` each, or nowhere. All of them
     /// are counted, each once, and nothing else is.
     fn check(&self, what: &str, port: usize, places: &[usize]) -> TestResult {
@@ -94,7 +110,11 @@ struct Scene {
 
 impl Scene {
     fn start() -> Result<Self> {
-        let (mut back_end, listener) = Uplink::start(&PORTS, &["--flood-limit", "1K,burst=2K"])?;
+        Self::start_with(&PORTS, "1K,burst=2K")
+    }
+
+    fn start_with(ports: &[&str], flood_limit: &str) -> Result<Self> {
+        let (mut back_end, listener) = Uplink::start(ports, &["--flood-limit", flood_limit])?;
         let mut sender = open(&mut back_end, 0)?;
         let mut others = (1..5)
             .map(|port| open(&mut back_end, port))
@@ -131,6 +151,7 @@ impl Scene {
             &mut []
         };
         send_all(&mut self.sender, listening, &frame(mac(0), to, 200))?;
+        tally.settle(0, places, &mut self.others)?;
         tally.check(&format!("{what}, listening: {listens}"), 0, places)
     }
 
@@ -158,6 +179,7 @@ impl Scene {
             let now = counted(&self.back_end, UPLINK, 1)?;
             Ok(now.passed() + now.all_lost() == before.0 + before.1 + FRAMES)
         })?;
+        tally.settle(UPLINK, places, &mut self.others)?;
         tally.check(&format!("{what}, listening: {listens}"), UPLINK, places)
     }
 }
@@ -190,6 +212,45 @@ fn f5_8_every_frame_of_a_guest_arrives_or_is_counted_once() -> TestResult {
     scene.isolated_sends("unicast of one", mac(4), &[4])?;
     scene.set_link("port0", "down")?;
     scene.sends("of a port whose link is down", BROADCAST, &[], true)
+}
+
+#[test]
+fn f5_8_every_frame_arrives_or_is_counted_once_whatever_is_limited() -> TestResult {
+    // Of the sender; of receivers, by packets, by bytes, and both ways.
+    for limits in [
+        [",limit-tx-packets=2K,burst=20", "", "", ""],
+        [
+            "",
+            ",limit-rx-packets=2K,burst=20",
+            ",limit-rx-bytes=200K,burst=4K",
+            "",
+        ],
+        [
+            ",limit-tx-bytes=1M,burst=10K",
+            ",limit-rx-packets=1K,burst=1",
+            ",limit-rx-bytes=500K,burst=1K",
+            ",limit-tx-packets=10,burst=1",
+        ],
+    ] {
+        let [sender, by_packets, by_bytes, other] = limits;
+        let ports = [sender, ",vlan=10", by_packets, by_bytes, other, ""];
+        let mut scene = Scene::start_with(&ports, "3K,burst=100")?;
+        for (what, to, places) in [
+            ("to who is limited by packets", mac(2), &[2][..]),
+            ("to who is limited by bytes", mac(3), &[3]),
+            ("to who may not send", mac(4), &[4]),
+            ("broadcast", BROADCAST, &REACHED),
+            ("out", OUTSIDE, &[UPLINK]),
+        ] {
+            for listens in [true, false] {
+                scene.sends(&format!("{what}, {limits:?}"), to, places, listens)?;
+            }
+        }
+        // What comes in waits for nobody.
+        scene.peer_sends("in, to who is limited by packets", mac(2), &[2], true)?;
+        scene.peer_sends("in, to all", BROADCAST, &[0, 2, 3, 4, 5], true)?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -6,9 +6,10 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use ringside_tests::frontend::net::{NetHeader, NetPort};
 use ringside_tests::net_back_end::NetBackEnd;
 use ringside_tests::skip;
-use ringside_tests::vm::{Network, network_needs};
+use ringside_tests::vm::network_needs;
 use serde_json::Value;
 
+use crate::outside::{Kind, Outside};
 use crate::{PATIENCE, Result, TestResult, frame, mac, open_listening};
 
 /// How many frames of the first port's guest were lost as spoofed, and how many were taken.
@@ -84,33 +85,8 @@ fn f5_13b_anti_spoof_holds_on_every_interface() -> TestResult {
     if let Some(reason) = network_needs() {
         skip!("{reason}");
     }
-    let network = Network::new()?;
-    network.tap("tap0", 1, &[])?;
-    network.run(
-        "ip",
-        &["link", "add", "w0", "type", "veth", "peer", "name", "p0"],
-    )?;
-    for device in ["w0", "p0"] {
-        network.run("ip", &["link", "set", device, "up"])?;
-    }
-    let namespace = network.path();
-    for link in ["tap:tap0", "packet:w0"] {
-        holds_to_its_address(&format!("{link},netns={}", namespace.display()))?;
-    }
-    Ok(())
-}
-
-#[test]
-fn f5_13b_properties_of_a_switch_are_refused_without_one() -> TestResult {
-    for backend in ["null", "loopback", "stream:/none", "dgram:/none"] {
-        for (property, name) in [(",vlan=10", "vlan"), (",isolated", "isolated")] {
-            let started = NetBackEnd::start_ports(&[property], &["--backend", backend]);
-            let refused = started
-                .err()
-                .ok_or_else(|| format!("{backend}{property} started"))?;
-            let said = format!("{refused:?}");
-            assert!(said.contains(&format!("{name} needs a switch")), "{said}");
-        }
+    for kind in Kind::INTERFACES {
+        holds_to_its_address(&Outside::new(kind)?.spec)?;
     }
     Ok(())
 }

@@ -104,6 +104,7 @@ fn rule_11_malformed_chains_stop_neither_their_pair_nor_another() -> TestResult 
     let host = Host::new(2)?;
     let mut back_end = host.back_end(2)?;
     let mut port = open(&mut back_end, 2)?;
+    host.meet()?;
     let socket = host.socket()?;
     send_malformed(&mut port.pairs[0])?;
     post_malformed(&mut port.pairs[0], &socket, ("10.9.0.2", 9))?;
@@ -129,6 +130,7 @@ fn rule_17_guest_offloads_command_is_refused_and_not_offered() -> TestResult {
         ..config(1)
     };
     let mut port = NetPort::open(back_end.connect(0)?, builder(), &config)?;
+    host.meet()?;
     let offered = port.session.negotiated().offered;
     assert_eq!(offered & CTRL_GUEST_OFFLOADS, 0);
     assert_ne!(offered & GUEST_CSUM & !feature::VERSION_1, 0);

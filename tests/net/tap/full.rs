@@ -132,6 +132,7 @@ fn f10_full_tap_holds_up_its_queue_only() -> TestResult {
     let link = format!("tap:fd={}:{}", number(0)?, number(1)?);
     let mut back_end = NetBackEnd::start(1, &["--backend", &link, "--queue-pairs=2"])?;
     let mut port = open(&mut back_end, 2)?;
+    host.meet()?;
     for pair in &mut port.pairs {
         pair.rx.post_all()?;
     }
@@ -204,6 +205,7 @@ fn rule_21_tap_that_is_down_drops_and_counts_and_works_again() -> TestResult {
     let host = Host::new(1)?;
     let mut back_end = host.back_end(1)?;
     let mut port = open(&mut back_end, 1)?;
+    host.meet()?;
     port.pairs[0].rx.post_all()?;
     let socket = host.socket()?;
     let frame = to_kernel((1000, socket.local_addr()?.port()), b"hello");
@@ -223,6 +225,7 @@ fn rule_21_tap_that_is_down_drops_and_counts_and_works_again() -> TestResult {
         loses(&back_end, &mut port, &frame, 20)?;
         is_at_rest(&mut back_end)?;
         host.ip("link set tap0 up")?;
+        host.meet()?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use ringside_tests::net_back_end::NetBackEnd;
 use ringside_tests::vm::Network;
 
 use crate::sample::{OUR_IP, OUR_IP6, THEIR_IP, THEIR_IP6};
-use crate::{PATIENCE, Result};
+use crate::{PATIENCE, Result, eventually};
 
 /// The name of the tap.
 pub(crate) const TAP: &str = "tap0";
@@ -69,6 +69,14 @@ impl Host {
         let words: Vec<_> = words.split(' ').collect();
         self.network.run(program, &words)?;
         Ok(())
+    }
+
+    /// Waits until the tap passes frames: it has a carrier while a guest is there.
+    pub(crate) fn meet(&self) -> Result<()> {
+        eventually("the carrier", || {
+            let said = self.network.run("ip", &["-o", "link", "show", TAP])?;
+            Ok(said.contains("LOWER_UP") && said.contains("state UP"))
+        })
     }
 
     /// A device of the namespace as a link.

@@ -88,6 +88,7 @@ fn rule_20_frame_longer_than_the_buffers_is_whole() -> TestResult {
     let mut back_end = host.back_end(1)?;
     // Buffers of 600 bytes: as many as 110 to a frame.
     let mut guest = Guest::open(&mut back_end, 0, TAKES_ALL)?;
+    host.meet()?;
     let socket = cutting_socket(&host)?;
     for sequence in 0..50 {
         socket.send_to(&pattern(sequence), (OUR_IP, 9))?;
@@ -141,9 +142,11 @@ fn rule_28_offloads_follow_what_the_guest_takes() -> TestResult {
     let socket = cutting_socket(&host)?;
     for round in 0..3 {
         let mut guest = Guest::open(&mut back_end, 0, SENDS_LONG)?;
+        host.meet()?;
         gets_finished_frames(&host, &mut guest).map_err(|e| format!("round {round}: {e}"))?;
         drop(guest);
         let mut guest = Guest::open(&mut back_end, 0, TAKES_ALL)?;
+        host.meet()?;
         socket.send_to(&pattern(round), (OUR_IP, 9))?;
         let (header, bytes, packet) = next_datagram(&mut guest)?;
         assert_eq!((header.gso_type, bytes), (gso::UDP_L4, LONG_BYTES + 42));
@@ -172,6 +175,7 @@ fn rule_28_frames_from_before_a_guest_are_finished_or_gone() -> TestResult {
         socket.send_to(&pattern(sequence), (OUR_IP, 9))?;
     }
     let mut guest = Guest::open(&mut back_end, 0, 0)?;
+    host.meet()?;
     socket.set_write_timeout(Some(PATIENCE))?;
     let last = pattern(77);
     socket.send_to(&last, (OUR_IP, 9))?;

@@ -51,6 +51,7 @@ fn f5_14_tap_made_for_one_queue_is_served_with_one_pair_and_says_so_once() -> Te
         let args = [&["--backend", &link], args].concat();
         let mut back_end = NetBackEnd::start(1, &args)?;
         let mut port = open(&mut back_end, 1)?;
+        host.meet()?;
         let socket = host.socket()?;
         let frame = to_kernel((7, socket.local_addr()?.port()), b"out");
         port.pairs[0].tx.send_now(&plain(), &frame, PATIENCE)?;
@@ -114,6 +115,7 @@ fn rule_29_open_tap_needs_no_capability() -> TestResult {
     for pairs in [2, 1, 2] {
         let stream = UnixStream::connect(nic.socket(0))?;
         let mut port = NetPort::open(stream, builder(), &config(pairs))?;
+        host.meet()?;
         for (number, pair) in (0..).zip(&mut port.pairs) {
             pair.rx.post_all()?;
             let frame = to_kernel((1000 + number, to), b"hello");

@@ -124,6 +124,7 @@ fn rule_26_flows_all_arrive_at_a_guest_that_uses_one_pair_of_four() -> TestResul
     // The second guest takes the place of one that used all.
     for pairs in [1, 4, 1] {
         let mut port = open(&mut back_end, pairs)?;
+        host.meet()?;
         post(&mut port)?;
         all_are_answered(&flows, &mut port, pairs, 1)?;
         let mut arrived = [false; FLOWS];
@@ -151,6 +152,7 @@ fn rule_26_flows_all_arrive_after_each_change_of_pairs_under_load() -> TestResul
     let host = Host::new(4)?;
     let mut back_end = host.back_end(4)?;
     let mut port = open(&mut back_end, 4)?;
+    host.meet()?;
     post(&mut port)?;
     let flows = Flows::new(&host)?;
     let loads = [host.socket()?, host.socket()?, host.socket()?];
@@ -202,6 +204,7 @@ fn rule_26_pair_that_never_had_buffers_gets_no_flows() -> TestResult {
     let host = Host::new(4)?;
     let mut back_end = host.back_end(4)?;
     let mut port = open(&mut back_end, 4)?;
+    host.meet()?;
     for pair in [0, 2] {
         port.pairs[pair].rx.post_all()?;
     }
@@ -227,6 +230,7 @@ fn rule_27_replies_come_to_the_pair_that_sent() -> TestResult {
     let host = Host::new(4)?;
     let mut back_end = host.back_end(4)?;
     let mut port = open(&mut back_end, PAIRS)?;
+    host.meet()?;
     post(&mut port)?;
     let kernel = host.socket()?;
     let to = kernel.local_addr()?.port();

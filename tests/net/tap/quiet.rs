@@ -23,6 +23,7 @@ fn rule_18_flood_for_a_guest_without_buffers_costs_nothing() -> TestResult {
     let host = Host::new(1)?;
     let mut back_end = host.back_end(1)?;
     let mut port = open(&mut back_end, 1)?;
+    host.meet()?;
     let rx = &mut port.pairs[0].rx;
     let socket = host.socket()?;
     let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -94,6 +95,7 @@ fn idle_tap_and_uplink_do_not_wake_up() -> TestResult {
         ports.push(port);
     }
     for (host, port) in hosts.iter().zip(&mut ports) {
+        host.meet()?;
         for _ in 0..10 {
             exchange(host, port)?;
         }

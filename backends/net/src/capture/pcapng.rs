@@ -100,6 +100,9 @@ pub(super) fn packet(out: &mut Vec<u8>, packet: &Packet<'_>) {
     });
 }
 
+/// The length of [`statistics`].
+pub(super) const STATISTICS_BYTES: usize = 76;
+
 /// Appends the statistics of an interface.
 pub(super) fn statistics(out: &mut Vec<u8>, statistics: &Statistics) {
     block(out, INTERFACE_STATISTICS, |out| {
@@ -244,7 +247,9 @@ mod tests {
             4, 0, 8, 0, 7, 0, 0, 0, 0, 0, 0, 0, 5, 0, 8, 0, 3, 0, 0, 0, 0, 0, 0, 0,
             0, 0, 0, 0, 76, 0, 0, 0,
         ];
-        assert_eq!(bytes(|out| statistics(out, &numbers)), expected);
+        let written = bytes(|out| statistics(out, &numbers));
+        assert_eq!(written, expected);
+        assert_eq!(written.len(), STATISTICS_BYTES);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Captures as a whole: files on disk, read back by us and by tcpdump.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Barrier;
 
@@ -93,6 +94,7 @@ impl Fixture {
     fn options(&self) -> CaptureOptions {
         CaptureOptions {
             path: self.path(),
+            rotation: Rotation::default(),
             snaplen_bytes: MAX_SNAPLEN_BYTES,
             port: None,
         }
@@ -236,7 +238,7 @@ fn stop_waits_for_a_frame_that_is_being_copied() {
         scope.spawn(|| {
             capture.frame(0, Direction::Tx, 1, 60, |_, to| {
                 reading.wait();
-                thread::sleep(std::time::Duration::from_millis(50));
+                thread::sleep(Duration::from_millis(50));
                 to.len()
             });
         });
@@ -316,6 +318,7 @@ fn writer_that_cannot_write_turns_the_capture_off_and_says_so() {
         .unwrap()
         .write_all(b"x")
         .unwrap();
+    let (files, _) = Files::open(&fixture.path(), Rotation::default()).unwrap();
     let read_only = File::open(fixture.path()).unwrap();
     let mode = Mode {
         session: 9,
@@ -330,11 +333,112 @@ fn writer_that_cannot_write_turns_the_capture_off_and_says_so() {
         fixture.control.ports.clone(),
         mode,
         &stop,
-        read_only,
+        Output::new(files, read_only, None),
     );
     let error = writer.run().unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(libc::EBADF));
+    let CaptureError::Write(cause) = error else {
+        panic!("{error}");
+    };
+    assert_eq!(cause.raw_os_error(), Some(libc::EBADF));
     assert!(!capture.is_on());
+}
+
+#[test]
+fn f5_13_files_are_filled_in_turn_and_each_is_whole() {
+    const MAX_BYTES: u64 = 100_000;
+    let fixture = Fixture::new();
+    let options = CaptureOptions {
+        rotation: Rotation {
+            max_bytes: Some(MAX_BYTES),
+            files: 3,
+        },
+        ..fixture.options()
+    };
+    let numbered = |number: u32| match number {
+        0 => fixture.path(),
+        number => fixture.dir.path().join(format!("capture.pcapng.{number}")),
+    };
+    for (frames, bytes, expected) in [
+        // Each takes its block of 44 bytes and the frame; at the end are three of 76.
+        (60, 1514, &[60][..]),
+        (70, 1514, &[63, 7]),
+        (200, 1514, &[11, 63, 63]),
+        // The longest frames there are: one to a file.
+        (4, 65_558, &[1, 1, 1]),
+    ] {
+        for number in 0..4 {
+            let _ = fs::remove_file(numbered(number));
+        }
+        fixture.control.start(&options).unwrap();
+        for _ in 0..frames {
+            fixture.pass(1, Direction::Rx, bytes);
+        }
+        let summary = fixture.control.stop().unwrap();
+        assert_eq!((summary.frames, summary.dropped), (frames, 0));
+        for (number, expected) in (0..).zip(expected) {
+            let path = numbered(number);
+            let metadata = fs::metadata(&path).unwrap();
+            assert!(metadata.len() <= MAX_BYTES, "{metadata:?}");
+            assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+            let contents = contents(&path);
+            assert_eq!(contents.packets.len(), *expected, "file {number}");
+            let of_port = (u64::try_from(*expected).unwrap(), 0);
+            assert_eq!(contents.statistics, [(0, 0), of_port, (0, 0)]);
+            assert_eq!(contents.interfaces, 3);
+        }
+        let next = u32::try_from(expected.len()).unwrap();
+        assert!(!numbered(next).exists());
+    }
+}
+
+#[test]
+fn f5_13_next_file_is_looked_at_like_the_first_and_found_where_the_first_is() {
+    use std::os::unix::fs::symlink;
+
+    let fixture = Fixture::new();
+    let [here, there] = ["here", "there"].map(|name| fixture.dir.path().join(name));
+    fs::create_dir(&here).unwrap();
+    let options = CaptureOptions {
+        path: here.join("c"),
+        rotation: Rotation {
+            max_bytes: Some(MIN_FILE_BYTES),
+            files: 2,
+        },
+        ..fixture.options()
+    };
+    fixture.control.start(&options).unwrap();
+    fs::rename(&here, &there).unwrap();
+    for _ in 0..100 {
+        fixture.pass(0, Direction::Tx, 1514);
+    }
+    assert_eq!(fixture.control.stop().unwrap().frames, 100);
+    let [first, second] = ["c", "c.1"].map(|name| contents(&there.join(name)).packets.len());
+    assert_eq!(first + second, 100);
+
+    let victim = there.join("victim");
+    fs::write(&victim, "precious").unwrap();
+    fs::remove_file(there.join("c.1")).unwrap();
+    symlink(&victim, there.join("c.1")).unwrap();
+    let options = CaptureOptions {
+        path: there.join("c"),
+        ..options
+    };
+    fixture.control.start(&options).unwrap();
+    for _ in 0..100 {
+        fixture.pass(0, Direction::Tx, 1514);
+    }
+    let error = fixture.control.stop().unwrap_err();
+    assert!(matches!(error, CaptureError::Open { .. }), "{error}");
+    assert_eq!(fs::read(&victim).unwrap(), b"precious");
+    // What there is until then is whole.
+    assert_eq!(contents(&there.join("c")).packets.len(), first);
+
+    let long = CaptureOptions {
+        path: there.join("c".repeat(254)),
+        ..options
+    };
+    let error = fixture.control.start(&long).unwrap_err();
+    assert!(matches!(error, CaptureError::Open { .. }), "{error}");
 }
 
 #[test]

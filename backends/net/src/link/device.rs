@@ -110,7 +110,7 @@ impl Link {
     }
 
     /// Says what may be left unfinished in frames that are received. Those that wait already are
-    /// as they are: see [`drain`](Self::drain).
+    /// as they are.
     ///
     /// # Errors
     /// What the host said.
@@ -147,14 +147,6 @@ impl Link {
         match &self.device {
             Device::Tap(tap) => tap.attach(pair, attached),
             Device::Packet(_) | Device::Socket => Ok(()),
-        }
-    }
-
-    /// Drops the frames that wait in a queue of a tap; returns how many there were.
-    pub fn drain(&self, pair: u16) -> usize {
-        match &self.device {
-            Device::Tap(tap) => tap.drain(pair),
-            Device::Packet(_) | Device::Socket => 0,
         }
     }
 }

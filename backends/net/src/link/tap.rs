@@ -141,7 +141,13 @@ impl Tap {
         self.on_device("set the carrier", |fd| match sys::tun_set_carrier(fd, up) {
             Err(Errno::INVAL | Errno::NOTTY) => Ok(()),
             result => result,
-        })
+        })?;
+        if let Some(name) = self.name() {
+            // To ask for it has it take effect: else frames of the host are lost for a moment yet,
+            // or taken for up to a second. The answer is known.
+            let _ = sys::interface_link(&self.socket, &name);
+        }
+        Ok(())
     }
 
     /// Attaches a queue, so that flows come to it, or detaches it, which drops what waits there.
@@ -167,21 +173,6 @@ impl Tap {
             *now = attach;
         }
         Ok(())
-    }
-
-    /// Drops what waits in a queue; returns how many frames that were. For after a change of
-    /// offloads: what waits was made for the old ones.
-    pub fn drain(&self, pair: u16) -> usize {
-        /// More than a queue holds: senders may go on meanwhile.
-        const MOST: usize = 1 << 14;
-        let mut start = [0; 64];
-        let Some(fd) = self.queues.get(usize::from(pair)) else {
-            return 0;
-        };
-        // A read takes the whole frame, whatever fits.
-        (0..MOST)
-            .take_while(|_| rustix::io::read(fd, &mut start).is_ok())
-            .count()
     }
 
     /// Does something to the device; any of its queues will do.

@@ -11,6 +11,7 @@ use ringside_common::management::ManageError;
 use serde_json::Value;
 
 use super::invalid;
+use crate::capture::{MAX_FILES, MIN_FILE_BYTES, Rotation};
 use crate::limit::Rate;
 use crate::options::{ValueError, bytes_rate, number, packets_rate};
 
@@ -61,6 +62,27 @@ impl<'a> Params<'a> {
                 amount(value).ok_or_else(|| invalid(name, "a number, perhaps with K, M or G"))
             })
             .transpose()
+    }
+
+    /// How the files of a capture are bounded.
+    pub(super) fn rotation(self) -> Result<Rotation, ManageError> {
+        let max_bytes = match self.get("max_bytes") {
+            None => None,
+            Some(value) if value == "off" => Some(None),
+            Some(value) => {
+                let bytes = amount(value).filter(|bytes| *bytes >= MIN_FILE_BYTES);
+                let expected = "a number of bytes from 100K, or off";
+                Some(Some(bytes.ok_or_else(|| invalid("max_bytes", expected))?))
+            }
+        };
+        let files = self.amount("files")?.map(|files| {
+            let files = u32::try_from(files).ok();
+            files
+                .filter(|files| (1..=MAX_FILES).contains(files))
+                .ok_or_else(|| invalid("files", "a number from 1 to 1000"))
+        });
+        Rotation::of(max_bytes, files.transpose()?)
+            .ok_or_else(|| invalid("files", "1 without a bound"))
     }
 
     /// What becomes of a limit of bytes.

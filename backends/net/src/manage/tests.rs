@@ -301,7 +301,8 @@ fn capture_is_started_and_stopped() {
     assert_eq!(fixture.error("capture-stop", &Value::Null), stopped);
     let params = json!({"path": path, "port": "vm1", "snaplen": 100});
     let reply = fixture.call("capture-start", &params);
-    assert_eq!(reply, json!({"path": path, "snaplen": 100}));
+    let usual = json!({"path": path, "snaplen": 100, "max_bytes": 250_000_000, "files": 4});
+    assert_eq!(reply, usual);
     let running = "not possible now: a capture is running already";
     assert_eq!(fixture.error("capture-start", &params), running);
     for port in [0, 1] {
@@ -310,8 +311,20 @@ fn capture_is_started_and_stopped() {
     }
     let reply = fixture.call("capture-stop", &Value::Null);
     assert_eq!(reply, json!({"frames": 1, "dropped": 0}));
-    let reply = fixture.call("capture-start", &json!({"path": path}));
+    let params = json!({"path": path, "max_bytes": "1M", "files": 2});
+    let reply = fixture.call("capture-start", &params);
     assert_eq!(reply["snaplen"], 65_558);
+    assert_eq!(
+        (&reply["max_bytes"], &reply["files"]),
+        (&json!(1_000_000), &json!(2))
+    );
+    fixture.call("capture-stop", &Value::Null);
+    let params = json!({"path": path, "max_bytes": "off"});
+    let reply = fixture.call("capture-start", &params);
+    assert_eq!(
+        (&reply["max_bytes"], &reply["files"]),
+        (&Value::Null, &json!(1))
+    );
 }
 
 #[test]
@@ -320,6 +333,8 @@ fn capture_that_cannot_be_started_says_why() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("c");
     let bad_path = "parameter path: expected an absolute path";
+    let bad_bytes = "parameter max_bytes: expected a number of bytes from 100K, or off";
+    let bad_files = "parameter files: expected a number from 1 to 1000";
     let bad_length = "parameter snaplen: expected a number of bytes from 1 to 65558";
     for (params, expected) in [
         (json!({}), "parameter path is missing"),
@@ -327,6 +342,14 @@ fn capture_that_cannot_be_started_says_why() {
         (json!({"path": 5}), bad_path),
         (json!({"path": path, "snaplen": 0}), bad_length),
         (json!({"path": path, "snaplen": 65_559}), bad_length),
+        (json!({"path": path, "max_bytes": 99_999}), bad_bytes),
+        (json!({"path": path, "max_bytes": "none"}), bad_bytes),
+        (json!({"path": path, "files": 0}), bad_files),
+        (json!({"path": path, "files": 1001}), bad_files),
+        (
+            json!({"path": path, "files": 2, "max_bytes": "off"}),
+            "parameter files: expected 1 without a bound",
+        ),
         (
             json!({"path": "/dev/null"}),
             "/dev/null: is not a regular file",

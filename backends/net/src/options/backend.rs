@@ -151,7 +151,8 @@ pub(super) fn uplink(text: &str) -> Result<LinkSpec, SpecError> {
             link @ (LinkSpec::Tap { .. }
             | LinkSpec::TapFds { .. }
             | LinkSpec::Packet { .. }
-            | LinkSpec::Stream { .. }),
+            | LinkSpec::Stream { .. }
+            | LinkSpec::Dgram { .. }),
         ) => Ok(link),
         _ => Err(SpecError::NoUplink),
     }
@@ -425,11 +426,11 @@ mod tests {
 
     #[test]
     fn uplink_is_a_link_that_carries_all_addresses() {
-        for text in ["tap:t", "tap:fd=9", "packet:eth0", "stream:/s"] {
+        for text in ["tap:t", "tap:fd=9", "packet:eth0", "stream:/s", "dgram:/d"] {
             let link = uplink(text).unwrap();
             assert_eq!(backend(text), Ok(BackendSpec::Link(link)), "{text}");
         }
-        for text in ["macvtap:m", "dgram:/d", "switch", "null", "loopback"] {
+        for text in ["macvtap:m", "switch", "null", "loopback"] {
             assert_eq!(uplink(text), Err(SpecError::NoUplink), "{text}");
         }
     }

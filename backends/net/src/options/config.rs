@@ -11,8 +11,8 @@ use ringside_common::socket::InheritedSocket;
 use thiserror::Error;
 
 use super::{
-    BackendSpec, LimitArgs, LinkSpec, NetArgs, Options, PortEndpoint, PortProperties, PortSpec,
-    QueuePairs, mac_text,
+    BackendSpec, CaptureSpec, LimitArgs, LinkSpec, NetArgs, Options, PortEndpoint, PortProperties,
+    PortSpec, QueuePairs, mac_text,
 };
 use crate::limit::Rate;
 
@@ -116,7 +116,7 @@ pub struct NetConfig {
     /// Copies a second that what one guest sends to several may make.
     pub flood_limit: Option<Rate>,
     /// Where to capture from the start.
-    pub capture: Option<PathBuf>,
+    pub capture: Option<CaptureSpec>,
 }
 
 /// One guest.

@@ -54,8 +54,11 @@ pub enum SpecError {
     /// A burst of nothing.
     #[error("burst= belongs behind the limit- that it is for")]
     BurstWithoutLimit,
+    /// Several files of which none is ever full.
+    #[error("files= needs a bound: max-bytes=off is one file")]
+    FilesWithoutBytes,
     /// A link that a switch cannot use.
-    #[error("cannot be an uplink; expected tap:, packet: or stream:")]
+    #[error("cannot be an uplink; expected tap:, packet:, stream: or dgram:")]
     NoUplink,
 }
 

@@ -2,6 +2,7 @@
 
 use std::os::fd::IntoRawFd as _;
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::CommandFactory as _;
@@ -10,6 +11,7 @@ use ringside_common::cli::Endpoint;
 use tempfile::TempDir;
 
 use super::*;
+use crate::capture::Rotation;
 use crate::limit::Limits;
 
 fn parse(args: &[&str]) -> Result<Options, clap::Error> {
@@ -128,7 +130,7 @@ fn every_option_reaches_the_config() {
         "--limit-tx-packets=8,burst=9",
         "--mac-table-size=100",
         "--mac-ageing-s=5",
-        "--capture=c",
+        "--capture=c,max-bytes=1M,files=3",
         "--control-socket=ctl",
     ])
     .unwrap();
@@ -143,7 +145,14 @@ fn every_option_reaches_the_config() {
     assert!(!config.offloads);
     assert_eq!(config.mac_table_size, 100);
     assert_eq!(config.mac_ageing, Duration::from_secs(5));
-    assert_eq!(config.capture, Some(PathBuf::from("c")));
+    let capture = CaptureSpec {
+        path: "c".into(),
+        rotation: Rotation {
+            max_bytes: Some(1_000_000),
+            files: 3,
+        },
+    };
+    assert_eq!(config.capture, Some(capture));
     assert_eq!(config.common.queue_size, 256);
     assert_eq!(config.common.control_socket, Some(PathBuf::from("ctl")));
     let properties = PortProperties {

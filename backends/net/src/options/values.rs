@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::capture::{MAX_FILES, MIN_FILE_BYTES};
 use crate::limit::{MAX_BYTES_PER_S, MAX_PACKETS_PER_S, Rate};
 
 /// virtio 1.3 §5.1.4.1: the least MTU that a device may tell.
@@ -62,6 +63,12 @@ pub enum ValueError {
     /// No path.
     #[error("not a path")]
     Path,
+    /// Not the length of a file.
+    #[error("not a number of bytes from {MIN_FILE_BYTES}, perhaps with K, M or G, or off")]
+    CaptureBytes,
+    /// Not so many files.
+    #[error("not a number of files, 1 to {MAX_FILES}")]
+    CaptureFiles,
     /// Neither kind of network namespace.
     #[error("neither the name of a network namespace nor a path with a slash")]
     Netns,
@@ -167,6 +174,24 @@ pub(super) fn vlan(text: &str) -> Result<u16, ValueError> {
 /// Stations.
 pub(super) fn mac_limit(text: &str) -> Result<u32, ValueError> {
     u32::try_from(number(text)?).map_err(|_too_many| ValueError::Number)
+}
+
+/// What a file of a capture is bounded to.
+pub(super) fn capture_bytes(text: &str) -> Result<Option<u64>, ValueError> {
+    match text {
+        "off" => Ok(None),
+        text => match number(text) {
+            Ok(bytes @ MIN_FILE_BYTES..) => Ok(Some(bytes)),
+            _ => Err(ValueError::CaptureBytes),
+        },
+    }
+}
+
+pub(super) fn capture_files(text: &str) -> Result<u32, ValueError> {
+    text.parse()
+        .ok()
+        .filter(|files| (1..=MAX_FILES).contains(files))
+        .ok_or(ValueError::CaptureFiles)
 }
 
 pub(super) fn frame_bytes(text: &str) -> Result<usize, ValueError> {

@@ -13,6 +13,7 @@
 //! one every time, so that no flood in one direction or of one guest starves the others.
 
 mod announce;
+mod carrier;
 mod commands;
 mod lan;
 mod patience;
@@ -144,6 +145,7 @@ impl DeviceWorker for NetWorker {
             }
         }
         self.start_wire(turn, slot)?;
+        self.follow_serving(turn, slot);
         self.send_announcements(turn);
         Ok(())
     }
@@ -159,9 +161,11 @@ impl DeviceWorker for NetWorker {
 
     fn enabled(&mut self, turn: &mut NetTurn<'_>, slot: usize) {
         self.follow_enabled(turn, slot);
+        self.follow_serving(turn, slot);
     }
 
     fn stopped(&mut self, turn: &mut NetTurn<'_>, slot: usize) {
+        self.set_serving(turn, slot, false);
         if let Some(place) = turn.vrings.get_mut(slot) {
             self.lan.remove(&place.queue);
             let queue = &mut place.queue;
@@ -227,6 +231,7 @@ impl DeviceWorker for NetWorker {
     fn ready(&mut self, turn: &mut NetTurn<'_>, watch: WatchId) {
         if self.outbox == Some(watch) {
             self.send_announcements(turn);
+            self.follow_cables(turn);
         } else {
             self.wire_ready(turn, watch);
         }

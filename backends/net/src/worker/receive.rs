@@ -10,7 +10,7 @@ use super::{BUDGET_BYTES, BUDGET_FRAMES, NetQueue, NetTurn, NetWorker, Side};
 use crate::counters::{Direction, DropReason};
 use crate::filter::RxFilter;
 use crate::frame::{ETHERNET_HEADER_BYTES, Ethernet};
-use crate::header::{MAX_FRAME_BYTES, NetHeader};
+use crate::header::{GSO_NONE, MAX_FRAME_BYTES, NetHeader};
 use crate::hub::Fabric;
 use crate::limit::Admission;
 use crate::link::{Payload, Received, Room};
@@ -35,6 +35,10 @@ pub(super) struct RxQueue {
     pub(super) starved: bool,
     /// The driver has had buffers in it: it uses this queue.
     pub(super) used: bool,
+    /// It is started and enabled.
+    pub(super) serves: bool,
+    /// As many changes of the cable as it has noticed.
+    pub(super) cable_changes: u32,
     /// A frame that was read, and for which the chains are still to come.
     pub(super) pending: Option<(NetHeader, Vec<u8>)>,
     /// How long the last frames were.
@@ -81,6 +85,8 @@ impl RxQueue {
             wire: None,
             starved: false,
             used: false,
+            serves: false,
+            cable_changes: 0,
             pending: None,
             expect_bytes: SHORT_BYTES,
             resume_ns: 0,
@@ -208,12 +214,21 @@ enum Got {
 impl NetWorker {
     /// Whether a turn would put something into this queue.
     pub(super) fn has_something_for(&self, vring: &Vring, port: &Port, rx: &RxQueue) -> bool {
-        if !vring.is_live() || rx.resume_ns != 0 || !port.is_link_up() {
+        if !vring.is_live() {
+            return false;
+        }
+        let wire = self.wire_of(rx);
+        if rx.cable_changes != port.cable.changes() {
+            return true;
+        }
+        if !port.is_link_up() {
+            return wire.is_some_and(Wire::is_readable);
+        }
+        if rx.resume_ns != 0 {
             return false;
         }
         match self.hub.fabric() {
             Fabric::Wire => {
-                let wire = self.wire_of(rx);
                 let there = rx.pending.is_some() || wire.is_some_and(Wire::is_readable);
                 let unused = !rx.used && vring.has_available();
                 unused || (there && (!rx.starved || vring.has_available()))
@@ -236,11 +251,15 @@ impl NetWorker {
     /// Serves one receive queue with what comes for it alone.
     pub(super) fn receive(&mut self, turn: &mut NetTurn<'_>, slot: usize) -> bool {
         let now_ns = turn.now_ns();
+        self.follow_cable(turn, slot);
         let Some(place) = turn.vrings.get_mut(slot) else {
             return false;
         };
-        if !place.vring.is_live() || !place.queue.port.is_link_up() {
+        if !place.vring.is_live() {
             return false;
+        }
+        if !place.queue.port.is_link_up() {
+            return self.lose_what_comes(turn, slot);
         }
         place.queue.follow_filter();
         let Side::Receive(rx) = &mut place.queue.side else {
@@ -361,6 +380,10 @@ impl NetWorker {
             queue.counters.count_drop(DropReason::Filtered);
             return Got::Frame(bytes);
         }
+        if header.gso_type == GSO_NONE && bytes > queue.port.max_frame_bytes_of(start) {
+            queue.counters.count_drop(DropReason::MtuExceeded);
+            return Got::Frame(bytes);
+        }
         let over = bytes.saturating_sub(limit_bytes);
         let fits = over == 0 || rx.window.make_room(vring, bytes);
         match header.for_receiver(rx.negotiated.takes) {
@@ -448,7 +471,12 @@ impl NetWorker {
             }
             let header = NetHeader::default();
             let payload = Payload::Bytes(frame);
-            if let Some(reason) = give(place, now_ns, header, payload, bytes, frame).loss() {
+            let put = if bytes > place.queue.port.max_frame_bytes() {
+                Put::Lost(DropReason::MtuExceeded)
+            } else {
+                give(place, now_ns, header, payload, bytes, frame)
+            };
+            if let Some(reason) = put.loss() {
                 // The next one would fare no better.
                 place.queue.counters.count_drop(reason);
                 resume_ns = now_ns + MADE_UP_PAUSE_NS;

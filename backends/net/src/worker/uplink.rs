@@ -115,7 +115,7 @@ impl Lan {
         }
     }
 
-    fn lost_uplink(&self, reason: DropReason) {
+    pub(super) fn lost_uplink(&self, reason: DropReason) {
         if let Some((_, from)) = &self.uplink_counters {
             from.count_drop(reason);
         }

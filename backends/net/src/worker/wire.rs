@@ -12,10 +12,13 @@ use std::os::fd::BorrowedFd;
 
 use ringside_common::io::{IoQueue, Readiness, WatchId};
 use ringside_common::logging::LogLimiter;
+use ringside_common::memory::Buffers;
 
+use super::carrier::MOST_FRAMES;
 use super::{NetTurn, NetWorker, Side};
+use crate::counters::DropReason;
 use crate::hub::Fabric;
-use crate::link::{LinkQueue, Sent};
+use crate::link::{LinkQueue, Received, Room, Sent};
 
 static TROUBLE: LogLimiter = LogLimiter::new();
 static GONE: LogLimiter = LogLimiter::new();
@@ -90,6 +93,28 @@ impl Wire {
     #[inline]
     pub(super) fn set_drained(&mut self) {
         self.readable = false;
+    }
+
+    /// Drops frames that wait, as many as there are or `most`; returns how many.
+    pub(super) fn lose_waiting(&mut self, spare: &mut [u8], most: usize) -> usize {
+        let nowhere = Buffers::default();
+        let mut frames = 0;
+        while frames < most {
+            let room = Room {
+                window: &nowhere,
+                skip_bytes: 0,
+                limit_bytes: 0,
+                spare: &mut *spare,
+            };
+            match self.queue.receive(room) {
+                Received::Frame { .. } => frames += 1,
+                Received::Empty | Received::Down => {
+                    self.set_drained();
+                    break;
+                }
+            }
+        }
+        frames
     }
 
     /// Whether it takes no frames at present.
@@ -174,7 +199,13 @@ impl NetWorker {
                     "the link queue is in use by another thread",
                 ));
             };
-            let wire = Wire::new(queue, turn.io)?;
+            let mut wire = Wire::new(queue, turn.io)?;
+            if self.hub.fabric() == Fabric::Switch {
+                // Nobody was there for it.
+                for _ in 0..wire.lose_waiting(&mut self.spare, MOST_FRAMES) {
+                    self.lan.lost_uplink(DropReason::LinkDown);
+                }
+            }
             if let Some(place) = self.wires.get_mut(index) {
                 *place = Some(wire);
             }

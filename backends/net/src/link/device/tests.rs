@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::link::tap::TapSpec;
-use crate::link::testing::{Peer, in_network, ip, is_plain, plain_frame, received_all};
+use crate::link::testing::{Peer, in_network, is_plain, plain_frame, received_all, up};
 
 #[test]
 fn connection_outlives_the_data_thread_that_has_the_queue() {
@@ -59,7 +59,8 @@ fn link_of_each_kind_with_headers_moves_frames() {
             netns: None,
         });
         let tap = Link::open(&tap, 1).unwrap();
-        ip("link set tap0 up");
+        tap.set_carrier(true).unwrap();
+        up(&["tap0"]);
         let packet = LinkSpec::Packet {
             interface: "tap0".into(),
             netns: None,
@@ -74,7 +75,6 @@ fn link_of_each_kind_with_headers_moves_frames() {
         for link in [&tap, &packet] {
             assert!(link.supported().contains(Offloads::CSUM | Offloads::TSO6));
             assert_eq!(link.mtu(), Some(1500));
-            link.set_carrier(true).unwrap();
             link.set_offloads(Offloads::CSUM).unwrap();
             link.attach(0, true).unwrap();
         }
@@ -93,7 +93,9 @@ fn link_of_each_kind_with_headers_moves_frames() {
             assert_eq!(queue.retry_at_ns(), None);
             assert_eq!((queue.flush(), queue.has_unsent()), (Sent::Done, false));
         }
-        assert_eq!(far.send(&header, Payload::Bytes(&frame)), Sent::Done);
-        assert_eq!((tap.drain(0), packet.drain(0)), (1, 0));
+        // A packet socket has none.
+        for link in [&tap, &packet] {
+            link.set_carrier(false).unwrap();
+        }
     });
 }

@@ -21,8 +21,9 @@ use crate::link::namespace::within;
 use crate::sys::{self, InterfaceRequest};
 
 const TUN: &str = "/dev/net/tun";
-/// Ethernet frames, without the 4 bytes of `struct tun_pi`, with the virtio header.
-const FLAGS: i32 = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+/// Ethernet frames, without the 4 bytes of `struct tun_pi`, with the virtio header. Since Linux 6.0
+/// a queue is attached without a moment's carrier.
+const FLAGS: i32 = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_NO_CARRIER;
 /// The bytes of a name that a kernel takes.
 const MAX_NAME_BYTES: usize = libc::IFNAMSIZ - 1;
 
@@ -210,7 +211,8 @@ impl Opener<'_> {
                 pairs: self.pairs,
             });
         }
-        self.open_macvtap(many)
+        // Which has no carrier of its own.
+        self.open_macvtap(many & !libc::IFF_NO_CARRIER)
     }
 
     /// A macvtap interface has a device node with its index for a number.
