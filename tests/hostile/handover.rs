@@ -11,12 +11,12 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use ringside_tests::frontend::error::FrontendError;
-use ringside_tests::frontend::ids::{feature, request};
+use ringside_tests::frontend::ids::request;
 use ringside_tests::frontend::net::net_feature::OFFLOADS;
 use ringside_tests::frontend::net::{Flow, NetConfig, NetHeader, NetPort};
 use ringside_tests::frontend::raw::RawClient;
 use ringside_tests::frontend::session::Session;
-use ringside_tests::hostile::{PATIENCE, Result, TestResult};
+use ringside_tests::hostile::{PATIENCE, Result, TestResult, negotiated};
 use ringside_tests::process::{Launch, Process};
 
 /// Far more than anything takes that waits for nobody.
@@ -86,18 +86,7 @@ impl Target {
 
     /// A front-end that has negotiated all that is offered.
     fn negotiated(&mut self) -> Result<RawClient> {
-        let client = RawClient::from_stream(self.process.connect(PATIENCE)?)?;
-        let ask = |id| -> Result<u64> {
-            let answer = client.call(id, &[], BOUND)?;
-            Ok(answer.u64_at(0).ok_or("short answer")?)
-        };
-        let features = ask(request::GET_FEATURES)?;
-        let protocol = ask(request::GET_PROTOCOL_FEATURES)?;
-        client.request(request::SET_PROTOCOL_FEATURES, &protocol.to_ne_bytes())?;
-        client.request(request::SET_OWNER, &[])?;
-        let features = features & !feature::LOG_ALL;
-        client.request(request::SET_FEATURES, &features.to_ne_bytes())?;
-        Ok(client)
+        negotiated(self.process.connect(PATIENCE)?, BOUND)
     }
 
     /// Frames of the other port are taken.
