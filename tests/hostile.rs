@@ -30,7 +30,7 @@ pub use huge_pages::HugePages;
 pub use injection::Injection;
 pub use slow_disk::SlowDisk;
 pub use trap::Trap;
-pub use victim::{DISK_BYTES, Footprint, QUEUES, Victim, expect_refusal};
+pub use victim::{DISK_BYTES, Footprint, QUEUES, Victim, expect_refusal, negotiated};
 
 /// Result of a step of a hostile case.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The block device served in this process, on a socket pair: the real request path, with any
+//! A device served in this process, on a socket pair: the real request path, for disks with any
 //! engine below it.
+
+pub mod watch;
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -10,6 +12,7 @@ use ringside_blk::device::{BlockDevice, BlockOptions};
 use ringside_blk::engine::Engine;
 use ringside_blk::image::CacheMode;
 use ringside_common::daemon::{Control, Source, serve};
+use ringside_common::device::Device;
 use ringside_common::error::HostError;
 use ringside_common::worker::WorkerOptions;
 
@@ -29,8 +32,8 @@ pub enum ServeError {
 
 /// A device that outlives its connections, each of which is served on a thread of its own.
 #[derive(Debug)]
-pub struct Served {
-    device: Arc<BlockDevice>,
+pub struct Served<D = BlockDevice> {
+    device: Arc<D>,
     control: Arc<Control>,
     workers: WorkerOptions,
     thread: Option<JoinHandle<std::result::Result<(), HostError>>>,
@@ -68,8 +71,19 @@ impl Served {
             serial: "in-process".to_owned(),
             cache,
         };
+        Self::of(Arc::new(BlockDevice::new(engine, options)), max_threads)
+    }
+}
+
+impl<D: Device + Send + Sync> Served<D> {
+    /// This device, on so many data threads.
+    ///
+    /// # Errors
+    ///
+    /// When no descriptor is left.
+    pub fn of(device: Arc<D>, max_threads: usize) -> Result<Self> {
         Ok(Self {
-            device: Arc::new(BlockDevice::new(engine, options)),
+            device,
             control: Arc::new(Control::new().map_err(FrontendError::io("eventfd"))?),
             workers: WorkerOptions {
                 max_threads,
@@ -88,6 +102,15 @@ impl Served {
     ///
     /// When a message is refused or a thread or socket cannot be had.
     pub fn connect(&mut self, builder: SessionBuilder) -> Result<Session> {
+        builder.from_stream(self.stream()?)
+    }
+
+    /// The socket of a front-end that has said nothing yet; else as [`connect`](Self::connect).
+    ///
+    /// # Errors
+    ///
+    /// When a thread or socket cannot be had.
+    pub fn stream(&mut self) -> Result<UnixStream> {
         let _ = self.wait_end();
         let (ours, theirs) = UnixStream::pair().map_err(FrontendError::io("socketpair"))?;
         let (device, control) = (Arc::clone(&self.device), Arc::clone(&self.control));
@@ -97,7 +120,7 @@ impl Served {
             .spawn(move || serve(&device, Source::Connected(theirs), &workers, &control))
             .map_err(FrontendError::io("starting a thread"))?;
         self.thread = Some(thread);
-        builder.from_stream(ours)
+        Ok(ours)
     }
 
     /// Waits until the connection has been let go of, its front-end having been dropped.
@@ -121,7 +144,7 @@ impl Served {
 
     /// The device.
     #[must_use]
-    pub fn device(&self) -> &Arc<BlockDevice> {
+    pub fn device(&self) -> &Arc<D> {
         &self.device
     }
 }

@@ -2,7 +2,8 @@
 //! Everything the Ringside test suites share.
 //!
 //! * [`frontend`]: an in-process vhost-user front-end with a driver side that can also misbehave.
-//! * [`in_process`]: the block device served in this process, on any engine.
+//! * [`in_process`]: a device served in this process, a disk on any engine, and whatever happens
+//!   between two of its reads of guest memory.
 //! * [`block_engine`]: such an engine, a disk with a volatile cache and faults at will.
 //! * [`hostile`]: a running back-end as the victim of hostile cases, and the check after each.
 //! * [`process`]: runs a back-end binary as a child and samples it through `/proc`.

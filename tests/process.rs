@@ -224,6 +224,31 @@ impl Process {
         }
     }
 
+    /// Checks that one line of the log, at the level INFO, says what is served: `expected`.
+    ///
+    /// # Errors
+    ///
+    /// When the process says nothing of what it serves in time, or ends.
+    ///
+    /// # Panics
+    ///
+    /// When it says something else.
+    pub fn expect_served(&mut self, expected: &str, timeout: Duration) -> Result<()> {
+        let log = self.poll_until("what is served", timeout, |process| {
+            let log = process.stderr();
+            Ok(log.contains("serving ").then_some(log))
+        })?;
+        let told: Vec<_> = log
+            .lines()
+            .filter(|line| line.contains("serving"))
+            .collect();
+        assert!(
+            matches!(told[..], [line] if line.contains("INFO") && line.ends_with(expected)),
+            "{expected}, not {told:?}"
+        );
+        Ok(())
+    }
+
     /// What the process wrote to standard error and output so far.
     #[must_use]
     pub fn stderr(&self) -> String {

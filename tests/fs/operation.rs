@@ -13,15 +13,16 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, fcntl};
-use ringside_fs::wire::flags::ROOT_NODE;
-use ringside_tests::frontend::fuse::{FuseClient, FuseConfig};
+use ringside_fs::wire::flags::{ROOT_NODE, SetAttrValid};
+use ringside_fs::wire::operation::{CopyFileRange, SetAttr};
+use ringside_tests::frontend::fuse::{FuseClient, FuseConfig, Request};
 use ringside_tests::frontend::ids::request;
 use ringside_tests::frontend::raw::RawClient;
-use ringside_tests::hostile::wire;
+use ringside_tests::hostile::negotiated;
 use ringside_tests::process::{Launch, Process, accept, back_end_binary};
 use ringside_tests::skip;
 use rustix::fs::{StatVfsMountFlags, statvfs};
-use rustix::process::geteuid;
+use rustix::process::{Signal, geteuid};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 type TestResult = Result<()>;
@@ -231,6 +232,130 @@ fn limit_of_files_that_is_to_be_left_alone_is() -> TestResult {
 }
 
 #[test]
+fn hangup_is_ignored_and_the_share_served_on() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    for sandbox in ["auto", "none"] {
+        let launch = Launch::back_end(PACKAGE)?;
+        let mut process = listening(launch, dir.path(), &["--sandbox", sandbox])?;
+        let mut front_end = client(process.connect(PATIENCE)?)?;
+        for _ in 0..3 {
+            process.signal(Signal::HUP)?;
+            front_end.queue().getattr(ROOT_NODE, None)?;
+        }
+        assert!(process.try_exit()?.is_none(), "{sandbox}");
+        assert!(process.terminate(PATIENCE)?.success(), "{sandbox}");
+    }
+    Ok(())
+}
+
+#[test]
+fn share_that_is_read_only_is_not_changed_by_any_operation() -> TestResult {
+    const FLAGS: u32 = 0x4008_6602;
+    let dir = tempfile::tempdir()?;
+    fs::write(dir.path().join("file"), "as it was")?;
+    fs::create_dir(dir.path().join("dir"))?;
+    let args = ["--sandbox", "none", "--readonly", "--xattr"];
+    let mut process = listening(Launch::back_end(PACKAGE)?, dir.path(), &args)?;
+    let mut front_end = client(process.connect(PATIENCE)?)?;
+    let queue = front_end.queue();
+    let file = queue.lookup(ROOT_NODE, "file")?.node;
+    let handle = queue.open(file, 0)?.handle;
+    assert_eq!(queue.read(file, handle, 0, 64)?, b"as it was");
+    let set = SetAttr {
+        valid: SetAttrValid::SIZE,
+        ..SetAttr::default()
+    };
+    let copy = CopyFileRange {
+        handle_in: handle,
+        node_out: file,
+        handle_out: handle,
+        len_bytes: 1,
+        ..CopyFileRange::default()
+    };
+    let [to_write, to_cut] = [libc::O_RDWR, libc::O_TRUNC].map(i32::cast_unsigned);
+    for request in [
+        Request::setattr(file, &set),
+        Request::symlink(ROOT_NODE, "new", "file"),
+        Request::mknod(ROOT_NODE, "new", libc::S_IFREG | 0o644, 0, 0),
+        Request::mkdir(ROOT_NODE, "new", 0o755, 0),
+        Request::unlink(ROOT_NODE, "file"),
+        Request::rmdir(ROOT_NODE, "dir"),
+        Request::rename((ROOT_NODE, "file"), (ROOT_NODE, "new"), 0),
+        Request::link(file, ROOT_NODE, "new"),
+        Request::open(file, to_write),
+        Request::open(file, to_cut),
+        Request::create(ROOT_NODE, "new", to_write, 0o644, 0),
+        Request::tmpfile(ROOT_NODE, to_write, 0o644, 0),
+        Request::write(file, handle, 0, 4),
+        Request::setxattr(file, "user.a", b"value", 0, false),
+        Request::removexattr(file, "user.a"),
+        Request::fallocate(file, handle, 0, 4096, 0),
+        Request::copy_file_range(file, &copy),
+        Request::ioctl(file, handle, FLAGS, &[0; 4], 0),
+    ] {
+        let refused = queue.call(&request).map_err(|error| error.errno());
+        assert_eq!(refused, Err(Some(libc::EROFS)), "{request:?}");
+    }
+    assert_eq!(fs::read(dir.path().join("file"))?, b"as it was");
+    let left: std::io::Result<Vec<_>> = fs::read_dir(dir.path())?.collect();
+    assert_eq!(left?.len(), 2);
+    Ok(())
+}
+
+#[test]
+fn guest_is_told_for_how_long_it_may_believe() -> TestResult {
+    const DAY_S: u64 = 24 * 60 * 60;
+    let dir = tempfile::tempdir()?;
+    fs::write(dir.path().join("file"), "")?;
+    for (args, entry_s, attr_s) in [
+        (&[][..], 1, 1),
+        (&["--cache", "auto"], 1, 1),
+        (&["--cache", "always"], DAY_S, DAY_S),
+        (&["--cache", "metadata"], DAY_S, DAY_S),
+        (&["--cache", "never"], 0, 0),
+        (&["--entry-timeout", "7", "--attr-timeout", "9"], 7, 9),
+    ] {
+        let args = [&["--sandbox", "none"], args].concat();
+        let mut process = listening(Launch::back_end(PACKAGE)?, dir.path(), &args)?;
+        let mut front_end = client(process.connect(PATIENCE)?)?;
+        let entry = front_end.queue().lookup(ROOT_NODE, "file")?;
+        let told = (entry.entry_timeout.seconds, entry.attr_timeout.seconds);
+        assert_eq!(told, (entry_s, attr_s), "{args:?}");
+    }
+    let args = ["--sandbox", "none", "--negative-timeout", "5"];
+    let mut process = listening(Launch::back_end(PACKAGE)?, dir.path(), &args)?;
+    let mut front_end = client(process.connect(PATIENCE)?)?;
+    let none = front_end.queue().lookup(ROOT_NODE, "none")?;
+    assert_eq!((none.node, none.entry_timeout.seconds), (0, 5));
+    Ok(())
+}
+
+#[test]
+fn nodes_beyond_the_most_that_are_wanted_are_refused_until_some_are_forgotten() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    for number in 0..64 {
+        fs::write(dir.path().join(number.to_string()), "")?;
+    }
+    let args = ["--sandbox", "none", "--max-nodes", "32"];
+    let mut process = listening(Launch::back_end(PACKAGE)?, dir.path(), &args)?;
+    let mut front_end = client(process.connect(PATIENCE)?)?;
+    let queue = front_end.queue();
+    let mut known = Vec::new();
+    let refused = loop {
+        match queue.lookup(ROOT_NODE, known.len().to_string()) {
+            Ok(entry) => known.push(entry.node),
+            Err(error) => break error.errno(),
+        }
+    };
+    assert_eq!(refused, Some(libc::ENFILE));
+    // The root is one as well.
+    assert!((30..=32).contains(&known.len()), "{}", known.len());
+    queue.forget(known[0], 1)?;
+    queue.lookup(ROOT_NODE, "63")?;
+    Ok(())
+}
+
+#[test]
 fn f6_8_shared_file_is_refused_with_what_to_do_instead() -> TestResult {
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("file");
@@ -289,19 +414,7 @@ fn f6_8_start_says_what_is_served_and_how_it_is_caged() -> TestResult {
             share.path().display(),
             process.socket().display(),
         );
-        let log = process.poll_until("the line", PATIENCE, |process| {
-            let log = process.stderr();
-            Ok(log.contains("serving ").then_some(log))
-        })?;
-        let told: Vec<_> = log
-            .lines()
-            .filter(|line| line.contains("serving"))
-            .collect();
-        assert!(
-            matches!(told[..], [line] if line.contains("INFO") && line.ends_with(&expected)),
-            "{expected}, not {told:?}"
-        );
-        Ok(())
+        Ok(process.expect_served(&expected, PATIENCE)?)
     };
     start(
         &["--sandbox", "chroot", "--tag", "work", "--readonly"],

@@ -34,7 +34,7 @@ use ringside_tests::frontend::net::{Flow, NetConfig, NetHeader, NetPort};
 use ringside_tests::frontend::raw::RawClient;
 use ringside_tests::frontend::session::Session;
 use ringside_tests::hostile::wire::{self, vring_state};
-use ringside_tests::hostile::{PATIENCE, Result, TestResult, wait_until};
+use ringside_tests::hostile::{PATIENCE, Result, TestResult, negotiated, wait_until};
 use ringside_tests::process::{Launch, Process};
 
 /// Far more than anything takes that waits for nobody.
@@ -113,7 +113,7 @@ impl Target {
 
     /// A front-end that has negotiated all that is offered.
     fn negotiated(&mut self) -> Result<RawClient> {
-        wire::negotiate(RawClient::from_stream(self.process.connect(PATIENCE)?)?)
+        negotiated(self.process.connect(PATIENCE)?, BOUND)
     }
 
     /// Frames of the other port are taken.

@@ -17,6 +17,26 @@ pub const DISK_BYTES: u64 = 64 << 20;
 /// Queues the victim offers: few, so that one index more is out of range.
 pub const QUEUES: u16 = 4;
 
+/// A client that has negotiated all that is offered, each answer having come within `bound`.
+///
+/// # Errors
+///
+/// When negotiation fails.
+pub fn negotiated(stream: UnixStream, bound: Duration) -> Result<RawClient> {
+    let client = RawClient::from_stream(stream)?;
+    let ask = |id| -> Result<u64> {
+        let answer = client.call(id, &[], bound)?;
+        Ok(answer.u64_at(0).ok_or("short answer")?)
+    };
+    let features = ask(request::GET_FEATURES)?;
+    let protocol = ask(request::GET_PROTOCOL_FEATURES)?;
+    client.request(request::SET_PROTOCOL_FEATURES, &protocol.to_ne_bytes())?;
+    client.request(request::SET_OWNER, &[])?;
+    let features = features & !feature::LOG_ALL;
+    client.request(request::SET_FEATURES, &features.to_ne_bytes())?;
+    Ok(client)
+}
+
 /// What the process holds on to, counted exactly.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Footprint {
@@ -141,7 +161,7 @@ impl Victim {
     ///
     /// When negotiation fails.
     pub fn negotiated(&mut self) -> Result<RawClient> {
-        super::wire::negotiate(self.raw()?)
+        negotiated(self.stream()?, PATIENCE)
     }
 
     /// A sound session.

@@ -14,7 +14,7 @@ use ringside_tests::frontend::net::net_feature::OFFLOADS;
 use ringside_tests::frontend::net::{Flow, NetConfig, NetHeader, NetPort};
 use ringside_tests::frontend::session::Session;
 use ringside_tests::net_back_end::NetBackEnd;
-use ringside_tests::process::{Sample, thread_activity};
+use ringside_tests::process::{Sample, thread_activity, thread_ids};
 use ringside_tests::skip;
 use serde_json::{Value, json};
 
@@ -251,24 +251,37 @@ fn receiver_without_buffers_costs_nothing_and_is_served_when_it_has_some() -> Te
 }
 
 #[test]
+fn switch_is_served_by_one_thread_whatever_the_number_of_its_ports() -> TestResult {
+    let args = ["--backend", "switch", "--threads", "4"];
+    let mut back_end = NetBackEnd::start(4, &args)?;
+    let mut ports = Vec::new();
+    for port in 0..4 {
+        ports.push(open(&mut back_end, port)?);
+        let threads = thread_ids(back_end.process().id(), "data-")?;
+        assert_eq!(threads.len(), 1, "with {} ports", port + 1);
+    }
+    Ok(())
+}
+
+#[test]
+fn guest_of_a_network_without_offloads_is_offered_none() -> TestResult {
+    for (args, wanted) in [(&[][..], OFFLOADS), (&["--no-offloads"], 0)] {
+        let args = [&["--backend", "switch"], args].concat();
+        let mut back_end = NetBackEnd::start(1, &args)?;
+        let session = Session::builder().from_stream(back_end.connect(0)?)?;
+        let offered = session.negotiated().offered & OFFLOADS;
+        // UFO is not made in software.
+        assert_eq!(offered == 0, wanted == 0, "{args:?}: {offered:#x}");
+    }
+    Ok(())
+}
+
+#[test]
 fn f6_8_start_says_what_is_served_and_how_it_is_caged() -> TestResult {
     let start = |ports: &[&str], args: &[&str], expected: &dyn Fn(&NetBackEnd) -> String| {
         let mut back_end = NetBackEnd::start_ports(ports, args)?;
-        let log = back_end
-            .process()
-            .poll_until("the line", PATIENCE, |process| {
-                let log = process.stderr();
-                Ok(log.contains("serving ").then_some(log))
-            })?;
-        let told: Vec<_> = log
-            .lines()
-            .filter(|line| line.contains("serving"))
-            .collect();
         let expected = expected(&back_end);
-        assert!(
-            matches!(told[..], [line] if line.contains("INFO") && line.ends_with(&expected)),
-            "{expected}, not {told:?}"
-        );
+        back_end.process().expect_served(&expected, PATIENCE)?;
         TestResult::Ok(())
     };
     let uplink = [

@@ -13,7 +13,7 @@ use ringside_tests::frontend::session::Session;
 use ringside_tests::hostile::support_chains::{
     DISK_BYTES, Disk, IMAGE_SEED, Outcome, PACKAGE, PATIENCE, image_pattern, launch, launch_traced,
 };
-use ringside_tests::process::{Launch, Process, accept, back_end_binary};
+use ringside_tests::process::{Launch, Process, accept, back_end_binary, thread_ids};
 use ringside_tests::skip;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -407,6 +407,35 @@ fn sixteen_queues_are_served_by_two_threads() -> Outcome {
 }
 
 #[test]
+fn data_threads_run_on_the_processors_they_are_given() -> Outcome {
+    let allowed = rustix::thread::sched_getaffinity(None)?;
+    let ours: Vec<_> = (0..rustix::thread::CpuSet::MAX_CPU)
+        .filter(|&cpu| allowed.is_set(cpu))
+        .collect();
+    let cpus: Vec<_> = ours.iter().rev().take(2).collect();
+    let list = cpus.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let mut disk = Disk::start(&["--threads", "2", "--cpus", &list.join(",")])?;
+    let mut session = disk.session(Session::builder().queues(2))?;
+    let _vrings = session.start_all()?;
+    let pid = disk.process.id();
+    let mut found = Vec::new();
+    for thread in thread_ids(pid, "data-")? {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/status"))?;
+        let on = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+            .ok_or("no list")?;
+        found.push(on.trim().to_owned());
+    }
+    found.sort();
+    let mut wanted = [list.clone(), list].concat();
+    wanted.truncate(2);
+    wanted.sort();
+    assert_eq!(found, wanted);
+    Ok(())
+}
+
+#[test]
 fn queue_larger_than_allowed_is_refused() -> Outcome {
     let mut disk = Disk::start(&["--queue-size", "64"])?;
     let mut session = disk.session(Session::builder().queue_size(128))?;
@@ -543,19 +572,7 @@ fn f6_8_start_says_what_is_served_and_how_it_is_caged() -> Outcome {
             disk.image().display(),
             disk.process.socket().display(),
         );
-        let log = disk.process.poll_until("the line", PATIENCE, |process| {
-            let log = process.stderr();
-            Ok(log.contains("serving ").then_some(log))
-        })?;
-        let told: Vec<_> = log
-            .lines()
-            .filter(|line| line.contains("serving"))
-            .collect();
-        assert!(
-            matches!(told[..], [line] if line.contains("INFO") && line.ends_with(&expected)),
-            "{expected}, not {told:?}"
-        );
-        Ok(())
+        Ok(disk.process.expect_served(&expected, PATIENCE)?)
     };
     start(&[], "read-write, cache writeback")?;
     start(

@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! No field that the driver can write is read twice: whatever byte of a request it changes, and
+//! between whichever two reads of the device, the request is the one or the other, wholly.
+
+#[path = "changing/disk.rs"]
+mod disk;
