@@ -8,10 +8,12 @@
 //! * [`SlowDisk`]: keeps writes to a file in flight for long.
 //! * [`Injection`]: system calls that fail or hang.
 //! * [`Trap`]: an eventfd to which a write waits.
+//! * [`HugePages`]: as many free ones as a case wants.
 //! * [`support_chains`]: a `ringside-blk` with a ring laid by hand, checked to the byte.
 //! * [`wire`]: bodies of messages, sound or not.
 
 mod bystander;
+mod huge_pages;
 mod injection;
 mod slow_disk;
 pub mod support_chains;
@@ -22,6 +24,7 @@ pub mod wire;
 use std::time::{Duration, Instant};
 
 pub use bystander::Bystander;
+pub use huge_pages::HugePages;
 pub use injection::Injection;
 pub use slow_disk::SlowDisk;
 pub use trap::Trap;

@@ -41,8 +41,12 @@ impl Region {
             rustix::fs::fcntl_add_seals(&file, seals)
                 .map_err(FrontendError::io("sealing a memfd"))?;
         }
+        Self::on(file, spec, layout)
+    }
+
+    fn on(file: OwnedFd, spec: &RegionSpec, layout: &MemoryLayout) -> Result<Self> {
         let window = GuestSlice::map(file.as_fd(), spec.mmap_offset, spec.bytes, layout.populate)
-            .map_err(FrontendError::io("mmap of a memfd"))?;
+            .map_err(FrontendError::io("mmap of guest memory"))?;
         let uva = match spec.uva {
             Uva::Mapped => window.hva(),
             Uva::At(uva) => uva,
@@ -128,11 +132,33 @@ impl GuestMemory {
     ///
     /// When the layout overlaps itself or the kernel refuses a file or mapping.
     pub fn new(layout: &MemoryLayout) -> Result<Arc<Self>> {
-        let regions = layout
-            .regions
-            .iter()
-            .map(|spec| Region::new(spec, layout))
-            .collect::<Result<Vec<_>>>()?;
+        let regions = layout.regions.iter();
+        Self::of(layout, regions.map(|spec| Region::new(spec, layout)))
+    }
+
+    /// Maps the regions in these files, as they are: one for each, and long enough. Where there are
+    /// fewer files, the rest of the regions is created.
+    ///
+    /// # Errors
+    ///
+    /// As [`GuestMemory::new`].
+    pub fn on_files(
+        layout: &MemoryLayout,
+        files: impl IntoIterator<Item = OwnedFd>,
+    ) -> Result<Arc<Self>> {
+        let mut files = files.into_iter();
+        let regions = layout.regions.iter().map(|spec| match files.next() {
+            Some(file) => Region::on(file, spec, layout),
+            None => Region::new(spec, layout),
+        });
+        Self::of(layout, regions)
+    }
+
+    fn of(
+        layout: &MemoryLayout,
+        regions: impl Iterator<Item = Result<Region>>,
+    ) -> Result<Arc<Self>> {
+        let regions = regions.collect::<Result<Vec<_>>>()?;
         let mut free = Free {
             ranges: regions.iter().map(|r| (0, r.len_bytes())).collect(),
             borders: Vec::new(),

@@ -16,6 +16,8 @@ use nix::fcntl::{FcntlArg, fcntl};
 use ringside_fs::wire::flags::{ROOT_NODE, SetAttrValid};
 use ringside_fs::wire::operation::{CopyFileRange, SetAttr};
 use ringside_tests::frontend::fuse::{FuseClient, FuseConfig, Request};
+use ringside_tests::frontend::ids::request;
+use ringside_tests::hostile::{negotiated, wire};
 use ringside_tests::process::{Launch, Process, accept, back_end_binary};
 use ringside_tests::skip;
 use rustix::fs::{StatVfsMountFlags, statvfs};
@@ -423,4 +425,40 @@ fn f6_8_start_says_what_is_served_and_how_it_is_caged() -> TestResult {
         ", read-write",
         "none, seccomp: none",
     )
+}
+
+/// crosvm asks for the tag whether or not it is offered.
+#[test]
+fn f7_5_front_end_that_asks_for_a_tag_that_was_not_given_is_told_to_give_it() -> TestResult {
+    let dir = tempfile::tempdir()?;
+    let mut process = listening(
+        Launch::back_end(PACKAGE)?,
+        dir.path(),
+        &["--sandbox", "none"],
+    )?;
+    let client = negotiated(process.connect(PATIENCE)?, PATIENCE)?;
+    client.request(request::GET_CONFIG, &wire::config(0, 36, 0, &[0; 36]))?;
+    client.expect_closed(PATIENCE)?;
+    let log = process.stderr();
+    assert!(log.contains("GET_CONFIG") && log.contains("--tag"), "{log}");
+    // With what it says, it is answered.
+    process.terminate(PATIENCE)?;
+    let args = ["--sandbox", "none", "--tag", "project"];
+    let mut process = listening(Launch::back_end(PACKAGE)?, dir.path(), &args)?;
+    let client = negotiated(process.connect(PATIENCE)?, PATIENCE)?;
+    let body = wire::config(0, 36, 0, &[0; 36]);
+    let answer = client.call(request::GET_CONFIG, &body, PATIENCE)?;
+    assert!(answer.body[12..].starts_with(b"project\0"), "{answer:?}");
+    Ok(())
+}
+
+/// The lines of the README for crosvm have what crosvm needs.
+#[test]
+fn f7_5_readme_gives_a_tag_to_crosvm() {
+    let readme = include_str!("../../README.md");
+    let folders = readme.split("## Share a folder").nth(1);
+    let crosvm = folders.and_then(|text| text.split("### crosvm").nth(1));
+    let lines = crosvm.and_then(|text| text.split("###").next());
+    let line = lines.and_then(|text| text.lines().find(|line| line.contains("ringside-fs --")));
+    assert!(line.is_some_and(|line| line.contains("--tag ")), "{line:?}");
 }

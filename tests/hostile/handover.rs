@@ -4,6 +4,18 @@
 //! Whatever it is, the message is answered or its connection closed, the next front-end is served,
 //! another port of a switch never notices, and SIGTERM ends the process.
 
+#[path = "handover/few.rs"]
+mod few;
+#[path = "handover/files.rs"]
+mod files;
+#[path = "handover/flat.rs"]
+mod flat;
+#[path = "handover/guest.rs"]
+mod guest;
+#[path = "handover/huge.rs"]
+mod huge;
+#[path = "handover/polled.rs"]
+mod polled;
 #[path = "handover/walk.rs"]
 mod walk;
 
@@ -22,53 +34,57 @@ use ringside_tests::process::{Launch, Process};
 /// Far more than anything takes that waits for nobody.
 const BOUND: Duration = Duration::from_secs(5);
 
+/// What is attacked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Device {
+    Disk,
+    Switch,
+    Folder,
+}
+
 /// A device under attack.
 struct Target {
-    name: &'static str,
+    device: Device,
     process: Process,
     /// Another port of the same process.
     other: Option<NetPort>,
 }
 
 impl Target {
-    fn disk() -> Result<Self> {
-        let launch = Launch::back_end("ringside-blk")?.args(["--memory", "--size", "16M"]);
-        Self::start("disk", launch, false)
-    }
-
-    fn folder() -> Result<Self> {
-        let launch = Launch::back_end("ringside-fs")?;
-        let shared = launch.path("shared");
-        std::fs::create_dir(&shared)?;
-        let launch =
-            launch
-                .arg("--shared-dir")
-                .arg(shared)
-                .args(["--tag", "share", "--sandbox", "none"]);
-        Self::start("folder", launch, false)
-    }
-
-    fn switch() -> Result<Self> {
-        let launch = Launch::back_end("ringside-net")?.args(["--backend", "switch"]);
-        Self::start("switch", launch, true)
-    }
-
     fn all() -> Result<Vec<Self>> {
-        Ok(vec![Self::disk()?, Self::switch()?, Self::folder()?])
+        Self::all_with(&[])
     }
 
-    fn start(name: &'static str, launch: Launch, switch: bool) -> Result<Self> {
+    fn all_with(args: &[&str]) -> Result<Vec<Self>> {
+        [Device::Disk, Device::Switch, Device::Folder]
+            .map(|device| Self::start(device, args))
+            .into_iter()
+            .collect()
+    }
+
+    fn start(device: Device, args: &[&str]) -> Result<Self> {
+        let mut launch = match device {
+            Device::Disk => Launch::back_end("ringside-blk")?.args(["--memory", "--size", "16M"]),
+            Device::Switch => Launch::back_end("ringside-net")?.args(["--backend", "switch"]),
+            Device::Folder => {
+                let launch = Launch::back_end("ringside-fs")?;
+                let shared = launch.path("shared");
+                std::fs::create_dir(&shared)?;
+                let launch = launch.arg("--shared-dir").arg(shared);
+                launch.args(["--tag", "share", "--sandbox", "none"])
+            }
+        };
         let (socket, second) = (launch.socket(), launch.path("second.sock"));
-        let mut launch = launch.arg("--socket-path").arg(&socket).env(
+        launch = launch.args(args).arg("--socket-path").arg(&socket).env(
             "GLIBC_TUNABLES",
             "glibc.malloc.arena_max=1:glibc.pthread.stack_cache_size=0",
         );
-        if switch {
+        if device == Device::Switch {
             launch = launch.arg("--socket-path").arg(&second);
         }
         let mut process = launch.spawn()?;
         process.wait_listening(PATIENCE)?;
-        let other = if switch {
+        let other = if device == Device::Switch {
             let stream = process.poll_until("second port", PATIENCE, |_| {
                 Ok(UnixStream::connect(&second).ok())
             })?;
@@ -78,7 +94,7 @@ impl Target {
             None
         };
         Ok(Self {
-            name,
+            device,
             process,
             other,
         })
@@ -95,7 +111,7 @@ impl Target {
             return Ok(());
         };
         let mut frame = Vec::new();
-        Flow::new([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2], 9).make(0, 100, &mut frame);
+        Flow::new(guest::OTHER, guest::OWN, 9).make(0, 100, &mut frame);
         for _ in 0..10 {
             port.pairs[0]
                 .tx
@@ -110,7 +126,7 @@ impl Target {
         let status = self.process.terminate(BOUND)?;
         let log = self.process.stderr();
         if !status.success() || log.contains("panicked") {
-            return Err(format!("{}: {status}\n{log}", self.name).into());
+            return Err(format!("{:?}: {status}\n{log}", self.device).into());
         }
         Ok(())
     }

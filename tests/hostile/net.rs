@@ -10,6 +10,8 @@ mod calls;
 mod control;
 #[path = "net/receive.rs"]
 mod receive;
+#[path = "net/regions.rs"]
+mod regions;
 #[path = "net/scene.rs"]
 mod scene;
 #[path = "net/transmit.rs"]

@@ -204,23 +204,23 @@ pub(crate) fn epoll_instance() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Puts anonymous zeroes in the place of the page of `page_bytes` that holds `address`.
-/// Async-signal-safe.
-pub(crate) fn patch_page(address: usize, page_bytes: usize) -> bool {
-    let page = std::ptr::with_exposed_provenance_mut::<c_void>(address & !(page_bytes - 1));
-    // The pages of a huge one come as they are touched.
+/// Puts anonymous zeroes in the place of the pages from `start` on. Async-signal-safe.
+pub(crate) fn patch(start: usize, len_bytes: usize) -> bool {
+    let place = std::ptr::with_exposed_provenance_mut::<c_void>(start);
+    // Pages come as they are touched.
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
-    // SAFETY: `sigbus` has found the address within a mapping of guest memory in pages of that size,
-    // whose content a fault just told us is gone; replacing that page takes nothing from anyone.
+    // SAFETY: `sigbus` has found a fault within a mapping of guest memory, and this range to be a page
+    // of it or all of it; its guard keeps it mapped. What is there may change at any time, as the
+    // front-end has it: zeroes do no harm to anyone but who has truncated the file.
     let mapped = unsafe {
         libc::mmap(
-            page,
-            page_bytes,
+            place,
+            len_bytes,
             libc::PROT_READ | libc::PROT_WRITE,
             flags,
             -1,
             0,
         )
     };
-    mapped == page
+    mapped == place
 }

@@ -99,6 +99,11 @@ impl MemoryLayout {
         Self::of(regions)
     }
 
+    /// The regions, in the order of the memory table.
+    pub fn regions(&self) -> impl Iterator<Item = &RegionSpec> {
+        self.regions.iter()
+    }
+
     /// Claims chosen front-end addresses: `base` plus the guest-physical address.
     #[must_use]
     pub fn uva_base(mut self, base: u64) -> Self {

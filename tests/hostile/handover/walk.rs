@@ -15,7 +15,7 @@ use rustix::fs::{MemfdFlags, Mode, OFlags};
 use super::{Target, answered_or_closed};
 
 /// A body that the message has, whether or not it takes descriptors.
-fn messages() -> Vec<(u32, Vec<u8>)> {
+pub(super) fn messages() -> Vec<(u32, Vec<u8>)> {
     let region = RegionBody {
         gpa: 0,
         bytes: 4096,
@@ -92,7 +92,7 @@ fn send_all(target: &mut Target, what: &str, fd: BorrowedFd<'_>, counts: &[usize
             let header = wire::header(id, &body);
             client.send(header, &body, &vec![fd; count])?;
             answered_or_closed(&client)
-                .map_err(|e| format!("{}: {what} in message {id}: {e}", target.name))?;
+                .map_err(|e| format!("{:?}: {what} in message {id}: {e}", target.device))?;
         }
     }
     target.others_go_on()?;

@@ -48,13 +48,18 @@ pub(crate) fn config() -> NetConfig {
 impl Scene {
     /// Port 0 is the hostile one's.
     pub(crate) fn start() -> Result<Self> {
-        let mut back_end = NetBackEnd::start(3, &["--backend", "switch"])?;
+        Self::start_with(1)
+    }
+
+    /// So many ports are hostile ones', from 0 on.
+    pub(crate) fn start_with(hostile: usize) -> Result<Self> {
+        let mut back_end = NetBackEnd::start(hostile + 2, &["--backend", "switch"])?;
         let plain = NetConfig {
             control: false,
             ..config()
         };
-        let left = NetPort::open(back_end.connect(1)?, builder(), &plain)?;
-        let right = NetPort::open(back_end.connect(2)?, builder(), &plain)?;
+        let left = NetPort::open(back_end.connect(hostile)?, builder(), &plain)?;
+        let right = NetPort::open(back_end.connect(hostile + 1)?, builder(), &plain)?;
         let bystander = Bystander::start(left, right);
         let scene = Self {
             back_end,
