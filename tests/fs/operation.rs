@@ -17,8 +17,7 @@ use ringside_fs::wire::flags::{ROOT_NODE, SetAttrValid};
 use ringside_fs::wire::operation::{CopyFileRange, SetAttr};
 use ringside_tests::frontend::fuse::{FuseClient, FuseConfig, Request};
 use ringside_tests::frontend::ids::request;
-use ringside_tests::frontend::raw::RawClient;
-use ringside_tests::hostile::negotiated;
+use ringside_tests::hostile::{negotiated, wire};
 use ringside_tests::process::{Launch, Process, accept, back_end_binary};
 use ringside_tests::skip;
 use rustix::fs::{StatVfsMountFlags, statvfs};
@@ -437,7 +436,7 @@ fn f7_5_front_end_that_asks_for_a_tag_that_was_not_given_is_told_to_give_it() ->
         dir.path(),
         &["--sandbox", "none"],
     )?;
-    let client = wire::negotiate(RawClient::from_stream(process.connect(PATIENCE)?)?)?;
+    let client = negotiated(process.connect(PATIENCE)?, PATIENCE)?;
     client.request(request::GET_CONFIG, &wire::config(0, 36, 0, &[0; 36]))?;
     client.expect_closed(PATIENCE)?;
     let log = process.stderr();
@@ -446,7 +445,7 @@ fn f7_5_front_end_that_asks_for_a_tag_that_was_not_given_is_told_to_give_it() ->
     process.terminate(PATIENCE)?;
     let args = ["--sandbox", "none", "--tag", "project"];
     let mut process = listening(Launch::back_end(PACKAGE)?, dir.path(), &args)?;
-    let client = wire::negotiate(RawClient::from_stream(process.connect(PATIENCE)?)?)?;
+    let client = negotiated(process.connect(PATIENCE)?, PATIENCE)?;
     let body = wire::config(0, 36, 0, &[0; 36]);
     let answer = client.call(request::GET_CONFIG, &body, PATIENCE)?;
     assert!(answer.body[12..].starts_with(b"project\0"), "{answer:?}");

@@ -12,8 +12,9 @@
 //! address is a fault of ours: the default action ends the process.
 //!
 //! Page by page, so that requests in flight have the rest of the region as it is. But a page in the
-//! middle of a mapping makes three mappings of it, and a single chain can lead to 32768 pages. So
-//! those patched one by one are bounded, and beyond the whole region is patched at once.
+//! middle of a mapping makes three mappings of it, and a data thread can be led to thousands before
+//! the session ends. So those patched one by one are bounded, and beyond the whole region is patched
+//! at once.
 //!
 //! Every mapped region is watched: the table grows. It never shrinks, and the handler reads it without
 //! a lock. What grows it has a mapping for each slot, and those are few (`vm.max_map_count`).

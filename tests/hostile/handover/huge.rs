@@ -7,7 +7,7 @@ use std::os::fd::AsFd as _;
 use ringside_fs::wire::flags::{ROOT_NODE, opcode};
 use ringside_tests::frontend::fuse::{Caller, Request};
 use ringside_tests::frontend::ids::request;
-use ringside_tests::frontend::memory::{FIRST_GPA, GuestMemory, MemoryLayout, RegionSpec};
+use ringside_tests::frontend::memory::{FIRST_GPA, GuestMemory, MemoryLayout, RegionSpec, Sealing};
 use ringside_tests::frontend::net::{Flow, NetHeader};
 use ringside_tests::frontend::raw::RawClient;
 use ringside_tests::frontend::ring::{RingLayout, Segment, SplitRing};
@@ -21,7 +21,7 @@ use ringside_tests::skip;
 use rustix::fs::{FallocateFlags, fallocate, ftruncate};
 
 use super::guest::{Guest, OTHER, OWN};
-use super::{BOUND, Target};
+use super::{Device, Target};
 
 /// Where the memory begins that something happens to.
 const SECOND_GPA: u64 = FIRST_GPA + (1 << 30);
@@ -208,13 +208,14 @@ impl Guest {
     }
 }
 
-/// A vring of `size` descriptors that is to be started, at `gpa` if that is said.
-fn vring(session: &mut Session, index: usize, size: u16, gpa: Option<u64>) -> Result<Vring> {
+/// A vring of 64 descriptors that is to be started, at `gpa` if that is said.
+fn vring(session: &mut Session, index: usize, gpa: Option<u64>) -> Result<Vring> {
     let mut config = session.ring_config();
-    (config.size, config.indirect_len) = (size, 0);
+    config.size = 64;
     *session.ring_config_mut() = config;
     let mut vring = session.create_vring(index)?;
     if let Some(gpa) = gpa {
+        config.indirect_len = 0;
         let layout = RingLayout {
             desc_gpa: gpa,
             avail_gpa: gpa + 0x1000,
@@ -273,7 +274,7 @@ impl Scene {
             session.stop(0)?;
         }
         let ring = case.lost.is_none().then_some(last);
-        let vring = vring(session, case.vring, 64, ring)?;
+        let vring = vring(session, case.vring, ring)?;
         session.start(&vring, 0)?;
         let scene = Self {
             guest,
@@ -375,64 +376,96 @@ fn f1_1_truncated_huge_page_closes_its_session_only() -> TestResult {
     Ok(())
 }
 
-/// A process has some 65 000 mappings at most, and a page in the middle of one makes three of it.
-#[test]
-fn f1_3_truncated_memory_that_is_touched_at_every_other_page_closes_its_session_only() -> TestResult
-{
-    const TOUCHED: u64 = 32_700;
-    const STEP: u64 = 8192;
-    for mut target in Target::all()? {
-        let layout = MemoryLayout::of(vec![
-            RegionSpec::new(FIRST_GPA, PLAIN_BYTES),
-            RegionSpec::new(SECOND_GPA, usize::try_from(TOUCHED * STEP)?),
-        ]);
-        let open = layout.sealing(ringside_tests::frontend::memory::Sealing::Open);
-        let memory = GuestMemory::new(&open)?;
-        let (mut guest, raw) = target.guest(Session::builder().existing_memory(memory.clone()))?;
-        let bytes = usize::try_from(TOUCHED)?;
-        let (index, per_chain, first, answer_bytes) = match &mut guest {
-            // Its data are the kernel's to move: many headers.
-            Guest::Disk(..) => (1, 16, Vec::new(), 1),
-            Guest::Port(_) => {
+/// Pieces of a byte each that a long chain has.
+const PER_CHAIN: u64 = 1000;
+/// From one to the next: two pages.
+const STEP: u64 = 8192;
+
+impl Guest {
+    /// What is in front of them, for the device to read them all, and bytes of the answer behind.
+    fn long_request(&self) -> Result<(Vec<u8>, u32)> {
+        Ok(match self {
+            // Its data are the kernel's to move: all that is touched is the header.
+            Self::Disk(..) => (Vec::new(), 1),
+            Self::Port(_) => {
                 let mut frame = Vec::new();
                 Flow::new(OWN, [0xff; 6], 1).make(0, 100, &mut frame);
                 let header = NetHeader::default().to_bytes();
-                (3, bytes, [&header[..], &frame].concat(), 0)
+                ([&header[..], &frame].concat(), 0)
             }
-            Guest::Folder(_) => {
-                let request = Request::new(opcode::SETXATTR, ROOT_NODE, vec![0; bytes], 0);
-                (2, bytes, fuse_header(&request), 16)
+            Self::Folder(_) => {
+                let value = vec![0; usize::try_from(PER_CHAIN)?];
+                let request = Request::new(opcode::SETXATTR, ROOT_NODE, value, 0);
+                (fuse_header(&request), 16)
             }
+        })
+    }
+}
+
+/// Leads the device to every other page of the second region, by chains on all of `vrings`.
+fn lead(guest: &Guest, memory: &GuestMemory, vrings: &mut [Vring], chains: u64) -> TestResult {
+    let (first, answer_bytes) = guest.long_request()?;
+    let (front, back) = (memory.alloc(256, 64)?, memory.alloc(16, 64)?);
+    memory.write(front, &first)?;
+    let mut touched = (0..).map(|n| Segment::readable(SECOND_GPA + n * STEP, 1));
+    for vring in &mut *vrings {
+        for _ in 0..chains {
+            let mut chain = Vec::new();
+            if !first.is_empty() {
+                chain.push(Segment::readable(front, u32::try_from(first.len())?));
+            }
+            chain.extend(touched.by_ref().take(usize::try_from(PER_CHAIN)?));
+            if answer_bytes > 0 {
+                chain.push(Segment::writable(back, answer_bytes));
+            }
+            vring.ring.add(&[], &chain)?;
+        }
+        vring.ring.publish();
+    }
+    for vring in vrings {
+        vring.kick()?;
+    }
+    Ok(())
+}
+
+/// A process has some 65 000 mappings at most, and a page in the middle of one makes three of it:
+/// each data thread touches thousands before it looks up.
+#[test]
+fn f1_3_truncated_memory_that_is_touched_at_every_other_page_closes_its_session_only() -> TestResult
+{
+    const CHAINS: u64 = 6;
+    for mut target in Target::all_with(&["--threads", "12"])? {
+        let vrings: Vec<usize> = match target.device {
+            Device::Disk => (1..=12).collect(),
+            // Those that the guest sends on.
+            Device::Switch => (3..16).step_by(2).collect(),
+            Device::Folder => (2..=13).collect(),
         };
+        let pages = CHAINS * PER_CHAIN * vrings.len() as u64;
+        let layout = MemoryLayout::of(vec![
+            RegionSpec::new(FIRST_GPA, 2 * PLAIN_BYTES),
+            RegionSpec::new(SECOND_GPA, usize::try_from(pages * STEP)?),
+        ]);
+        let memory = GuestMemory::new(&layout.sealing(Sealing::Open))?;
+        let builder = Session::builder().existing_memory(memory.clone());
+        let (mut guest, raw) = target.guest(builder)?;
         if let Some(other) = &mut target.other {
             other.pairs[0].rx.post_all()?;
         }
         let session = guest.session();
-        let mut vring = vring(session, index, 1 << 15, None)?;
-        session.start(&vring, 0)?;
-        ftruncate(memory.regions()[1].file(), 0)?;
-        let touched = (0..TOUCHED).map(|n| Segment::readable(SECOND_GPA + n * STEP, 1));
-        let touched: Vec<_> = touched.collect();
-        let (front, back) = (memory.alloc(256, 64)?, memory.alloc(16, 64)?);
-        memory.write(front, &first)?;
-        for part in touched.chunks(per_chain) {
-            let mut chain = part.to_vec();
-            if !first.is_empty() {
-                chain.insert(0, Segment::readable(front, u32::try_from(first.len())?));
-            }
-            if answer_bytes > 0 {
-                chain.push(Segment::writable(back, answer_bytes));
-            }
-            if usize::from(vring.ring.free_len()) >= chain.len() {
-                vring.ring.add(&chain, &[])?;
-            }
+        session.ring_config_mut().indirect_len = 1024;
+        let mut started = Vec::new();
+        for index in vrings {
+            let vring = vring(session, index, None)?;
+            session.start(&vring, 0)?;
+            started.push(vring);
         }
-        vring.ring.publish();
-        vring.kick()?;
-        raw.expect_closed(BOUND)
+        ftruncate(memory.regions()[1].file(), 0)?;
+        lead(&guest, &memory, &mut started, CHAINS)?;
+        raw.expect_closed(PATIENCE)
             .map_err(|e| format!("{:?}: {e}", target.device))?;
         target.others_go_on()?;
-        drop((guest, raw, vring));
+        drop((guest, raw, started));
         target.serves()?;
         target.ends()?;
     }

@@ -8,7 +8,7 @@ use ringside_tests::frontend::memory::{MemoryLayout, Sealing};
 use ringside_tests::frontend::net::NetPort;
 use ringside_tests::frontend::raw::RawClient;
 use ringside_tests::hostile::wire::{self, RegionBody, mem_region};
-use ringside_tests::hostile::{PATIENCE, Result, TestResult};
+use ringside_tests::hostile::{PATIENCE, Result, TestResult, negotiated};
 use rustix::fs::MemfdFlags;
 
 use crate::scene::{Scene, builder, config};
@@ -17,8 +17,7 @@ const PAGE: u64 = 4096;
 
 /// A front-end that has every slot there is in use.
 fn full(scene: &mut Scene, port: usize) -> Result<RawClient> {
-    let client = RawClient::from_stream(scene.back_end.connect(port)?)?;
-    let client = wire::negotiate(client)?;
+    let client = negotiated(scene.back_end.connect(port)?, PATIENCE)?;
     let answer = client.call(request::GET_MAX_MEM_SLOTS, &[], PATIENCE)?;
     let slots = answer.u64_at(0).ok_or("short answer")?;
     assert_eq!(slots, 509);
