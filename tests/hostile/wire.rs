@@ -1,29 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Bodies of messages, every number free to choose, and the messages that come before all others.
+//! Bodies of messages, every number free to choose.
 
-use super::{PATIENCE, Result};
-use crate::frontend::ids::{feature, request};
 use crate::frontend::memory::Region;
-use crate::frontend::raw::{Header, RawClient};
-
-/// Negotiates all that is offered.
-///
-/// # Errors
-///
-/// When the back-end does not answer.
-pub fn negotiate(client: RawClient) -> Result<RawClient> {
-    let ask = |id| -> Result<u64> {
-        let answer = client.call(id, &[], PATIENCE)?;
-        Ok(answer.u64_at(0).ok_or("short answer")?)
-    };
-    let features = ask(request::GET_FEATURES)?;
-    let protocol = ask(request::GET_PROTOCOL_FEATURES)?;
-    client.request(request::SET_PROTOCOL_FEATURES, &protocol.to_ne_bytes())?;
-    client.request(request::SET_OWNER, &[])?;
-    let features = features & !feature::LOG_ALL;
-    client.request(request::SET_FEATURES, &features.to_ne_bytes())?;
-    Ok(client)
-}
+use crate::frontend::raw::Header;
 
 /// A region as the memory messages describe it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
