@@ -13,6 +13,8 @@ mod counts;
 mod floods;
 #[path = "switch/held.rs"]
 mod held;
+#[path = "switch/limits.rs"]
+mod limits;
 #[path = "switch/short.rs"]
 mod short;
 #[path = "switch/uplink.rs"]

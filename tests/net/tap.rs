@@ -2,6 +2,8 @@
 //! A guest on a tap, the kernel of a scratch network namespace being the other end: what queues,
 //! offloads and back-pressure of a tap have to do right. Numbers are those of `net/rules.rs`.
 
+#[path = "tap/again.rs"]
+mod again;
 #[path = "offload/connection.rs"]
 #[allow(
     dead_code,

@@ -173,10 +173,10 @@ impl Network {
     }
 
     /// Runs `open` in a thread that has entered the namespace, for the sockets that belong there.
-    pub(crate) fn open<T: Send>(
-        &self,
-        open: impl FnOnce() -> io::Result<T> + Send,
-    ) -> io::Result<T> {
+    ///
+    /// # Errors
+    /// As `open`, and when the namespace cannot be entered.
+    pub fn open<T: Send>(&self, open: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
         let namespace = Arc::clone(&self.namespace);
         thread::scope(|scope| {
             let inside = scope.spawn(move || {

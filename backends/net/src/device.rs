@@ -87,7 +87,7 @@ impl NetDevice {
     fn config_space(&self) -> ConfigSpace {
         ConfigSpace {
             mac: self.port.options.mac.unwrap_or_default(),
-            link_up: self.port.is_link_up(),
+            link_up: self.port.is_link_up() && self.hub.has_link(),
             // The guest of a front-end that cannot do so itself is announced by SEND_RARP.
             announce: false,
             max_virtqueue_pairs: self.port.pairs,

@@ -50,6 +50,12 @@ pub const GSO_ECN: u8 = 0x80;
 /// Bytes of a checksum field.
 const CHECKSUM_BYTES: usize = 2;
 
+/// Bytes of the header of UDP, and of that of TCP without options (RFC 768, RFC 9293).
+const UDP_HEADER_BYTES: usize = 8;
+const TCP_HEADER_BYTES: usize = 20;
+/// Where in TCP's header its length is, in words, in the upper half of a byte.
+const TCP_OFFSET_AT: usize = 12;
+
 /// Bytes of the header with these features acknowledged.
 #[must_use]
 #[inline]
@@ -223,6 +229,36 @@ impl NetHeader {
             passed.flags = self.flags & DATA_VALID;
         }
         Some(passed)
+    }
+
+    /// How many packets a frame of `frame_bytes` is when it is cut: the length of its headers is
+    /// where its checksum begins, and what `byte_at` says is there of TCP. At least one.
+    #[must_use]
+    #[inline]
+    pub fn segments(self, frame_bytes: usize, byte_at: impl FnOnce(usize) -> Option<u8>) -> u64 {
+        if self.gso_type == GSO_NONE {
+            return 1;
+        }
+        let headers_bytes = if self.needs_checksum() {
+            let transport_at = usize::from(self.csum_start);
+            let transport_bytes = match self.gso_type & !GSO_ECN {
+                GSO_TCPV4 | GSO_TCPV6 => {
+                    let words = byte_at(transport_at.saturating_add(TCP_OFFSET_AT)).unwrap_or(0);
+                    usize::from(words >> 4)
+                        .saturating_mul(4)
+                        .max(TCP_HEADER_BYTES)
+                }
+                GSO_UDP_L4 => UDP_HEADER_BYTES,
+                // Fragments: UDP's header is in the first one.
+                _ => 0,
+            };
+            transport_at.saturating_add(transport_bytes)
+        } else {
+            self.hdr_len_bytes.into()
+        };
+        let payload_bytes = frame_bytes.saturating_sub(headers_bytes);
+        let segments = payload_bytes.div_ceil(usize::from(self.gso_size_bytes).max(1));
+        u64::try_from(segments).unwrap_or(u64::MAX).max(1)
     }
 
     /// The same header when the packet behind the Ethernet header has moved by so many bytes, as by

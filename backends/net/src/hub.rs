@@ -70,7 +70,7 @@ impl Hub {
             } => made_up_frame(bytes),
             _ => Vec::new(),
         };
-        Ok(Arc::new(Self {
+        let hub = Arc::new(Self {
             fabric,
             link_count: link.as_ref().map_or(0, Link::queues),
             uplink_counters: match (fabric, &link) {
@@ -84,7 +84,32 @@ impl Hub {
             capture,
             generated,
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-        }))
+        });
+        if let Some(link) = hub.link() {
+            let observer = Arc::downgrade(&hub);
+            link.observe(move || {
+                if let Some(hub) = observer.upgrade() {
+                    hub.link_changed();
+                }
+            });
+        }
+        Ok(hub)
+    }
+
+    /// Whether what a port is plugged into is there: the interface of its link. A switch is.
+    #[must_use]
+    pub fn has_link(&self) -> bool {
+        self.fabric != Fabric::Wire || self.link.as_ref().is_none_or(Link::is_there)
+    }
+
+    /// The interface of the link has gone, or is there again.
+    fn link_changed(&self) {
+        if self.fabric == Fabric::Wire {
+            for port in &self.ports {
+                port.back_channel.config_changed();
+            }
+        }
+        self.wake();
     }
 
     /// Where frames go.

@@ -7,6 +7,11 @@
 //! Debts are paid back before the next frame passes, so the rate holds in the long run, and a
 //! frame larger than the burst passes too.
 //!
+//! Nothing is lost for a limit that can wait where it is: what a guest sends stays in its ring, and
+//! what comes by a link of its own in the link. On a switch neither sender nor uplink can be held up
+//! for one receiver: there, what the limit does not let pass yet waits in a queue of the receiver
+//! (`worker::held`) with room for [`RateLimit::backlog_bytes`], and is lost only when that is full.
+//!
 //! As in the generic cell rate algorithm (ITU-T I.371, Annex A), the whole state is one number, the
 //! moment at which the bucket is full again. A charge moves it by the time that the frame costs,
 //! with one compare-and-swap: no timer refills anything and no charge is lost between threads. Two
@@ -24,7 +29,7 @@
 //! have mixed them up. [`Admission::Until`] is never far away, so that a thread that waits notices.
 
 use std::num::NonZeroU64;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Mutex, PoisonError};
 
 /// The highest rate of bytes for which the precision above holds: 400 Gbit/s.
@@ -33,8 +38,18 @@ pub const MAX_BYTES_PER_S: u64 = 50_000_000_000;
 pub const MAX_PACKETS_PER_S: u64 = 100_000_000;
 
 /// The burst unless one is set, as the time in which it fills: enough for a thread that wakes up
-/// late, little enough not to be seen in a figure per second.
-pub const DEFAULT_BURST_NS: u64 = 10_000_000;
+/// late on a busy host, little enough not to be seen in a figure of several seconds.
+pub const DEFAULT_BURST_NS: u64 = 100_000_000;
+
+/// How much may wait for a limit where what is sent can be left nowhere else, as the time in which
+/// it passes: TCP needs a little more than it has under way, or it loses what it sends.
+const BACKLOG_MS: u64 = 100;
+/// At least, for the longest frame and what comes behind it.
+const MIN_BACKLOG_BYTES: u64 = 2 * 65_792;
+/// At most, for hosts have many ports.
+const MAX_BACKLOG_BYTES: u64 = 4 << 20;
+/// Bytes of the frames that are expected where only packets are limited.
+const USUAL_FRAME_BYTES: u64 = 1514;
 
 /// Shorter bursts are made that long. A credit that cannot outlast the time a thread needs to wake
 /// up would be lost, and the rate not reached.
@@ -67,7 +82,7 @@ pub struct Rate {
 pub struct Limits {
     /// Bytes of frames, without virtio headers.
     pub bytes: Option<Rate>,
-    /// Packets; one that is to be segmented counts as one.
+    /// Packets; one that is to be segmented counts as its segments.
     pub packets: Option<Rate>,
 }
 
@@ -76,6 +91,17 @@ impl Limits {
     #[must_use]
     pub fn is_none(&self) -> bool {
         self.bytes.is_none() && self.packets.is_none()
+    }
+
+    /// Bytes that may wait for the slower of both.
+    fn backlog_bytes(&self) -> usize {
+        let waiting = |rate: Rate| rate.per_s.get().saturating_mul(BACKLOG_MS) / 1000;
+        let packets = self.packets.map(waiting);
+        let packets = packets.map(|packets| packets.saturating_mul(USUAL_FRAME_BYTES));
+        let bytes = self.bytes.map(waiting);
+        let least = bytes.into_iter().chain(packets).min().unwrap_or(0);
+        let bytes = least.clamp(MIN_BACKLOG_BYTES, MAX_BACKLOG_BYTES);
+        usize::try_from(bytes).unwrap_or(usize::MAX)
     }
 }
 
@@ -96,6 +122,7 @@ pub enum Admission {
 pub struct RateLimit {
     /// On a cache line that nobody writes while nothing is limited.
     limited: AtomicBool,
+    backlog_bytes: AtomicUsize,
     bytes: Bucket,
     packets: Bucket,
     /// What was asked for; data threads never look here.
@@ -121,12 +148,17 @@ impl RateLimit {
         }
     }
 
-    /// Pays for a frame of `bytes` that has passed.
+    /// Pays for a frame of `bytes` that has passed, and is cut into so many `packets`.
     #[inline]
-    pub fn charge(&self, now_ns: u64, bytes: usize) {
+    pub fn charge(&self, now_ns: u64, bytes: usize, packets: impl FnOnce() -> u64) {
         if self.limited.load(Ordering::Relaxed) {
-            self.charge_limited(now_ns, bytes);
+            self.charge_limited(now_ns, bytes, packets());
         }
+    }
+
+    /// How many bytes may wait for it, where frames can be left nowhere else.
+    pub fn backlog_bytes(&self) -> usize {
+        self.backlog_bytes.load(Ordering::Relaxed)
     }
 
     /// Replaces the limits, from any thread. The buckets begin anew, and full.
@@ -134,6 +166,8 @@ impl RateLimit {
         let mut current = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
         self.bytes.set(now_ns, limits.bytes);
         self.packets.set(now_ns, limits.packets);
+        let backlog_bytes = limits.backlog_bytes();
+        self.backlog_bytes.store(backlog_bytes, Ordering::Relaxed);
         self.limited.store(!limits.is_none(), Ordering::Release);
         *current = limits;
     }
@@ -154,12 +188,12 @@ impl RateLimit {
         Admission::Until(now_ns.saturating_add(wait_ns))
     }
 
-    fn charge_limited(&self, now_ns: u64, bytes: usize) {
+    fn charge_limited(&self, now_ns: u64, bytes: usize, packets: u64) {
         fence(Ordering::Acquire);
         let now = ticks_of(now_ns);
         self.bytes
             .charge(now, u64::try_from(bytes).unwrap_or(u64::MAX));
-        self.packets.charge(now, 1);
+        self.packets.charge(now, packets);
     }
 }
 

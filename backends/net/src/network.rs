@@ -347,11 +347,24 @@ fn port_options(
 
 fn link_spec(option: LinkOption) -> LinkSpec {
     match option {
-        LinkOption::Tap { name, netns } | LinkOption::Macvtap { name, netns } => {
-            let netns = netns.map(netns_path);
-            LinkSpec::Tap(TapSpec::Interface { name, netns })
+        LinkOption::Tap {
+            name,
+            netns,
+            shared,
         }
-        LinkOption::TapFds { fds } => LinkSpec::Tap(TapSpec::Descriptors(fds)),
+        | LinkOption::Macvtap {
+            name,
+            netns,
+            shared,
+        } => LinkSpec::Tap(TapSpec::Interface {
+            name,
+            netns: netns.map(netns_path),
+            shared,
+        }),
+        LinkOption::TapFds { fds, shared } => LinkSpec::Tap(TapSpec::Descriptors {
+            numbers: fds,
+            shared,
+        }),
         LinkOption::Packet { interface, netns } => LinkSpec::Packet {
             interface,
             netns: netns.map(netns_path),

@@ -34,8 +34,10 @@ const BACKEND_HELP: &str =
     "Where packets go: a tap device, a socket, an interface, or a switch between the guests";
 
 const BACKEND_FORMS: &str = "\
-    One of: tap:NAME[,netns=NAME|PATH], tap:fd=N[:N...] (one descriptor for each pair of queues), \
-    macvtap:NAME[,netns=NAME|PATH], packet:IFNAME[,netns=NAME|PATH], stream:PATH (of passt, or of \
+    One of: tap:NAME[,netns=NAME|PATH][,shared], tap:fd=N[:N...][,shared] (one descriptor for each \
+    pair of queues), macvtap:NAME[,netns=NAME|PATH][,shared] (a tap of which another process has \
+    queues is refused unless it is shared: its flows go to either in turns), \
+    packet:IFNAME[,netns=NAME|PATH], stream:PATH (of passt, or of \
     QEMU's -netdev stream), dgram:PATH[,local=PATH], switch[:NAME], loopback, and for \
     measurements null[:BYTES], which discards what guests send and with BYTES fills their queues \
     with frames of that size.";
@@ -163,11 +165,15 @@ pub struct LimitArgs {
     /// Bytes per second that a guest receives
     ///
     /// K, M and G are powers of 1000. The burst is what may pass at once after a pause, by default
-    /// as much as passes in 10 ms.
+    /// as much as passes in 100 ms. What is beyond waits: in the guest's ring, in the link, or on a
+    /// switch in a queue of the guest, for 100 ms of the rate and at least two frames of 64 KiB; only
+    /// what finds no room there is lost, and counted as rate limited.
     #[arg(long, value_name = "RATE[,burst=N]", value_parser = values::bytes_limit)]
     pub limit_rx_bytes: Option<Rate>,
 
     /// Packets per second that a guest receives
+    ///
+    /// One that is to be segmented counts as its segments.
     #[arg(long, value_name = "RATE[,burst=N]", value_parser = values::packets_limit)]
     pub limit_rx_packets: Option<Rate>,
 
@@ -176,6 +182,8 @@ pub struct LimitArgs {
     pub limit_tx_bytes: Option<Rate>,
 
     /// Packets per second that a guest sends
+    ///
+    /// One that is to be segmented counts as its segments.
     #[arg(long, value_name = "RATE[,burst=N]", value_parser = values::packets_limit)]
     pub limit_tx_packets: Option<Rate>,
 }

@@ -147,6 +147,19 @@ pub(crate) fn tun_set_carrier(fd: impl AsFd, up: bool) -> Result<(), Errno> {
     number_call::<TUNSETCARRIER>(fd.as_fd(), c_int::from(up))
 }
 
+/// `SIOCGSKNS`: the network namespace in which the descriptor of a tap was opened. Takes
+/// `CAP_NET_ADMIN` there.
+pub(crate) fn tun_namespace(fd: impl AsFd) -> Result<OwnedFd, Errno> {
+    const SIOCGSKNS: libc::Ioctl = 0x894c;
+    // SAFETY: the call has no argument; a descriptor of another kind fails with an error.
+    let number = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), SIOCGSKNS) };
+    if number < 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: the kernel has just made this number, so nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// Whether a tap wants 4 bytes of `struct tun_pi` in front of each header of `header_bytes`.
 ///
 /// `TUNGETIFF` does not tell: its flag for "no packet information" is also that for "no filter".
@@ -263,6 +276,18 @@ pub(crate) fn packet_bind(fd: impl AsFd, index: c_int) -> Result<(), Errno> {
             len_of::<libc::sockaddr_ll>(),
         )
     })
+}
+
+/// The index of the interface that a packet socket is bound to; negative once that was deleted.
+pub(crate) fn packet_index(fd: impl AsFd) -> Result<c_int, Errno> {
+    // SAFETY: all zeroes is an address of no interface.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    let mut bytes = len_of::<libc::sockaddr_ll>();
+    let pointer: *mut libc::sockaddr_ll = &raw mut address;
+    // SAFETY: the kernel writes at most `bytes` to `pointer`, which has as many, and how many there
+    // were to `bytes`.
+    done(unsafe { libc::getsockname(fd.as_fd().as_raw_fd(), pointer.cast(), &raw mut bytes) })?;
+    Ok(address.sll_ifindex)
 }
 
 /// Takes over a descriptor that our parent left open for us under this number: the result is

@@ -55,10 +55,7 @@ pub(crate) struct RawWriter {
 
 impl RawWriter {
     pub(crate) fn open(tap: &str, header: NetHeader, frame: Vec<u8>) -> Result<Self> {
-        let spec = LinkSpec::Tap(TapSpec::Interface {
-            name: tap.to_owned(),
-            netns: None,
-        });
+        let spec = LinkSpec::Tap(TapSpec::named(tap));
         let queue = Link::open(&spec, 1)?.queue(0).ok_or("no queue")?;
         Ok(Self {
             tap: tap.to_owned(),

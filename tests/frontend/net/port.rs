@@ -115,11 +115,25 @@ impl NetPort {
         builder: SessionBuilder,
         config: &NetConfig,
     ) -> Result<(Session, NetMessages)> {
+        Self::negotiate_with(stream, builder, config, Self::protocol_features())
+    }
+
+    /// The same with other protocol features.
+    ///
+    /// # Errors
+    ///
+    /// When a message is refused.
+    pub fn negotiate_with(
+        stream: UnixStream,
+        builder: SessionBuilder,
+        config: &NetConfig,
+        protocol: Protocol,
+    ) -> Result<(Session, NetMessages)> {
         let messages = NetMessages::beside(&stream, config.timeout)?;
         let vrings = 2 * config.pairs;
         let mut builder = builder
             .queues(vrings)
-            .protocol_features(Self::protocol_features())
+            .protocol_features(protocol)
             .timeout(config.timeout);
         if config.start == Start::EnableFirst {
             builder = builder.early_enable((0..).take(vrings));

@@ -16,11 +16,15 @@ use crate::{
 
 /// How long frames are sent.
 const TIME: Duration = Duration::from_secs(1);
-const BYTES: usize = 100;
+pub(crate) const BYTES: usize = 100;
 
 /// For some time, sends a frame to `good` and one of `others`, in turn, and waits until the first
 /// has arrived; returns how many have.
-fn rounds(sender: &mut NetPort, good: &mut NetPort, others: &[Vec<u8>]) -> Result<usize> {
+pub(crate) fn rounds(
+    sender: &mut NetPort,
+    good: &mut NetPort,
+    others: &[Vec<u8>],
+) -> Result<usize> {
     let (mut arrived, mut got) = (0, Vec::new());
     let to_good = frame(mac(0), mac(1), BYTES);
     let start = Instant::now();
@@ -44,7 +48,7 @@ fn rounds(sender: &mut NetPort, good: &mut NetPort, others: &[Vec<u8>]) -> Resul
 
 /// Whether at least four fifths of the undisturbed frames pass beside a disturbance, in one of some
 /// turns: on a busy machine one half may have had less of the processor. It was a hundredth.
-fn goes_on(what: &str, mut rounds: impl FnMut(bool) -> Result<usize>) -> TestResult {
+pub(crate) fn goes_on(what: &str, mut rounds: impl FnMut(bool) -> Result<usize>) -> TestResult {
     const TURNS: usize = 5;
     let mut seen = Vec::new();
     for _ in 0..TURNS {
@@ -61,12 +65,12 @@ fn goes_on(what: &str, mut rounds: impl FnMut(bool) -> Result<usize>) -> TestRes
 }
 
 /// As much work for the switch, and no more.
-fn to_itself() -> Vec<u8> {
+pub(crate) fn to_itself() -> Vec<u8> {
     frame(mac(0), mac(0), BYTES)
 }
 
 /// The switch knows where the guest at each port is.
-fn introduce(ports: &mut [NetPort], first: u8) -> TestResult {
+pub(crate) fn introduce(ports: &mut [NetPort], first: u8) -> TestResult {
     for (number, port) in (first..).zip(ports) {
         send(port, &frame(mac(number), [0xff; 6], BYTES))?;
     }

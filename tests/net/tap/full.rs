@@ -87,6 +87,7 @@ fn crawling_tap(host: &Host) -> Result<Tap> {
     let spec = TapSpec::Interface {
         name: TAP.to_owned(),
         netns: Some(host.path()),
+        shared: false,
     };
     let tap = Tap::open(&spec, 2)?;
     // Packet filters would take the frames off the account of the tap, if there are any.

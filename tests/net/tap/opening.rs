@@ -40,6 +40,89 @@ fn rule_29_tap_of_another_process_is_explained() -> TestResult {
 }
 
 #[test]
+fn f5_10_second_process_on_a_multi_queue_tap_is_refused_unless_it_is_shared() -> TestResult {
+    if let Some(reason) = network_needs() {
+        skip!("{reason}");
+    }
+    let host = Host::new(4)?;
+    let link = host.link(TAP);
+    // With all queues and with one, as the only link and as an uplink.
+    for (first, second) in [
+        (
+            ["--backend", "--queue-pairs=2"],
+            ["--backend", "--queue-pairs=2"],
+        ),
+        (
+            ["--backend", "--queue-pairs=1"],
+            ["--uplink", "--queue-pairs=8"],
+        ),
+        (
+            ["--uplink", "--queue-pairs=1"],
+            ["--backend", "--queue-pairs=1"],
+        ),
+    ] {
+        let start =
+            |[option, pairs]: [&str; 2], link: &str| NetBackEnd::start(1, &[option, link, pairs]);
+        let mut holder = start(first, &link)?;
+        let said = match start(second, &link) {
+            Ok(_) => return Err(format!("{second:?} started beside {first:?}").into()),
+            Err(error) => error.to_string(),
+        };
+        assert!(said.contains("tap tap0: in use"), "{said}");
+        assert!(said.contains("shared"), "{said}");
+        // The first does not mind.
+        open(&mut holder, 1)?;
+        let shared = start(second, &format!("{link},shared"))?;
+        drop((shared, holder));
+    }
+    Ok(())
+}
+
+#[test]
+fn f5_10_one_of_two_processes_that_start_together_gets_the_tap() -> TestResult {
+    if let Some(reason) = network_needs() {
+        skip!("{reason}");
+    }
+    let host = Host::new(2)?;
+    for round in 0..3 {
+        let started = std::thread::scope(|scope| {
+            [(); 2]
+                .map(|()| scope.spawn(|| host.back_end(2).map_err(|error| error.to_string())))
+                .map(|start| start.join().unwrap_or_else(|_panic| Err("a panic".into())))
+        });
+        let refused: Vec<_> = started
+            .iter()
+            .filter_map(|one| one.as_ref().err())
+            .collect();
+        assert_eq!(refused.len(), 1, "round {round}: {refused:?}");
+        assert!(refused[0].contains("in use"), "{}", refused[0]);
+    }
+    Ok(())
+}
+
+#[test]
+fn f5_10_restart_after_a_process_was_killed_finds_the_tap_free() -> TestResult {
+    if let Some(reason) = network_needs() {
+        skip!("{reason}");
+    }
+    for queues in [1, 4] {
+        let host = Host::new(queues)?;
+        for round in 0..5 {
+            let mut back_end = host.back_end(queues)?;
+            // With a guest, whose rings and watches go with the process, too.
+            let mut port = open(&mut back_end, 1)?;
+            port.pairs[0].rx.post_all()?;
+            back_end
+                .process()
+                .kill()
+                .map_err(|error| format!("round {round}: {error}"))?;
+        }
+        host.back_end(queues)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn f5_14_tap_made_for_one_queue_is_served_with_one_pair_and_says_so_once() -> TestResult {
     if let Some(reason) = network_needs() {
         skip!("{reason}");
@@ -92,6 +175,7 @@ fn rule_29_open_tap_needs_no_capability() -> TestResult {
     let spec = TapSpec::Interface {
         name: TAP.to_owned(),
         netns: Some(host.path()),
+        shared: false,
     };
     let tap = Tap::open(&spec, 2)?;
     let mut numbers = Vec::new();

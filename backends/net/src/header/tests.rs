@@ -416,3 +416,44 @@ proptest! {
         prop_assert_eq!(passed.for_receiver(receiver), Some(passed));
     }
 }
+
+#[test]
+fn f5_7_frame_counts_as_the_segments_it_is_cut_into() {
+    let tcp = |options_words: u8| move |at: usize| (at == 46).then_some((5 + options_words) << 4);
+    let long = NetHeader {
+        flags: NEEDS_CSUM,
+        gso_type: GSO_TCPV4,
+        gso_size_bytes: 1448,
+        csum_start: 34,
+        csum_offset: 16,
+        // Drivers say anything here.
+        hdr_len_bytes: 60_000,
+        ..NetHeader::default()
+    };
+    for (payload_bytes, expected) in [(0, 1), (1448, 1), (1449, 2), (65_160, 45), (65_161, 46)] {
+        assert_eq!(long.segments(54 + payload_bytes, tcp(0)), expected);
+        assert_eq!(long.segments(66 + payload_bytes, tcp(3)), expected);
+    }
+    let of_type = |gso_type| NetHeader { gso_type, ..long };
+    let tcp6 = of_type(GSO_TCPV6 | GSO_ECN);
+    assert_eq!(tcp6.segments(54 + 2 * 1448, tcp(0)), 2);
+    let uso = of_type(GSO_UDP_L4);
+    assert_eq!(uso.segments(42 + 3 * 1448, |_| None), 3);
+    // Eight bytes of the first fragment are UDP's header.
+    let ufo = of_type(GSO_UDP);
+    assert_eq!(ufo.segments(34 + 3 * 1448, |_| None), 3);
+    // A link may hand out long packets whose sums are right already.
+    let summed = NetHeader {
+        flags: 0,
+        hdr_len_bytes: 66,
+        ..long
+    };
+    assert_eq!(summed.segments(66 + 2 * 1448, |_| None), 2);
+    let whole = of_type(GSO_NONE);
+    assert_eq!(whole.segments(9014, tcp(0)), 1);
+    let endless = NetHeader {
+        gso_size_bytes: 0,
+        ..long
+    };
+    assert_eq!(endless.segments(54, tcp(0)), 1);
+}

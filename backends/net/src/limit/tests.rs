@@ -35,7 +35,7 @@ fn saturate(limit: &RateLimit, start_ns: u64, frame_bytes: u64, frames: u64) -> 
     while passed < frames {
         match limit.admit(now_ns) {
             Admission::Now => {
-                limit.charge(now_ns, usize::try_from(frame_bytes).unwrap());
+                limit.charge(now_ns, usize::try_from(frame_bytes).unwrap(), || 1);
                 passed += 1;
             }
             Admission::Until(then_ns) => {
@@ -50,7 +50,7 @@ fn saturate(limit: &RateLimit, start_ns: u64, frame_bytes: u64, frames: u64) -> 
 #[test]
 fn limit_of_nothing_admits_everything() {
     let limit = RateLimit::default();
-    limit.charge(5, usize::MAX);
+    limit.charge(5, usize::MAX, || 1);
     assert_eq!(limit.admit(5), Admission::Now);
     assert_eq!(limit.limits(), Limits::default());
     assert!(limit.limits().is_none());
@@ -91,7 +91,7 @@ fn frames_at_the_highest_rate_cost_what_they_should_to_a_half_percent() {
     for (frame_bytes, worst) in [(14, 0.005), (60, 0.003), (64, 0.001), (1514, 0.0001)] {
         let limit = RateLimit::new(0, bytes(MAX_BYTES_PER_S, None));
         for _ in 0..FRAMES {
-            limit.charge(0, usize::try_from(frame_bytes).unwrap());
+            limit.charge(0, usize::try_from(frame_bytes).unwrap(), || 1);
         }
         let ticks = limit.bytes.full_at.load(Ordering::Relaxed) as f64;
         let exact_ns = (FRAMES * frame_bytes) as f64 * 1e9 / MAX_BYTES_PER_S as f64;
@@ -99,7 +99,7 @@ fn frames_at_the_highest_rate_cost_what_they_should_to_a_half_percent() {
         assert!(error < worst, "{frame_bytes} B: {error}");
     }
     let limit = RateLimit::new(0, packets(MAX_PACKETS_PER_S, None));
-    (0..FRAMES).for_each(|_| limit.charge(0, 64));
+    (0..FRAMES).for_each(|_| limit.charge(0, 64, || 1));
     let ticks = limit.packets.full_at.load(Ordering::Relaxed);
     assert_eq!(ticks, FRAMES * 10 * TICKS_PER_NS);
 }
@@ -107,10 +107,10 @@ fn frames_at_the_highest_rate_cost_what_they_should_to_a_half_percent() {
 #[test]
 fn packets_at_one_per_second_pass_one_per_second() {
     let limit = RateLimit::new(0, packets(1, Some(1)));
-    limit.charge(0, 1);
+    limit.charge(0, 1, || 1);
     // The burst is not in debt yet.
     assert_eq!(limit.admit(0), Admission::Now);
-    limit.charge(0, 1);
+    limit.charge(0, 1, || 1);
     assert_eq!(limit.admit(0), Admission::Until(MAX_WAIT_NS));
     assert_eq!(limit.admit(999_999_999), Admission::Until(NS_PER_S));
     assert_eq!(limit.admit(NS_PER_S), Admission::Now);
@@ -119,7 +119,7 @@ fn packets_at_one_per_second_pass_one_per_second() {
 #[test]
 fn largest_frame_at_one_byte_per_second_is_paid_for_in_18_hours() {
     let limit = RateLimit::new(0, bytes(1, Some(0)));
-    limit.charge(0, 65_550);
+    limit.charge(0, 65_550, || 1);
     let paid_ns = 65_550 * NS_PER_S - MIN_BURST_NS;
     assert_eq!(limit.admit(paid_ns - 1), Admission::Until(paid_ns));
     assert_eq!(limit.admit(paid_ns), Admission::Now);
@@ -145,7 +145,7 @@ fn burst_passes_at_once_after_a_pause_and_not_more() {
     for pause_ns in [0, NS_PER_S, 1_000 * NS_PER_S] {
         let mut passed = 0;
         while limit.admit(pause_ns * 2) == Admission::Now {
-            limit.charge(pause_ns * 2, 64);
+            limit.charge(pause_ns * 2, 64, || 1);
             passed += 1;
         }
         // The last one goes into debt.
@@ -156,15 +156,15 @@ fn burst_passes_at_once_after_a_pause_and_not_more() {
 #[test]
 fn change_takes_effect_at_once_and_forgets_debts() {
     let limit = RateLimit::new(0, bytes(1, None));
-    limit.charge(0, 65_550);
+    limit.charge(0, 65_550, || 1);
     assert_eq!(limit.admit(0), Admission::Until(MAX_WAIT_NS));
     limit.set(1, bytes(1_000_000_000, None));
     assert_eq!(limit.admit(1), Admission::Now);
     assert_eq!(limit.limits(), bytes(1_000_000_000, None));
-    limit.charge(1, 20_000_000);
-    assert_eq!(limit.admit(1), Admission::Until(10_000_001));
+    limit.charge(1, 150_000_000, || 1);
+    assert_eq!(limit.admit(1), Admission::Until(50_000_001));
     limit.set(2, Limits::default());
-    limit.charge(2, usize::MAX);
+    limit.charge(2, usize::MAX, || 1);
     assert_eq!(limit.admit(2), Admission::Now);
 }
 
@@ -184,7 +184,7 @@ fn limit_unused_for_years_has_its_burst_and_no_debt() {
         let now_ns = years * YEAR_NS;
         for _ in 0..3 {
             assert_eq!(limit.admit(now_ns), Admission::Now, "{years}");
-            limit.charge(now_ns, 64);
+            limit.charge(now_ns, 64, || 1);
         }
         assert_eq!(limit.admit(now_ns), Admission::Until(now_ns + MAX_WAIT_NS));
     }
@@ -198,7 +198,7 @@ fn debts_and_bursts_beyond_reason_are_bounded() {
         MAX_BURST_TICKS
     );
     for _ in 0..3 {
-        limit.charge(0, usize::MAX);
+        limit.charge(0, usize::MAX, || 1);
     }
     assert_eq!(limit.bytes.debt_ticks(0), MAX_AHEAD_TICKS - MAX_BURST_TICKS);
     assert_eq!(limit.admit(0), Admission::Until(MAX_WAIT_NS));
@@ -211,7 +211,7 @@ fn charges_of_several_threads_all_count() {
     let threads: Vec<_> = (0..4)
         .map(|_| {
             let limit = Arc::clone(&limit);
-            thread::spawn(move || (0..EACH).for_each(|_| limit.charge(0, 64)))
+            thread::spawn(move || (0..EACH).for_each(|_| limit.charge(0, 64, || 1)))
         })
         .collect();
     for thread in threads {
@@ -219,6 +219,68 @@ fn charges_of_several_threads_all_count() {
     }
     let owed_ns = 4 * EACH * 1_000 - DEFAULT_BURST_NS;
     assert_eq!(limit.packets.debt_ticks(0), owed_ns * TICKS_PER_NS);
+}
+
+/// How many bytes of long frames pass in some time when each is asked for `late_ns` after it might
+/// have passed.
+fn passed_when_late(per_s: u64, late_ns: u64, time_ns: u64) -> u64 {
+    let limit = RateLimit::new(0, bytes(per_s, None));
+    let (mut now_ns, mut passed) = (0, 0);
+    while now_ns < time_ns {
+        match limit.admit(now_ns) {
+            Admission::Now => {
+                limit.charge(now_ns, usize::try_from(MAX_FRAME_BYTES).unwrap(), || 1);
+                passed += MAX_FRAME_BYTES;
+            }
+            Admission::Until(then_ns) => now_ns = then_ns + late_ns,
+        }
+    }
+    passed
+}
+
+#[test]
+fn f5_7_long_frames_pass_at_the_limit_however_late_they_are_asked_for() {
+    const TIME_S: u64 = 10;
+    for per_s in [125_000, 1_250_000, 12_500_000, 125_000_000] {
+        for late_ns in [0, 1_000_000, 20_000_000, 90_000_000] {
+            let passed = passed_when_late(per_s, late_ns, TIME_S * NS_PER_S);
+            let part = passed as f64 / (per_s * TIME_S) as f64;
+            assert!(
+                (0.95..1.1).contains(&part),
+                "{per_s} B/s, {late_ns} ns late: {part}"
+            );
+        }
+    }
+}
+
+#[test]
+fn f5_7_packet_of_many_segments_is_charged_for_each() {
+    let limit = RateLimit::new(0, packets(1_000, Some(1)));
+    limit.charge(0, 65_226, || 45);
+    assert_eq!(limit.admit(0), Admission::Until(44_000_000));
+    assert_eq!(limit.admit(44_000_000), Admission::Now);
+}
+
+#[test]
+fn f5_7_backlog_holds_the_longest_frame_and_has_a_bound() {
+    for (limits, expected) in [
+        (bytes(1, None), MIN_BACKLOG_BYTES),
+        (bytes(125_000, None), MIN_BACKLOG_BYTES),
+        (bytes(12_500_000, None), 1_250_000),
+        (bytes(MAX_BYTES_PER_S, None), MAX_BACKLOG_BYTES),
+        (packets(10_000, None), 1_514_000),
+        (packets(MAX_PACKETS_PER_S, None), MAX_BACKLOG_BYTES),
+        (
+            Limits {
+                bytes: rate(12_500_000, None),
+                packets: rate(2_000, None),
+            },
+            302_800,
+        ),
+    ] {
+        let found = RateLimit::new(0, limits).backlog_bytes();
+        assert_eq!(found as u64, expected, "{limits:?}");
+    }
 }
 
 #[test]
@@ -244,7 +306,7 @@ proptest! {
         for (frame, gap_ns) in frames {
             now_ns += gap_ns;
             if limit.admit(now_ns) == Admission::Now {
-                limit.charge(now_ns, usize::try_from(frame).unwrap());
+                limit.charge(now_ns, usize::try_from(frame).unwrap(), || 1);
                 passed += frame;
                 last = frame;
             }
@@ -273,7 +335,7 @@ proptest! {
             match limit.admit(now_ns) {
                 Admission::Now => {
                     let frame = *sizes.next().unwrap();
-                    limit.charge(now_ns, usize::try_from(frame).unwrap());
+                    limit.charge(now_ns, usize::try_from(frame).unwrap(), || 1);
                     passed += frame;
                 }
                 Admission::Until(then_ns) => now_ns = then_ns + late_ns,

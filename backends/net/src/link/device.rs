@@ -81,10 +81,37 @@ impl Link {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take()?;
+        let mut end = end;
+        match &mut end {
+            // Nobody may have looked since it was deleted.
+            End::Tap(queue) => _ = queue.check(),
+            End::Packet(queue) => _ = queue.check(),
+            End::Stream(_) | End::Dgram(_) => {}
+        }
         Some(LinkQueue {
             end: Some(end),
             shelf: Arc::clone(shelf),
         })
+    }
+
+    /// Whether its interface is there, as far as anybody has noticed; true where it has none.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        match &self.device {
+            Device::Tap(tap) => tap.is_there(),
+            Device::Packet(packet) => packet.is_there(),
+            Device::Socket => true,
+        }
+    }
+
+    /// Has `observer` told when its interface goes or is there again, on the thread that notices,
+    /// which must not wait.
+    pub fn observe(&self, observer: impl Fn() + Send + Sync + 'static) {
+        match &self.device {
+            Device::Tap(tap) => tap.observe(observer),
+            Device::Packet(packet) => packet.observe(observer),
+            Device::Socket => {}
+        }
     }
 
     /// The longest packet behind an Ethernet header in bytes, as the host has it set now; none
@@ -183,13 +210,12 @@ impl Drop for LinkQueue {
 
 impl LinkQueue {
     /// What to wait on: readable when there is a frame, writable when one may be sent. None while
-    /// there is no connection, and for ever when the interface of a tap was deleted: its descriptor
-    /// would be ready all the time.
+    /// there is no connection, or no interface: its descriptor would be ready all the time.
     #[must_use]
-    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        match self.end.as_ref()? {
-            End::Tap(queue) => queue.is_there().then(|| queue.descriptor()),
-            End::Packet(queue) => Some(queue.descriptor()),
+    pub fn descriptor(&mut self) -> Option<BorrowedFd<'_>> {
+        match self.end.as_mut()? {
+            End::Tap(queue) => queue.check().then(|| queue.descriptor()),
+            End::Packet(queue) => (!queue.is_lost()).then(|| queue.descriptor()),
             End::Stream(queue) => queue.descriptor(),
             End::Dgram(queue) => Some(queue.descriptor()),
         }
@@ -201,9 +227,20 @@ impl LinkQueue {
     pub fn generation(&self) -> u64 {
         match &self.end {
             Some(End::Stream(queue)) => queue.generation(),
-            Some(End::Tap(queue)) => u64::from(queue.is_gone()),
+            Some(End::Tap(queue)) => queue.generation(),
+            Some(End::Packet(queue)) => queue.generation(),
             Some(End::Dgram(queue)) => queue.generation(),
-            _ => 0,
+            None => 0,
+        }
+    }
+
+    /// Whether its interface was deleted, and if so, whether one of its name will be opened.
+    #[must_use]
+    pub fn is_lost(&self) -> Option<bool> {
+        match &self.end {
+            Some(End::Tap(queue)) => queue.is_lost(),
+            Some(End::Packet(queue)) => queue.is_lost().then_some(true),
+            _ => None,
         }
     }
 
@@ -265,16 +302,21 @@ impl LinkQueue {
         match &self.end {
             Some(End::Stream(queue)) => queue.retry_at_ns(),
             Some(End::Dgram(queue)) => queue.retry_at_ns(),
-            _ => None,
+            Some(End::Tap(queue)) => queue.retry_at_ns(),
+            Some(End::Packet(queue)) => queue.retry_at_ns(),
+            None => None,
         }
     }
 
-    /// Tries to connect, unless it is too early or not needed; returns whether there is a link.
+    /// Tries to connect, or has the interface opened again, unless it is too early or not needed;
+    /// returns whether there is a link.
     pub fn retry(&mut self, now_ns: u64) -> bool {
         match &mut self.end {
             Some(End::Stream(queue)) => queue.retry(now_ns),
             Some(End::Dgram(queue)) => queue.retry(now_ns),
-            _ => true,
+            Some(End::Tap(queue)) => queue.retry(now_ns),
+            Some(End::Packet(queue)) => queue.retry(now_ns),
+            None => true,
         }
     }
 }

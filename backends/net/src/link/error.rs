@@ -28,10 +28,25 @@ pub enum LinkError {
     },
     /// Someone else has the queue, or all of them.
     #[error(
-        "tap {name}: another process holds it; a single-queue tap serves one at a time, a \
-         multi-queue one has 256 queues"
+        "tap {name}: another process holds it, so that it is in use; a single-queue tap serves one \
+         at a time, a multi-queue one has 256 queues"
     )]
     Busy {
+        /// Of the interface.
+        name: String,
+    },
+    /// Someone else has some of its queues.
+    #[error(
+        "tap {name}: in use: another process holds queues of it, and each would get a part of its \
+         flows; \",shared\" behind the name insists"
+    )]
+    InUse {
+        /// Of the interface.
+        name: String,
+    },
+    /// One queue was passed twice.
+    #[error("tap {name}: two of its descriptors are the same queue")]
+    SameQueue {
         /// Of the interface.
         name: String,
     },

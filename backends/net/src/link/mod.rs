@@ -15,13 +15,17 @@
 //! | [`dgram`] | one frame per Unix datagram |
 //! | `transfer` | one frame in one call of the kernel |
 //! | `namespace` | opening in another network namespace |
+//! | `netlink` | what the kernel says of an interface |
+//! | `presence` | an interface that was deleted, and is there again |
 //! | [`error`] | why a link cannot be had |
 
 mod device;
 pub mod dgram;
 pub mod error;
 mod namespace;
+mod netlink;
 pub mod packet;
+mod presence;
 pub mod stream;
 pub mod tap;
 mod transfer;
@@ -74,6 +78,16 @@ impl Payload<'_> {
             }
             Self::Bytes(bytes) => bytes.len(),
         }
+    }
+
+    /// The byte at `offset_bytes`, if there is one.
+    #[must_use]
+    pub fn byte(&self, offset_bytes: usize) -> Option<u8> {
+        let mut byte = [0];
+        (self.copy_to(offset_bytes, &mut byte) == 1).then(|| {
+            let [byte] = byte;
+            byte
+        })
     }
 
     /// Copies from `offset_bytes` on; returns how many bytes there were and fitted.

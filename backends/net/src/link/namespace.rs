@@ -5,6 +5,7 @@
 //! from any. So a thread is made that enters the namespace, opens, and ends; the process stays
 //! where it is.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, open};
@@ -16,35 +17,56 @@ use super::error::LinkError;
 /// Where `ip netns add` puts its namespaces.
 const NAMED: &str = "/run/netns";
 
-/// Does `work` in `namespace`: a path as `/proc/1234/ns/net`, or a name of `ip netns`. Without one,
-/// on the thread that calls.
-pub(super) fn within<T: Send>(
-    namespace: Option<&Path>,
-    work: impl FnOnce() -> Result<T, LinkError> + Send,
-) -> Result<T, LinkError> {
-    let Some(namespace) = namespace else {
-        return work();
-    };
-    let path = resolve(namespace);
-    let failed = |errno: Errno| LinkError::Namespace {
-        path: path.clone(),
+/// A network namespace, within reach whatever becomes of its path.
+#[derive(Debug)]
+pub(super) struct Namespace(Option<(PathBuf, OwnedFd)>);
+
+impl Namespace {
+    /// One by its path, as `/proc/1234/ns/net`, or a name of `ip netns`; without one, that of the
+    /// thread.
+    pub(super) fn open(namespace: Option<&Path>) -> Result<Self, LinkError> {
+        let Some(namespace) = namespace else {
+            return Ok(Self(None));
+        };
+        let path = resolve(namespace);
+        match open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(file) => Ok(Self(Some((path, file)))),
+            Err(errno) => Err(failed(&path, errno)),
+        }
+    }
+
+    /// The one that a descriptor is of.
+    pub(super) fn of(file: OwnedFd) -> Self {
+        Self(Some((PathBuf::from("of the descriptor"), file)))
+    }
+
+    /// Does `work` in it.
+    pub(super) fn within<T: Send>(
+        &self,
+        work: impl FnOnce() -> Result<T, LinkError> + Send,
+    ) -> Result<T, LinkError> {
+        let Some((path, file)) = &self.0 else {
+            return work();
+        };
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+                    .map_err(|errno| failed(path, errno))?;
+                work()
+            });
+            // A panic there ends the process, in release; in tests it is to be seen as one.
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
+
+fn failed(path: &Path, errno: Errno) -> LinkError {
+    LinkError::Namespace {
+        path: path.to_owned(),
         source: errno.into(),
-    };
-    let file = open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            move_into_link_name_space(
-                std::os::fd::AsFd::as_fd(&file),
-                Some(LinkNameSpaceType::Network),
-            )
-            .map_err(failed)?;
-            work()
-        });
-        // A panic there ends the process, in release; in tests it is to be seen as one.
-        thread
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    }
 }
 
 fn resolve(namespace: &Path) -> PathBuf {
@@ -70,7 +92,8 @@ mod tests {
     #[test]
     fn namespace_that_is_another_file_is_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let result = within(Some(file.path()), || Ok(()));
+        let namespace = Namespace::open(Some(file.path())).unwrap();
+        let result = namespace.within(|| Ok(()));
         let Err(LinkError::Namespace { path, source }) = result else {
             panic!("entered");
         };

@@ -13,16 +13,17 @@
 use std::ffi::c_int;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
-use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
 
 use super::error::{LinkError, system};
-use super::namespace::within;
+use super::namespace::Namespace;
+use super::netlink::Netlink;
+use super::presence::{self, Presence, Reopen};
 use super::transfer::{Transfer, is_frame, not_received, sent};
-use super::{Payload, Received, Room, SPARE_BYTES, SendLoss, Sent};
+use super::{Payload, RETRY_NS, Received, Room, SPARE_BYTES, SendLoss, Sent};
 use crate::features::Offloads;
 use crate::header::{GSO_NONE, HEADER_BYTES, LEGACY_HEADER_BYTES, NEEDS_CSUM, NetHeader};
 use crate::sys::{self, AUXDATA_BYTES};
@@ -40,9 +41,18 @@ const QUEUE_BYTES: usize = 4 << 20;
 /// An interface of the host, as the control thread has it.
 #[derive(Debug)]
 pub struct Packet {
+    device: Arc<Device>,
+}
+
+/// What an interface and its queue share.
+#[derive(Debug)]
+struct Device {
     interface: String,
-    socket: Arc<OwnedFd>,
+    namespace: Namespace,
     supported: Offloads,
+    presence: Presence,
+    /// Another one when the interface is.
+    socket: Mutex<Arc<OwnedFd>>,
 }
 
 impl Packet {
@@ -52,51 +62,113 @@ impl Packet {
     /// # Errors
     /// See [`LinkError`].
     pub fn open(interface: &str, netns: Option<&Path>) -> Result<Self, LinkError> {
-        within(netns, || {
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            // Without a protocol until it is bound: no frame of another interface gets in.
-            let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None);
-            let socket = socket.map_err(|errno| match errno {
-                Errno::PERM | Errno::ACCESS => LinkError::PacketPermission {
-                    name: interface.to_owned(),
-                },
-                errno => system(interface, "make a packet socket")(errno),
-            })?;
-            let index = name_to_index(&socket, interface);
-            let index = index.ok().and_then(|index| c_int::try_from(index).ok());
-            let index = index.ok_or_else(|| LinkError::NoInterface {
-                name: interface.to_owned(),
-            })?;
-            let supported = set_up(&socket, index).map_err(system(interface, "set up a socket"))?;
-            Ok(Self {
-                interface: interface.to_owned(),
-                socket: Arc::new(socket),
-                supported,
-            })
+        let namespace = Namespace::open(netns)?;
+        let (socket, supported) = namespace.within(|| open(interface))?;
+        let device = Device {
+            interface: interface.to_owned(),
+            namespace,
+            supported,
+            presence: Presence::default(),
+            socket: Mutex::new(Arc::new(socket)),
+        };
+        Ok(Self {
+            device: Arc::new(device),
         })
     }
 
     /// The queue. There may be several, but only one should be used.
     #[must_use]
     pub fn queue(&self) -> PacketQueue {
+        let socket = self.device.socket();
+        let changes = self.device.presence.changes();
         PacketQueue {
-            socket: Arc::clone(&self.socket),
+            device: Arc::clone(&self.device),
+            socket: Arc::clone(&socket),
+            // If it has gone, this is the socket of what was there before.
+            changes: changes & !1,
+            gone: !changes.is_multiple_of(2),
+            down: false,
+            retry_at_ns: 0,
             transfer: Transfer::new(),
             frame: vec![0; TAG_BYTES + SPARE_BYTES],
         }
     }
 
+    /// Whether the interface is there, as far as anybody has noticed.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.device.presence.is_there()
+    }
+
+    /// Has `observer` told when the interface goes or is there again, on the thread that notices,
+    /// which must not wait.
+    pub fn observe(&self, observer: impl Fn() + Send + Sync + 'static) {
+        self.device.presence.observe(Box::new(observer));
+    }
+
     /// What may be left unfinished in frames that are sent.
     #[must_use]
     pub fn supported(&self) -> Offloads {
-        self.supported
+        self.device.supported
     }
 
     /// The MTU of the interface in bytes; none if it has gone.
     #[must_use]
     pub fn mtu(&self) -> Option<u32> {
-        sys::interface_mtu(&self.socket, &self.interface).ok()
+        let socket = Arc::clone(&self.device.socket());
+        sys::interface_mtu(&socket, &self.device.interface).ok()
     }
+}
+
+impl Device {
+    fn socket(&self) -> MutexGuard<'_, Arc<OwnedFd>> {
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reopen for Device {
+    fn presence(&self) -> &Presence {
+        &self.presence
+    }
+
+    fn name(&self) -> &str {
+        &self.interface
+    }
+
+    fn reopen(&self, done: &dyn Fn()) -> Result<bool, LinkError> {
+        match self.namespace.within(|| open(&self.interface)) {
+            Ok((socket, _)) => {
+                let mut current = self.socket();
+                *current = Arc::new(socket);
+                done();
+                Ok(true)
+            }
+            Err(LinkError::NoInterface { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Opens a socket on an interface of the namespace of the thread; with what may be left unfinished.
+fn open(interface: &str) -> Result<(OwnedFd, Offloads), LinkError> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    // Without a protocol until it is bound: no frame of another interface gets in.
+    let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None);
+    let socket = socket.map_err(|errno| match errno {
+        Errno::PERM | Errno::ACCESS => LinkError::PacketPermission {
+            name: interface.to_owned(),
+        },
+        errno => system(interface, "make a packet socket")(errno),
+    })?;
+    let netlink = Netlink::open().map_err(system("netlink socket", "make one"))?;
+    let found = netlink.interface(interface);
+    let found = found.map_err(system(interface, "ask for the interface"))?;
+    let index = found.and_then(|found| c_int::try_from(found.index).ok());
+    let index = index.ok_or_else(|| LinkError::NoInterface {
+        name: interface.to_owned(),
+    })?;
+    let supported = set_up(&socket, index).map_err(system(interface, "set up a socket"))?;
+    Ok((socket, supported))
 }
 
 /// Sets the options, then binds; returns what may be left unfinished in frames.
@@ -125,7 +197,14 @@ fn set_up(socket: &OwnedFd, index: c_int) -> Result<Offloads, Errno> {
 /// The queue of a packet socket.
 #[derive(Debug)]
 pub struct PacketQueue {
+    device: Arc<Device>,
     socket: Arc<OwnedFd>,
+    /// How often the interface had gone and come back when this was its socket.
+    changes: u64,
+    gone: bool,
+    /// The interface went down, which is all that is told of one that is deleted next.
+    down: bool,
+    retry_at_ns: u64,
     transfer: Transfer,
     /// A frame, with space in front for its tag.
     frame: Vec<u8>,
@@ -138,6 +217,66 @@ impl PacketQueue {
         self.socket.as_fd()
     }
 
+    /// Grows when the interface is found to have gone, and when there is another one.
+    #[must_use]
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.changes | u64::from(self.gone)
+    }
+
+    /// Whether the interface was deleted.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.gone
+    }
+
+    /// Whether the interface is there; a socket of one that was deleted is bound to none.
+    pub fn check(&mut self) -> bool {
+        if !self.gone && sys::packet_index(&self.socket).is_ok_and(|index| index < 0) {
+            self.gone = true;
+            self.retry_at_ns = 0;
+            self.device.presence.lose(self.changes);
+        }
+        !self.gone
+    }
+
+    /// When to [`retry`](Self::retry); none while the interface is there and up.
+    #[must_use]
+    #[inline]
+    pub fn retry_at_ns(&self) -> Option<u64> {
+        let changes = self.device.presence.changes();
+        if changes == self.changes {
+            return self.down.then_some(self.retry_at_ns);
+        }
+        let is_back = changes.is_multiple_of(2);
+        Some(if is_back { 0 } else { self.retry_at_ns })
+    }
+
+    /// Has somebody look for an interface of the name, if it is time, or takes the socket of the one
+    /// that was found; returns whether there is one.
+    pub fn retry(&mut self, now_ns: u64) -> bool {
+        let changes = self.device.presence.changes();
+        if changes == self.changes {
+            if self.down && now_ns >= self.retry_at_ns {
+                self.retry_at_ns = now_ns.saturating_add(RETRY_NS);
+                return self.check();
+            }
+            return true;
+        }
+        if changes.is_multiple_of(2) {
+            self.socket = Arc::clone(&self.device.socket());
+            self.changes = changes;
+            (self.gone, self.down) = (false, false);
+            return true;
+        }
+        self.gone = true;
+        if now_ns >= self.retry_at_ns {
+            self.retry_at_ns = now_ns.saturating_add(RETRY_NS);
+            presence::seek(&self.device);
+        }
+        false
+    }
+
     /// Sends a frame by `sendmsg(2)`. The kernel checks the header, and that the frame is no longer
     /// than the MTU allows: what it does not take is [`SendLoss::Invalid`].
     #[inline]
@@ -148,10 +287,15 @@ impl PacketQueue {
         let header = header.encode();
         let header = header.get(..LEGACY_HEADER_BYTES).unwrap_or_default();
         let socket = self.socket.as_fd();
-        sent(
-            self.transfer
-                .send(header, payload, |gather| gather.send_to(socket)),
-        )
+        let result = self
+            .transfer
+            .send(header, payload, |gather| gather.send_to(socket));
+        if let Err(error) = &result
+            && Errno::from_io_error(error) == Some(Errno::NXIO)
+        {
+            self.check();
+        }
+        sent(result)
     }
 
     /// Receives a frame by `recvmsg(2)`.
@@ -168,9 +312,13 @@ impl PacketQueue {
         let (bytes, auxdata) = match sys::packet_receive(self.socket.as_fd(), head, body) {
             Ok(received) => received,
             // Told once when the interface goes down; it may come up again.
-            Err(Errno::NETDOWN) => return Received::Empty,
+            Err(Errno::NETDOWN) if self.check() => {
+                self.down = true;
+                return Received::Empty;
+            }
             Err(errno) => return not_received(&errno.into()),
         };
+        self.down = false;
         let mut header = NetHeader::decode(header);
         let bytes = bytes.saturating_sub(LEGACY_HEADER_BYTES).min(space_bytes);
         let tag = auxdata.and_then(|auxdata| vlan_tag(&auxdata));

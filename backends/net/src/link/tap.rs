@@ -7,25 +7,30 @@
 //!
 //! The kernel spreads flows over the attached queues and remembers which queue a flow was sent on;
 //! a queue that nobody reads is therefore to be detached, or the flows on it would be lost.
+//!
+//! An interface that was deleted is opened again as soon as there is one of its name, and set up as
+//! the one before. Descriptors that were passed to us have no way back.
 
 mod open;
+mod queue;
 
 #[cfg(test)]
 mod tests;
 
 use std::ffi::c_uint;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use self::open::Origin;
+pub use self::queue::TapQueue;
 use super::error::{LinkError, system};
-use super::transfer::{Transfer, is_frame, not_received, sent};
-use super::{Payload, Received, Room, SendLoss, Sent};
+use super::namespace::Namespace;
+use super::presence::{Presence, Reopen};
 use crate::features::Offloads;
-use crate::header::{HEADER_BYTES, NetHeader};
 use crate::sys;
 
 /// Which tap.
@@ -38,21 +43,61 @@ pub enum TapSpec {
         name: String,
         /// Its network namespace: a path, or a name of `ip netns`. Ours, without one.
         netns: Option<PathBuf>,
+        /// Whether others may have queues of it.
+        shared: bool,
     },
-    /// Numbers of descriptors that our parent has opened, one per queue pair.
-    Descriptors(Vec<i32>),
+    /// Descriptors that our parent has opened.
+    Descriptors {
+        /// Their numbers, one per queue pair.
+        numbers: Vec<i32>,
+        /// Whether others may have queues of the same interface.
+        shared: bool,
+    },
+}
+
+impl TapSpec {
+    /// An interface of our namespace that nobody else has.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Self::Interface {
+            name: name.to_owned(),
+            netns: None,
+            shared: false,
+        }
+    }
 }
 
 /// A tap, as the control thread has it.
 #[derive(Debug)]
 pub struct Tap {
-    /// One per queue pair.
-    queues: Vec<Arc<OwnedFd>>,
+    device: Arc<Device>,
+}
+
+/// What a tap and its queues share.
+#[derive(Debug)]
+struct Device {
+    /// The name it was opened by.
+    name: String,
+    /// How it is opened again; not at all where its descriptors were passed to us.
+    origin: Option<Origin>,
     /// Any socket in the network namespace of the interface.
     socket: OwnedFd,
     supported: Offloads,
-    /// Which queues are attached; empty where the device has but one.
-    attached: Mutex<Vec<bool>>,
+    presence: Presence,
+    state: Mutex<State>,
+}
+
+/// What becomes another one when the interface does, and what that is to be told.
+#[derive(Debug)]
+struct State {
+    /// One per queue pair.
+    queues: Vec<Arc<OwnedFd>>,
+    /// Whether queues can be attached and detached.
+    multi_queue: bool,
+    /// Which queues are to be attached.
+    attached: Vec<bool>,
+    offloads: Offloads,
+    carrier: Option<bool>,
 }
 
 impl Tap {
@@ -62,46 +107,74 @@ impl Tap {
     /// # Errors
     /// See [`LinkError`].
     pub fn open(spec: &TapSpec, pairs: u16) -> Result<Self, LinkError> {
-        let opened = match spec {
-            TapSpec::Interface { name, netns } => {
-                open::by_name(name, netns.as_deref(), pairs.max(1))?
+        let (opened, origin) = match spec {
+            TapSpec::Interface {
+                name,
+                netns,
+                shared,
+            } => {
+                let namespace = Namespace::open(netns.as_deref())?;
+                let opened = open::by_name(name, &namespace, pairs.max(1), *shared)?;
+                let origin = Origin {
+                    name: opened.name.clone(),
+                    namespace,
+                    pairs: pairs.max(1),
+                    shared: *shared,
+                };
+                (opened, Some(origin))
             }
-            TapSpec::Descriptors(numbers) => open::by_descriptors(numbers, pairs)?,
+            TapSpec::Descriptors { numbers, shared } => {
+                (open::by_descriptors(numbers, pairs, *shared)?, None)
+            }
         };
-        let attached = if opened.multi_queue {
-            vec![true; opened.queues.len()]
-        } else {
-            Vec::new()
+        let device = Device {
+            name: opened.name,
+            origin,
+            socket: opened.socket,
+            supported: probe(&opened.queues)?,
+            presence: Presence::default(),
+            state: Mutex::new(State {
+                attached: vec![true; opened.queues.len()],
+                queues: opened.queues.into_iter().map(Arc::new).collect(),
+                multi_queue: opened.multi_queue,
+                offloads: Offloads::empty(),
+                carrier: None,
+            }),
         };
         Ok(Self {
-            supported: probe(&opened.queues)?,
-            queues: opened.queues.into_iter().map(Arc::new).collect(),
-            socket: opened.socket,
-            attached: Mutex::new(attached),
+            device: Arc::new(device),
         })
     }
 
     /// A queue. There may be several of one pair, but only one should be used.
     #[must_use]
     pub fn queue(&self, pair: u16) -> Option<TapQueue> {
-        let fd = self.queues.get(usize::from(pair))?;
-        Some(TapQueue {
-            fd: Arc::clone(fd),
-            transfer: Transfer::new(),
-            gone: false,
-        })
+        TapQueue::new(&self.device, pair)
+    }
+
+    /// Whether the interface is there, as far as anybody has noticed.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.device.presence.is_there()
+    }
+
+    /// Has `observer` told when the interface goes or is there again, on the thread that notices,
+    /// which must not wait.
+    pub fn observe(&self, observer: impl Fn() + Send + Sync + 'static) {
+        self.device.presence.observe(Box::new(observer));
     }
 
     /// What the kernel knows to leave unfinished.
     #[must_use]
     pub fn supported(&self) -> Offloads {
-        self.supported
+        self.device.supported
     }
 
     /// The name of the interface, which may have changed since it was opened.
     #[must_use]
     pub fn name(&self) -> Option<String> {
-        let of = self
+        let state = self.device.state();
+        let of = state
             .queues
             .iter()
             .find_map(|fd| sys::tun_interface(fd).ok())?;
@@ -114,12 +187,13 @@ impl Tap {
     pub fn mtu(&self) -> Option<u32> {
         let name = self.name()?;
         let ours = |fd| sys::hardware_address(fd, &name).ok();
-        let address = self.queues.iter().find_map(ours)?;
+        let address = self.device.state().queues.iter().find_map(ours)?;
+        let socket = &self.device.socket;
         // Another namespace may have another interface of the same name.
-        if sys::hardware_address(&self.socket, &name) != Ok(address) {
+        if sys::hardware_address(socket, &name) != Ok(address) {
             return None;
         }
-        sys::interface_mtu(&self.socket, &name).ok()
+        sys::interface_mtu(socket, &name).ok()
     }
 
     /// Says what frames may come with unfinished: `TUNSETOFFLOAD`, for the whole device.
@@ -127,9 +201,10 @@ impl Tap {
     /// # Errors
     /// [`LinkError::System`].
     pub fn set_offloads(&self, offloads: Offloads) -> Result<(), LinkError> {
-        self.on_device("set offloads", |fd| {
-            sys::tun_set_offload(fd, kernel_flags(offloads))
-        })
+        let mut state = self.device.state();
+        state.offloads = offloads;
+        let result = state.unless_gone(state.apply_offloads());
+        self.device.say(result, "set offloads")
     }
 
     /// Sets whether the interface has a link. Nothing happens where the kernel cannot: before
@@ -138,10 +213,10 @@ impl Tap {
     /// # Errors
     /// [`LinkError::System`].
     pub fn set_carrier(&self, up: bool) -> Result<(), LinkError> {
-        self.on_device("set the carrier", |fd| match sys::tun_set_carrier(fd, up) {
-            Err(Errno::INVAL | Errno::NOTTY) => Ok(()),
-            result => result,
-        })
+        let mut state = self.device.state();
+        state.carrier = Some(up);
+        let result = state.unless_gone(state.apply_carrier());
+        self.device.say(result, "set the carrier")
     }
 
     /// Attaches a queue, so that flows come to it, or detaches it, which drops what waits there.
@@ -151,19 +226,14 @@ impl Tap {
     /// # Errors
     /// [`LinkError::System`].
     pub fn attach(&self, pair: u16, attach: bool) -> Result<(), LinkError> {
-        let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.device.state();
         let index = usize::from(pair);
-        let (Some(fd), Some(now)) = (self.queues.get(index), attached.get_mut(index)) else {
+        if state.attached.get(index).is_none_or(|now| *now == attach) {
             return Ok(());
-        };
-        if *now != attach {
-            let flags = if attach {
-                libc::IFF_ATTACH_QUEUE
-            } else {
-                libc::IFF_DETACH_QUEUE
-            };
-            unless_gone(sys::tun_set_queue(fd, flags))
-                .map_err(|errno| self.failed("attach or detach a queue", errno))?;
+        }
+        let result = state.unless_gone(state.apply_attached(index, attach));
+        self.device.say(result, "attach or detach a queue")?;
+        if let Some(now) = state.attached.get_mut(index) {
             *now = attach;
         }
         Ok(())
@@ -175,38 +245,114 @@ impl Tap {
         /// More than a queue holds: senders may go on meanwhile.
         const MOST: usize = 1 << 14;
         let mut start = [0; 64];
-        let Some(fd) = self.queues.get(usize::from(pair)) else {
+        let Some(fd) = self.device.fd(pair) else {
             return 0;
         };
         // A read takes the whole frame, whatever fits.
         (0..MOST)
-            .take_while(|_| rustix::io::read(fd, &mut start).is_ok())
+            .take_while(|_| rustix::io::read(&fd, &mut start).is_ok())
             .count()
-    }
-
-    /// Does something to the device; any of its queues will do.
-    fn on_device(
-        &self,
-        action: &'static str,
-        call: impl FnOnce(BorrowedFd<'_>) -> Result<(), Errno>,
-    ) -> Result<(), LinkError> {
-        let Some(fd) = self.queues.first() else {
-            return Ok(());
-        };
-        unless_gone(call(fd.as_fd())).map_err(|errno| self.failed(action, errno))
-    }
-
-    fn failed(&self, action: &'static str, errno: Errno) -> LinkError {
-        let name = self.name().unwrap_or_default();
-        system(&format!("tap {name}"), action)(errno)
     }
 }
 
-/// An interface that was deleted is as good as set to anything: no frame comes from it.
-fn unless_gone(result: Result<(), Errno>) -> Result<(), Errno> {
-    match result {
-        Err(Errno::BADFD) => Ok(()),
-        result => result,
+impl Device {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fd(&self, pair: u16) -> Option<Arc<OwnedFd>> {
+        self.state().queues.get(usize::from(pair)).map(Arc::clone)
+    }
+
+    fn say(&self, result: Result<(), Errno>, action: &'static str) -> Result<(), LinkError> {
+        result.map_err(system(&format!("tap {}", self.name), action))
+    }
+}
+
+impl State {
+    /// Of the device; any of its queues will do.
+    fn first(&self) -> Result<BorrowedFd<'_>, Errno> {
+        self.queues.first().map(AsFd::as_fd).ok_or(Errno::BADFD)
+    }
+
+    /// An interface that was deleted is as good as set to anything: no frame comes from it, and the
+    /// next one is told.
+    fn unless_gone(&self, result: Result<(), Errno>) -> Result<(), Errno> {
+        result.or_else(|errno| match self.first().and_then(sys::tun_interface) {
+            Ok(_) => Err(errno),
+            Err(_) => Ok(()),
+        })
+    }
+
+    fn apply_offloads(&self) -> Result<(), Errno> {
+        sys::tun_set_offload(self.first()?, kernel_flags(self.offloads))
+    }
+
+    fn apply_carrier(&self) -> Result<(), Errno> {
+        let Some(up) = self.carrier else {
+            return Ok(());
+        };
+        match sys::tun_set_carrier(self.first()?, up) {
+            Err(Errno::INVAL | Errno::NOTTY) => Ok(()),
+            result => result,
+        }
+    }
+
+    fn apply_attached(&self, index: usize, attach: bool) -> Result<(), Errno> {
+        let flags = if attach {
+            libc::IFF_ATTACH_QUEUE
+        } else {
+            libc::IFF_DETACH_QUEUE
+        };
+        match self.queues.get(index) {
+            Some(fd) if self.multi_queue => sys::tun_set_queue(fd, flags),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The interface has its own queues again; all that was said to the one before is said to it.
+impl Reopen for Device {
+    fn presence(&self) -> &Presence {
+        &self.presence
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn reopen(&self, done: &dyn Fn()) -> Result<bool, LinkError> {
+        let Some(origin) = &self.origin else {
+            return Ok(false);
+        };
+        let Some(opened) = open::again(origin)? else {
+            return Ok(false);
+        };
+        let mut state = self.state();
+        let mut queues: Vec<_> = opened.queues.into_iter().map(Arc::new).collect();
+        // Made for one queue by now: all pairs have that one.
+        if let Some(first) = queues.first().map(Arc::clone) {
+            queues.resize(state.queues.len(), first);
+        }
+        let before = mem::replace(&mut state.queues, queues);
+        state.multi_queue = opened.multi_queue;
+        let detached = (0..)
+            .zip(&state.attached)
+            .filter(|(_, attached)| !**attached);
+        let applied = detached
+            .map(|(index, _)| state.apply_attached(index, false))
+            .collect::<Result<(), _>>()
+            .and_then(|()| state.apply_offloads())
+            .and_then(|()| state.apply_carrier());
+        if let Err(errno) = applied {
+            // As if it were not there yet.
+            state.queues = before;
+            return Err(system(&format!("tap {}", self.name), "set up queues")(
+                errno,
+            ));
+        }
+        done();
+        Ok(true)
     }
 }
 
@@ -249,73 +395,4 @@ fn kernel_flags(offloads: Offloads) -> c_uint {
     .into_iter()
     .filter_map(|(wanted, flag)| wanted.then_some(flag))
     .fold(0, |flags, flag| flags | flag)
-}
-
-/// One queue of a tap.
-#[derive(Debug)]
-pub struct TapQueue {
-    fd: Arc<OwnedFd>,
-    transfer: Transfer,
-    gone: bool,
-}
-
-impl TapQueue {
-    /// What to wait on.
-    #[must_use]
-    pub fn descriptor(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-
-    /// Whether [`receive`](Self::receive) has found the interface deleted.
-    #[must_use]
-    #[inline]
-    pub fn is_gone(&self) -> bool {
-        self.gone
-    }
-
-    /// Whether the interface is there. The descriptor of one that was deleted has an error for
-    /// ever, without anything to wait for.
-    #[must_use]
-    pub fn is_there(&self) -> bool {
-        let mut fds = [PollFd::new(&self.fd, PollFlags::empty())];
-        let at_once = Timespec::default();
-        let found = poll(&mut fds, Some(&at_once)).is_ok();
-        let [fd] = fds;
-        !(self.gone || found && fd.revents().contains(PollFlags::ERR))
-    }
-
-    /// Sends a frame by `writev(2)`. The kernel checks the header: what it does not take is
-    /// [`SendLoss::Invalid`].
-    #[inline]
-    pub fn send(&mut self, header: &NetHeader, payload: Payload<'_>) -> Sent {
-        if !is_frame(payload) {
-            return Sent::Dropped(SendLoss::Invalid);
-        }
-        let fd = self.fd.as_fd();
-        sent(
-            self.transfer
-                .send(&header.encode(), payload, |gather| gather.write_to(fd)),
-        )
-    }
-
-    /// Receives a frame by `readv(2)`. [`Received::Down`] is for ever: the interface was deleted.
-    #[inline]
-    pub fn receive(&mut self, room: Room<'_>) -> Received {
-        let mut header = [0; HEADER_BYTES];
-        let fd = self.fd.as_fd();
-        let result = self
-            .transfer
-            .receive(&mut header, room, |scatter| scatter.read_from(fd));
-        match result {
-            Ok(bytes) => Received::Frame {
-                header: NetHeader::decode(header),
-                bytes: bytes.saturating_sub(HEADER_BYTES),
-            },
-            Err(error) => {
-                let received = not_received(&error);
-                self.gone |= received == Received::Down;
-                received
-            }
-        }
-    }
 }

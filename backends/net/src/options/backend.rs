@@ -39,11 +39,15 @@ pub enum LinkSpec {
         name: String,
         /// Where it is, if not here.
         netns: Option<Netns>,
+        /// Whether others may have queues of it.
+        shared: bool,
     },
     /// Open descriptors of one tap device, at least one, each its own queue.
     TapFds {
         /// Their numbers, each once.
         fds: Vec<i32>,
+        /// Whether others may have queues of the device.
+        shared: bool,
     },
     /// The character device of a macvtap interface.
     Macvtap {
@@ -51,6 +55,8 @@ pub enum LinkSpec {
         name: String,
         /// Where it is, if not here.
         netns: Option<Netns>,
+        /// Whether others may have queues of it.
+        shared: bool,
     },
     /// A packet socket on an interface.
     Packet {
@@ -86,18 +92,28 @@ pub enum Netns {
 impl fmt::Display for LinkSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.kind())?;
-        let netns = match self {
-            Self::Tap { name, netns } | Self::Macvtap { name, netns } => {
+        let (netns, shared) = match self {
+            Self::Tap {
+                name,
+                netns,
+                shared,
+            }
+            | Self::Macvtap {
+                name,
+                netns,
+                shared,
+            } => {
                 f.write_str(name)?;
-                netns
+                (netns, *shared)
             }
             Self::Packet { interface, netns } => {
                 f.write_str(interface)?;
-                netns
+                (netns, false)
             }
-            Self::TapFds { fds } => {
+            Self::TapFds { fds, shared } => {
                 let fds: Vec<String> = fds.iter().map(ToString::to_string).collect();
-                return write!(f, "fd={}", fds.join(":"));
+                write!(f, "fd={}", fds.join(":"))?;
+                (&None, *shared)
             }
             Self::Stream { path } => return path.display().fmt(f),
             Self::Dgram { path, local } => {
@@ -112,6 +128,11 @@ impl fmt::Display for LinkSpec {
             Some(Netns::Name(name)) => write!(f, ",netns={name}"),
             Some(Netns::Path(path)) => write!(f, ",netns={}", path.display()),
             None => Ok(()),
+        }?;
+        if shared {
+            f.write_str(",shared")
+        } else {
+            Ok(())
         }
     }
 }
@@ -168,8 +189,12 @@ fn link(kind: &str, rest: Option<&str>) -> Result<LinkSpec, SpecError> {
         key: kind.to_owned(),
     })?;
     if let Some(fds) = rest.strip_prefix("fd=").filter(|_| kind == "tap") {
+        let (fds, shared) = match fds.strip_suffix(",shared") {
+            Some(fds) => (fds, true),
+            None => (fds, false),
+        };
         let fds = of_kind(kind, fds, descriptors)?;
-        return Ok(LinkSpec::TapFds { fds });
+        return Ok(LinkSpec::TapFds { fds, shared });
     }
     let items = items(rest);
     let (first, more) = items
@@ -196,10 +221,20 @@ fn link(kind: &str, rest: Option<&str>) -> Result<LinkSpec, SpecError> {
         }
         _ => {
             let name = of_kind(kind, &first, values::interface)?;
-            let netns = netns_of(more)?;
+            let mut shared = false;
+            let may_share = kind != "packet";
+            let netns = netns_of(more, may_share.then_some(&mut shared))?;
             Ok(match kind {
-                "tap" => LinkSpec::Tap { name, netns },
-                "macvtap" => LinkSpec::Macvtap { name, netns },
+                "tap" => LinkSpec::Tap {
+                    name,
+                    netns,
+                    shared,
+                },
+                "macvtap" => LinkSpec::Macvtap {
+                    name,
+                    netns,
+                    shared,
+                },
                 _ => LinkSpec::Packet {
                     interface: name,
                     netns,
@@ -229,12 +264,15 @@ fn only(more: &[Item], expected: &'static str) -> Result<(), SpecError> {
     }
 }
 
-fn netns_of(more: &[Item]) -> Result<Option<Netns>, SpecError> {
+/// What stands behind an interface: its namespace, and whether it is shared where that can be said.
+fn netns_of(more: &[Item], mut shared: Option<&mut bool>) -> Result<Option<Netns>, SpecError> {
     let mut netns = None;
     for item in more {
-        match item.key.as_str() {
-            "netns" => item.parse_into(&mut netns, parse_netns)?,
-            _ => return Err(item.unknown("netns=NAME or netns=PATH")),
+        match (item.key.as_str(), &mut shared) {
+            ("netns", _) => item.parse_into(&mut netns, parse_netns)?,
+            ("shared", Some(shared)) => item.set(shared)?,
+            (_, Some(_)) => return Err(item.unknown("netns=NAME, netns=PATH or shared")),
+            (_, None) => return Err(item.unknown("netns=NAME or netns=PATH")),
         }
     }
     Ok(netns)
@@ -304,6 +342,7 @@ mod tests {
                     LinkSpec::Tap {
                         name: of_tap,
                         netns: n1,
+                        shared: false,
                     },
                 ),
                 (
@@ -311,6 +350,7 @@ mod tests {
                     LinkSpec::Macvtap {
                         name: of_macvtap,
                         netns: n2,
+                        shared: false,
                     },
                 ),
                 (
@@ -330,7 +370,10 @@ mod tests {
 
     #[test]
     fn backend_on_descriptors_or_sockets_is_read() {
-        let fds = |fds: &[i32]| LinkSpec::TapFds { fds: fds.to_vec() };
+        let fds = |fds: &[i32]| LinkSpec::TapFds {
+            fds: fds.to_vec(),
+            shared: false,
+        };
         let stream = |path: &str| LinkSpec::Stream { path: path.into() };
         let dgram = |path: &str, local: Option<&str>| LinkSpec::Dgram {
             path: path.into(),
@@ -346,6 +389,32 @@ mod tests {
         ] {
             assert_eq!(backend(text), Ok(BackendSpec::Link(expected)), "{text}");
         }
+    }
+
+    #[test]
+    fn f5_10_tap_that_is_shared_is_said_to_be() {
+        for text in [
+            "tap:t0,shared",
+            "tap:t0,netns=lab,shared",
+            "macvtap:m0,netns=/n,shared",
+            "tap:fd=3:4,shared",
+        ] {
+            let Ok(BackendSpec::Link(link)) = backend(text) else {
+                panic!("{text}");
+            };
+            let is_shared = match link {
+                LinkSpec::Tap { shared, .. }
+                | LinkSpec::Macvtap { shared, .. }
+                | LinkSpec::TapFds { shared, .. } => shared,
+                _ => false,
+            };
+            assert!(is_shared, "{text}");
+            assert_eq!(link.to_string(), text);
+        }
+        let error = backend("packet:e0,shared").unwrap_err();
+        assert!(matches!(error, SpecError::Unknown { .. }), "{error}");
+        let error = backend("tap:t0,shared,shared").unwrap_err();
+        assert!(matches!(error, SpecError::Twice { .. }), "{error}");
     }
 
     #[test]

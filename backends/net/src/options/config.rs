@@ -245,7 +245,7 @@ fn check_descriptors(fd: Option<i32>, net: &NetArgs) -> Result<(), OptionsError>
 
 fn tap_fds(link: &LinkSpec) -> &[i32] {
     match link {
-        LinkSpec::TapFds { fds } => fds,
+        LinkSpec::TapFds { fds, .. } => fds,
         _ => &[],
     }
 }
@@ -253,7 +253,7 @@ fn tap_fds(link: &LinkSpec) -> &[i32] {
 /// A tap whose descriptors are all there is has that many queues.
 fn queue_pairs(asked: &QueuePairs, net: &NetArgs) -> QueuePairs {
     let queue_pairs = match &net.backend {
-        BackendSpec::Link(LinkSpec::TapFds { fds }) => {
+        BackendSpec::Link(LinkSpec::TapFds { fds, .. }) => {
             let fds = u16::try_from(fds.len()).unwrap_or(u16::MAX);
             asked.queue_pairs.min(fds)
         }

@@ -137,6 +137,7 @@ fn every_option_reaches_the_config() {
     let uplink = LinkSpec::Tap {
         name: "up0".to_owned(),
         netns: None,
+        shared: false,
     };
     assert_eq!(config.uplink, Some(uplink));
     assert_eq!(config.speed_mbps, Some(40_000));

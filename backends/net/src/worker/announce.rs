@@ -52,7 +52,7 @@ impl NetWorker {
         match fate {
             Fate::Gone => {
                 counters.count(bytes.len(), destination(&bytes));
-                port.from_guest.charge(now_ns, bytes.len());
+                port.from_guest.charge(now_ns, bytes.len(), || 1);
                 let payload = Payload::Bytes(&bytes);
                 captured(&self.hub, port.id, Direction::Tx, now_ns, payload);
             }

@@ -21,6 +21,9 @@
 
 use std::sync::Arc;
 
+use ringside_common::worker::Place;
+
+use super::held::hold_back;
 use super::patience::Patience;
 use super::receive::{Put, give};
 use super::standing::LanPort;
@@ -170,7 +173,7 @@ impl Lan {
         let Some(slot) = lan.and_then(|lan| lan.slot(pair)) else {
             return Fate::Lost(DropReason::NoReceiver);
         };
-        match self.deliver(turn, slot, port, frame) {
+        match self.deliver(turn, slot, frame) {
             Put::Done => Fate::Gone,
             // A guest that talks to itself keeps nobody else waiting.
             Put::NoRoom => Fate::Kept {
@@ -311,7 +314,7 @@ impl Lan {
         let Some(slot) = self.receiver(turn.vrings, to, frame.start) else {
             return self.lose_for(to);
         };
-        match self.deliver(turn, slot, to, frame) {
+        match self.deliver(turn, slot, frame) {
             Put::Done => {
                 let now_ns = turn.now_ns();
                 if now_ns < self.strained_until_ns
@@ -373,7 +376,7 @@ impl Lan {
                 self.lose_for(port);
                 continue;
             };
-            if let Some(reason) = self.deliver(turn, slot, port, frame).loss() {
+            if let Some(reason) = self.deliver(turn, slot, frame).loss() {
                 lose_at(turn.vrings, slot, reason);
             }
         }
@@ -412,20 +415,29 @@ impl Lan {
         usable(lan.flows.pair_of(flow_hash(start), count))
     }
 
-    /// Gives a frame to the guest behind `port`, whose receive vring is in `slot`, finished as far
-    /// as that driver needs it.
+    /// Gives a frame to the guest whose receive vring is in `slot`, finished as far as that driver
+    /// needs it, or keeps it there until the limit of that guest allows it.
     #[inline]
-    fn deliver(
-        &mut self,
-        turn: &mut NetTurn<'_>,
-        slot: usize,
-        port: PortId,
-        frame: &Frame<'_>,
-    ) -> Put {
+    fn deliver(&mut self, turn: &mut NetTurn<'_>, slot: usize, frame: &Frame<'_>) -> Put {
         let now_ns = turn.now_ns();
         let Some(place) = turn.vrings.get_mut(slot) else {
             return Put::Lost(DropReason::LinkDown);
         };
+        if let Some(put) = hold_back(place, now_ns, frame) {
+            return put;
+        }
+        self.hand_over(place, now_ns, frame)
+    }
+
+    /// Gives a frame to a guest whose limit allows it.
+    #[inline]
+    pub(super) fn hand_over(
+        &mut self,
+        place: &mut Place<NetQueue>,
+        now_ns: u64,
+        frame: &Frame<'_>,
+    ) -> Put {
+        let port = place.queue.port.id;
         let Side::Receive(rx) = &place.queue.side else {
             return Put::Lost(DropReason::LinkDown);
         };

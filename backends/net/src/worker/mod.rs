@@ -14,6 +14,7 @@
 
 mod announce;
 mod commands;
+mod held;
 mod lan;
 mod patience;
 mod receive;
@@ -167,6 +168,7 @@ impl DeviceWorker for NetWorker {
             let queue = &mut place.queue;
             if let Side::Receive(rx) = &mut queue.side {
                 queue.port.pair_stopped();
+                rx.lose_held(&queue.counters);
                 if rx.pending.take().is_some() {
                     queue.counters.count_drop(DropReason::LinkDown);
                 }

@@ -3,6 +3,7 @@
 
 use ringside_common::worker::{Place, Vring};
 
+use super::held::Held;
 use super::patience::Patience;
 use super::window::{Layout, Window};
 use super::wire::Wire;
@@ -40,10 +41,12 @@ pub(super) struct RxQueue {
     /// How long the last frames were.
     expect_bytes: usize,
     /// Nothing is put in before.
-    resume_ns: u64,
+    pub(super) resume_ns: u64,
     filter: RxFilter,
     filter_version: u32,
     pub(super) patience: Patience,
+    /// What waits for the limit of the port, on a switch.
+    pub(super) held: Held,
 }
 
 /// What became of a frame for a guest.
@@ -87,6 +90,7 @@ impl RxQueue {
             filter: RxFilter::new(None),
             filter_version: 0,
             patience: Patience::default(),
+            held: Held::default(),
         }
     }
 
@@ -138,7 +142,7 @@ impl RxQueue {
 
     /// Whether the driver wants to see a frame that begins with `start`.
     #[inline]
-    fn wants(&self, start: &[u8]) -> bool {
+    pub(super) fn wants(&self, start: &[u8]) -> bool {
         if self.filter.is_promiscuous() {
             return start.len() >= ETHERNET_HEADER_BYTES;
         }
@@ -150,7 +154,7 @@ impl RxQueue {
 impl NetQueue {
     /// Follows a change of what the driver wants to see.
     #[inline]
-    fn follow_filter(&mut self) {
+    pub(super) fn follow_filter(&mut self) {
         let version = self.port.filter_version();
         if let Side::Receive(rx) = &mut self.side
             && rx.filter_version != version
@@ -161,7 +165,7 @@ impl NetQueue {
     }
 }
 
-/// Gives a frame to the guest, if it may have it; the frame is as the driver takes it.
+/// Gives a frame to the guest, whose limit allows it; the frame is as the driver takes it.
 #[inline]
 pub(super) fn give(
     place: &mut Place<NetQueue>,
@@ -182,13 +186,11 @@ pub(super) fn give(
     if !rx.wants(start) {
         return Put::Lost(DropReason::Filtered);
     }
-    if let Admission::Until(_) = queue.port.to_guest.admit(now_ns) {
-        return Put::Lost(DropReason::RateLimited);
-    }
     let put = rx.put(vring, header, payload, bytes);
     if put == Put::Done {
         rx.patience.end(now_ns);
-        queue.port.to_guest.charge(now_ns, bytes);
+        let segments = || header.segments(bytes, |at| payload.byte(at));
+        queue.port.to_guest.charge(now_ns, bytes, segments);
         queue.counters.count(bytes, destination(start));
     }
     put
@@ -219,7 +221,10 @@ impl NetWorker {
                 unused || (there && (!rx.starved || vring.has_available()))
             }
             Fabric::Null { generate } => generate.is_some() && vring.has_available(),
-            Fabric::Switch | Fabric::Loopback => !rx.used && vring.has_available(),
+            Fabric::Switch | Fabric::Loopback => {
+                let held = !rx.held.is_empty() && (!rx.starved || vring.has_available());
+                held || (!rx.used && vring.has_available())
+            }
         }
     }
 
@@ -240,6 +245,9 @@ impl NetWorker {
             return false;
         };
         if !place.vring.is_live() || !place.queue.port.is_link_up() {
+            if let Side::Receive(rx) = &mut place.queue.side {
+                rx.lose_held(&place.queue.counters);
+            }
             return false;
         }
         place.queue.follow_filter();
@@ -256,7 +264,7 @@ impl NetWorker {
             Fabric::Null { generate } => {
                 generate.is_some_and(|bytes| self.generate(turn, slot, bytes))
             }
-            Fabric::Switch | Fabric::Loopback => false,
+            Fabric::Switch | Fabric::Loopback => self.receive_held(turn, slot, now_ns),
         }
     }
 
@@ -379,8 +387,16 @@ impl NetWorker {
                         |at, to| stream.written_at(header_bytes + at, to),
                     );
                 }
+                let segments = || {
+                    header.segments(bytes, |at| {
+                        let mut byte = [0];
+                        let stream = rx.window.stream();
+                        let seen = stream.written_at(header_bytes + at, &mut byte);
+                        (seen == 1).then_some(byte).map(|[byte]| byte)
+                    })
+                };
+                queue.port.to_guest.charge(now_ns, bytes, segments);
                 rx.window.commit(vring, header, bytes);
-                queue.port.to_guest.charge(now_ns, bytes);
                 queue.counters.count(bytes, destination(start));
                 Got::Frame(bytes)
             }

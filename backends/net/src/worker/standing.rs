@@ -10,7 +10,7 @@ use super::patience::SenderPatience;
 use crate::counters::{DropReason, PacketCounters};
 use crate::flow::FlowTable;
 use crate::hub::{Fabric, Hub};
-use crate::limit::{Admission, Limits, RateLimit};
+use crate::limit::{Admission, Limits, Rate, RateLimit};
 use crate::port::Port;
 
 /// What rubbish costs its port in time: no more than 100 000 a second, so that those who send
@@ -20,6 +20,8 @@ const FAULT_NS: u64 = 10_000;
 const FAULT_DESCRIPTORS: u64 = 16;
 /// Descriptors of a frame that goes nowhere likewise: more than the longest has in pages.
 const LOSS_DESCRIPTORS: u64 = 64;
+/// The part of a second's floods that may come at once, unless the operator says how many.
+const FLOODS_AT_ONCE: u64 = 100;
 /// How far a port may be in debt.
 const FAULT_BURST_NS: u64 = 64 * FAULT_NS;
 
@@ -48,7 +50,10 @@ impl LanPort {
         let pairs = usize::from(port.pairs);
         let flood = Limits {
             bytes: None,
-            packets: hub.flood_limit(),
+            packets: hub.flood_limit().map(|rate| Rate {
+                burst: Some(rate.burst.unwrap_or(rate.per_s.get() / FLOODS_AT_ONCE)),
+                ..rate
+            }),
         };
         Self {
             port: Arc::clone(port),
@@ -98,9 +103,7 @@ impl LanPort {
         if self.flood.admit(now_ns) != Admission::Now {
             return false;
         }
-        for _ in 0..copies {
-            self.flood.charge(now_ns, bytes);
-        }
+        self.flood.charge(now_ns, bytes, || copies as u64);
         true
     }
 

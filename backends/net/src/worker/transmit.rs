@@ -53,6 +53,16 @@ pub(super) enum Fate {
     },
 }
 
+/// What is known of a frame that was taken.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen<'a> {
+    header: NetHeader,
+    bytes: usize,
+    destination: [u8; 6],
+    /// The first bytes, as far as they were taken out of guest memory.
+    start: &'a [u8],
+}
+
 impl TxQueue {
     pub(super) fn new(pair: u16, negotiated: Negotiated) -> Self {
         Self {
@@ -203,7 +213,7 @@ impl NetWorker {
         let header = match opened {
             Ok(header) => header,
             Err(reason) => {
-                return self.settle(turn, slot, head, Fate::Lost(reason), (0, [0; 6], &[]));
+                return self.settle(turn, slot, head, Fate::Lost(reason), &Seen::default());
             }
         };
         match (self.hub.fabric(), header.gso_type) {
@@ -232,7 +242,13 @@ impl NetWorker {
         let bytes = frame_bytes(&self.frame);
         let destination = self.frame.peek().unwrap_or_default();
         let fate = self.pass_on(turn, slot, header, bytes, &[]);
-        self.settle(turn, slot, head, fate, (bytes, destination, &[]))
+        let seen = Seen {
+            header: *header,
+            bytes,
+            destination,
+            start: &[],
+        };
+        self.settle(turn, slot, head, fate, &seen)
     }
 
     /// Sends a frame on whose first `N` bytes are looked at. They are taken out of guest memory
@@ -250,7 +266,13 @@ impl NetWorker {
         let seen = self.frame.take_front(&mut front);
         let start = front.get(..seen).unwrap_or_default();
         let fate = self.pass_on(turn, slot, header, bytes, start);
-        self.settle(turn, slot, head, fate, (bytes, destination(start), start))
+        let seen = Seen {
+            header: *header,
+            bytes,
+            destination: destination(start),
+            start,
+        };
+        self.settle(turn, slot, head, fate, &seen)
     }
 
     /// Gives the chain of a frame back, or leaves it in the ring.
@@ -261,7 +283,7 @@ impl NetWorker {
         slot: usize,
         head: u16,
         fate: Fate,
-        (bytes, destination, start): (usize, [u8; 6], &[u8]),
+        seen: &Seen<'_>,
     ) -> Option<usize> {
         let now_ns = turn.now_ns();
         let place = turn.vrings.get_mut(slot)?;
@@ -292,10 +314,11 @@ impl NetWorker {
                 }
             }
             Fate::Gone => {
-                queue.counters.count(bytes, destination);
-                queue.port.from_guest.charge(now_ns, bytes);
-                let rest = &self.frame;
-                let payload = Payload::Guest { head: start, rest };
+                queue.counters.count(seen.bytes, seen.destination);
+                let (head, rest) = (seen.start, &self.frame);
+                let payload = Payload::Guest { head, rest };
+                let segments = || seen.header.segments(seen.bytes, |at| payload.byte(at));
+                queue.port.from_guest.charge(now_ns, seen.bytes, segments);
                 captured(&self.hub, queue.port.id, Direction::Tx, now_ns, payload);
             }
         }
@@ -303,7 +326,7 @@ impl NetWorker {
         if at_fault {
             self.rest(place, now_ns);
         }
-        Some(bytes)
+        Some(seen.bytes)
     }
 
     /// Takes nothing more from a port of a switch that has sent too much rubbish; returns whether

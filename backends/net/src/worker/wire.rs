@@ -54,18 +54,21 @@ impl Wire {
     fn watch(&mut self, io: &mut IoQueue) -> io::Result<()> {
         self.readable_watch = match self.queue.descriptor() {
             Some(fd) => Some(io.watch_for(duplicate(fd)?, Readiness::Readable)?),
-            None => {
-                if self.queue.retry_at_ns().is_none()
-                    && let Some(suppressed) = GONE.allow()
-                {
-                    log::warn!(
-                        "the interface of the link was deleted: frames are dropped until the \
-                         back-end is started again ({suppressed} more not shown)"
-                    );
-                }
-                None
-            }
+            None => None,
         };
+        if let Some(returns) = self.queue.is_lost()
+            && let Some(suppressed) = GONE.allow()
+        {
+            let until = if returns {
+                "there is one of its name again"
+            } else {
+                "the back-end is started again with other descriptors"
+            };
+            log::warn!(
+                "the interface of the link was deleted: frames are dropped until {until} \
+                 ({suppressed} more not shown)"
+            );
+        }
         Ok(())
     }
 

@@ -24,7 +24,7 @@ fn connection_outlives_the_data_thread_that_has_the_queue() {
     let (_peer, _) = listener.accept().unwrap();
     std::thread::spawn(move || drop(queue)).join().unwrap();
 
-    let queue = link.queue(0).unwrap();
+    let mut queue = link.queue(0).unwrap();
     assert_eq!(queue.generation(), 1);
     assert!(queue.descriptor().is_some());
     assert!(!queue.supports_headers());
@@ -54,10 +54,7 @@ fn sockets_have_one_queue_pair() {
 #[test]
 fn link_of_each_kind_with_headers_moves_frames() {
     in_network("link_of_each_kind_with_headers_moves_frames", || {
-        let tap = LinkSpec::Tap(TapSpec::Interface {
-            name: "tap0".into(),
-            netns: None,
-        });
+        let tap = LinkSpec::Tap(TapSpec::named("tap0"));
         let tap = Link::open(&tap, 1).unwrap();
         ip("link set tap0 up");
         let packet = LinkSpec::Packet {

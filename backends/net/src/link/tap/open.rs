@@ -5,8 +5,9 @@
 //! Everything needed is set here, in whatever way a queue was had: frames with a header of 12
 //! bytes, little-endian, and no waiting. `IFF_NAPI` stays off: it makes single frames slower.
 
+mod alone;
+
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use crate::header::HEADER_BYTES;
 use crate::link::error::{LinkError, system};
-use crate::link::namespace::within;
+use crate::link::namespace::Namespace;
+use crate::link::netlink::Netlink;
 use crate::sys::{self, InterfaceRequest};
 
 const TUN: &str = "/dev/net/tun";
@@ -31,8 +33,20 @@ const MAX_NAME_BYTES: usize = libc::IFNAMSIZ - 1;
 const PREDECESSOR_LIMIT: Duration = Duration::from_secs(1);
 const PREDECESSOR_STEP: Duration = Duration::from_millis(10);
 
+/// Where an interface is found again.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) name: String,
+    pub(super) namespace: Namespace,
+    pub(super) pairs: u16,
+    /// Whether others may have queues of it.
+    pub(super) shared: bool,
+}
+
 /// The queues of a tap.
 pub(super) struct Opened {
+    /// Of the interface.
+    pub(super) name: String,
     /// One per queue pair.
     pub(super) queues: Vec<OwnedFd>,
     /// A socket in the network namespace of the interface.
@@ -42,32 +56,54 @@ pub(super) struct Opened {
 }
 
 /// Opens the queues of an interface, which is made if there is none.
-pub(super) fn by_name(name: &str, netns: Option<&Path>, pairs: u16) -> Result<Opened, LinkError> {
+pub(super) fn by_name(
+    name: &str,
+    namespace: &Namespace,
+    pairs: u16,
+    shared: bool,
+) -> Result<Opened, LinkError> {
     let bad = |byte: u8| byte == b'/' || byte == 0 || byte.is_ascii_whitespace();
     if name.is_empty() || name.len() > MAX_NAME_BYTES || name.bytes().any(bad) {
         return Err(LinkError::Name {
             name: name.to_owned(),
         });
     }
-    within(netns, || {
-        let socket = any_socket()?;
-        let opener = Opener {
-            name,
-            pairs,
-            socket: &socket,
-        };
+    namespace.within(|| {
+        let opener = Opener::new(name, pairs, shared)?;
         let queues = opener.open_after_predecessor()?;
-        let multi_queue = set_up(name, &queues)?;
-        Ok(Opened {
-            queues,
-            socket,
-            multi_queue,
-        })
+        opener.finish(queues)
+    })
+}
+
+/// Opens the queues of an interface that has been there before; nothing if it is not there, for it
+/// is not ours to be made. One that was made for one queue this time has one.
+pub(super) fn again(origin: &Origin) -> Result<Option<Opened>, LinkError> {
+    origin.namespace.within(|| {
+        let mut opener = Opener::new(&origin.name, origin.pairs, origin.shared)?;
+        let Some(index) = opener.index()? else {
+            return Ok(None);
+        };
+        let queues = match opener.open() {
+            Err(LinkError::SingleQueue { .. }) => {
+                opener.pairs = 1;
+                opener.open()
+            }
+            opened => opened,
+        }?;
+        // One that was deleted meanwhile was made by us, and goes with its queues.
+        if opener.index()? != Some(index) {
+            return Ok(None);
+        }
+        opener.finish(queues).map(Some)
     })
 }
 
 /// Takes over queues that are open already.
-pub(super) fn by_descriptors(numbers: &[i32], pairs: u16) -> Result<Opened, LinkError> {
+pub(super) fn by_descriptors(
+    numbers: &[i32],
+    pairs: u16,
+    shared: bool,
+) -> Result<Opened, LinkError> {
     if numbers.len() != usize::from(pairs) {
         return Err(LinkError::DescriptorCount {
             given: numbers.len(),
@@ -94,14 +130,19 @@ pub(super) fn by_descriptors(numbers: &[i32], pairs: u16) -> Result<Opened, Link
         fcntl_setfl(&queue, flags | OFlags::NONBLOCK).map_err(source)?;
         queues.push(queue);
     }
-    let multi_queue = set_up(&first.unwrap_or_default(), &queues)?;
+    let name = first.unwrap_or_default();
+    let multi_queue = set_up(&name, &queues)?;
     for (queue, &fd) in queues.iter().zip(numbers) {
         if sys::tun_has_packet_information(queue, HEADER_BYTES) {
             let problem = "without IFF_NO_PI";
             return Err(LinkError::DescriptorFlags { fd, problem });
         }
     }
+    if !shared {
+        alone::check_descriptors(&name, &queues)?;
+    }
     Ok(Opened {
+        name,
         queues,
         socket: any_socket()?,
         multi_queue,
@@ -162,27 +203,81 @@ fn queue_of(node: &str, name: &str, flags: i32) -> Result<OwnedFd, Refusal> {
     Ok(queue)
 }
 
+/// What the interface of a queue is called; of the one that was asked for as `name`.
+fn name_of(name: &str, queue: Option<&OwnedFd>) -> Result<String, LinkError> {
+    let of = queue.map_or(Err(Errno::BADFD), sys::tun_interface);
+    let of = of.map_err(system(name, "query the queue"))?;
+    Ok(of.name())
+}
+
 struct Opener<'a> {
     name: &'a str,
     pairs: u16,
-    socket: &'a OwnedFd,
+    /// Whether others may have queues of it.
+    shared: bool,
+    socket: OwnedFd,
+    netlink: Netlink,
 }
 
-impl Opener<'_> {
+impl<'a> Opener<'a> {
+    fn new(name: &'a str, pairs: u16, shared: bool) -> Result<Self, LinkError> {
+        Ok(Self {
+            name,
+            pairs,
+            shared,
+            socket: any_socket()?,
+            netlink: Netlink::open().map_err(system("netlink socket", "make one"))?,
+        })
+    }
+
+    /// The number of the interface, if there is one.
+    fn index(&self) -> Result<Option<u32>, LinkError> {
+        let found = self.netlink.interface(self.name);
+        let found = found.map_err(system(self.name, "ask for the interface"))?;
+        Ok(found.map(|interface| interface.index))
+    }
+
+    fn finish(self, queues: Vec<OwnedFd>) -> Result<Opened, LinkError> {
+        let multi_queue = set_up(self.name, &queues)?;
+        Ok(Opened {
+            name: name_of(self.name, queues.first())?,
+            queues,
+            socket: self.socket,
+            multi_queue,
+        })
+    }
+
     /// Opens the queues, when need be after a killed process has let go of them.
     fn open_after_predecessor(&self) -> Result<Vec<OwnedFd>, LinkError> {
         let deadline = Instant::now() + PREDECESSOR_LIMIT;
+        // Two that start together see each other's queues; not in the same steps for long.
+        let own = Duration::from_millis(u64::from(std::process::id() % 16));
         loop {
             match self.open() {
-                Err(LinkError::Busy { .. }) if Instant::now() < deadline => {
-                    thread::sleep(PREDECESSOR_STEP);
+                Err(LinkError::Busy { .. } | LinkError::InUse { .. })
+                    if Instant::now() < deadline =>
+                {
+                    thread::sleep(PREDECESSOR_STEP + own);
                 }
                 ended => return ended,
             }
         }
     }
 
+    /// Opens the queues, unless somebody else has some: flows would go to both of us in turns.
     fn open(&self) -> Result<Vec<OwnedFd>, LinkError> {
+        if self.shared {
+            return self.open_queues();
+        }
+        // Not a moment of another's flows is taken if it can be seen before.
+        alone::check(&self.netlink, self.name, 0)?;
+        let queues = self.open_queues()?;
+        let name = name_of(self.name, queues.first())?;
+        alone::check(&self.netlink, &name, queues.len())?;
+        Ok(queues)
+    }
+
+    fn open_queues(&self) -> Result<Vec<OwnedFd>, LinkError> {
         let many = FLAGS | libc::IFF_MULTI_QUEUE;
         let flags = if self.pairs > 1 { many } else { FLAGS };
         match queue_of(TUN, self.name, flags) {
@@ -218,7 +313,7 @@ impl Opener<'_> {
         let not_tap = || LinkError::NotTap {
             name: self.name.to_owned(),
         };
-        let index = name_to_index(self.socket, self.name).map_err(|_errno| not_tap())?;
+        let index = name_to_index(&self.socket, self.name).map_err(|_errno| not_tap())?;
         let node = format!("/dev/tap{index}");
         let first = match queue_of(&node, self.name, flags) {
             Ok(first) => first,
@@ -232,17 +327,19 @@ impl Opener<'_> {
         // An interface of another network namespace may have the same index, even the same name.
         let of = sys::tun_interface(&first).map_err(system(self.name, "query the queue"))?;
         let theirs = sys::hardware_address(&first, self.name);
-        let ours = sys::hardware_address(self.socket, self.name);
+        let ours = sys::hardware_address(&self.socket, self.name);
         if of.name() != self.name || theirs != ours {
             return Err(not_tap());
+        }
+        if !self.shared {
+            alone::lock_node(self.name, &first)?;
         }
         self.more(&node, first, flags)
     }
 
     /// The queues behind the first one. That has the name by now, where only a pattern was given.
     fn more(&self, node: &str, first: OwnedFd, flags: i32) -> Result<Vec<OwnedFd>, LinkError> {
-        let of = sys::tun_interface(&first).map_err(system(self.name, "query the queue"))?;
-        let name = of.name();
+        let name = name_of(self.name, Some(&first))?;
         let mut queues = vec![first];
         for _ in 1..self.pairs {
             queues.push(queue_of(node, &name, flags).map_err(|refusal| self.explain(&refusal))?);

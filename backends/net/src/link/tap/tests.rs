@@ -5,11 +5,12 @@ use std::net::UdpSocket;
 use rustix::event::PollFlags;
 
 use super::*;
-use crate::header::{GSO_NONE, GSO_UDP_L4, NEEDS_CSUM};
+use crate::header::{GSO_NONE, GSO_UDP_L4, NEEDS_CSUM, NetHeader};
 use crate::link::testing::{
     PATIENCE, Peer, in_network, ip, is_plain, plain_frame, received, received_all, run, skip,
     tcp_frame, udp_sum_is_right, up, wait,
 };
+use crate::link::{Payload, RETRY_NS, Received, SendLoss, Sent};
 
 const PLAIN: NetHeader = NetHeader {
     flags: 0,
@@ -22,10 +23,7 @@ const PLAIN: NetHeader = NetHeader {
 };
 
 fn named(name: &str) -> TapSpec {
-    TapSpec::Interface {
-        name: name.to_owned(),
-        netns: None,
-    }
+    TapSpec::named(name)
 }
 
 /// A tap that is up.
@@ -156,13 +154,13 @@ fn tap_that_is_down_or_deleted_drops() {
         ip("link set tap0 up");
         assert_eq!(queue.send(&PLAIN, Payload::Bytes(&frame)), Sent::Done);
         assert_eq!(tap.mtu(), Some(1500));
-        assert!(queue.is_there());
+        assert!(queue.check());
         ip("link del tap0");
-        assert!(!queue.is_there() && !queue.is_gone());
+        assert!(!queue.check());
         assert_eq!(queue.send(&PLAIN, Payload::Bytes(&frame)), down);
         let (last, _) = received(|room| queue.receive(room));
         assert_eq!(last, Received::Down);
-        assert!(queue.is_gone());
+        assert_eq!(queue.is_lost(), Some(true));
         assert_eq!(tap.mtu(), None);
         // Nothing comes from it, whatever it was to be set to.
         tap.set_offloads(Offloads::CSUM).unwrap();
@@ -320,4 +318,141 @@ fn carrier_is_what_it_was_set_to() {
             assert_eq!(no_carrier(), !up);
         }
     });
+}
+
+/// Deletes the tap and has `queue` notice.
+fn delete(queue: &mut TapQueue) {
+    ip("link del tap0");
+    assert_eq!(received(|room| queue.receive(room)).0, Received::Down);
+    assert_eq!(queue.is_lost(), Some(true));
+}
+
+/// Retries for as long as it takes.
+fn come_back(queue: &mut TapQueue) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let mut now_ns = 0;
+    while !queue.retry(now_ns) {
+        assert!(std::time::Instant::now() < deadline);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        now_ns += RETRY_NS;
+    }
+    assert_eq!((queue.is_lost(), queue.retry_at_ns()), (None, None));
+}
+
+#[test]
+fn f5_12_tap_made_again_is_told_all_that_the_one_before_was() {
+    in_network(
+        "f5_12_tap_made_again_is_told_all_that_the_one_before_was",
+        || {
+            ip("tuntap add tap0 mode tap multi_queue vnet_hdr");
+            let tap = open_up(3);
+            let changes = Arc::new(std::sync::atomic::AtomicU64::new(0));
+            let observed = Arc::clone(&changes);
+            let relaxed = std::sync::atomic::Ordering::Relaxed;
+            tap.observe(move || _ = observed.fetch_add(1, relaxed));
+            tap.set_offloads(Offloads::CSUM).unwrap();
+            tap.attach(1, false).unwrap();
+            tap.set_carrier(false).unwrap();
+            let mut queue = tap.queue(0).unwrap();
+            let mut other = tap.queue(2).unwrap();
+            let generation = queue.generation();
+            delete(&mut queue);
+            assert!(queue.generation() > generation && !tap.is_there());
+            // What is said meanwhile counts as well.
+            tap.set_carrier(true).unwrap();
+            tap.attach(2, false).unwrap();
+            tap.attach(2, true).unwrap();
+            // It is not ours to be made.
+            for now_ns in [0, RETRY_NS, 2 * RETRY_NS] {
+                assert!(!queue.retry(now_ns));
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+            assert!(run("ip link show tap0").is_err());
+            ip("tuntap add tap0 mode tap multi_queue vnet_hdr");
+            come_back(&mut queue);
+            // The second queue finds that it has gone, and takes what is there.
+            assert_eq!(received(|room| other.receive(room)).0, Received::Down);
+            assert!(other.retry(0));
+            assert!(tap.is_there());
+            let deadline = std::time::Instant::now() + PATIENCE;
+            while changes.load(relaxed) < 2 {
+                assert!(std::time::Instant::now() < deadline);
+                std::thread::yield_now();
+            }
+            let netlink = crate::link::netlink::Netlink::open().unwrap();
+            let queues = netlink.interface("tap0").unwrap().unwrap().queues.unwrap();
+            assert_eq!((queues.attached, queues.detached), (2, 1));
+            up(&["tap0"]);
+            give_address();
+            let socket = UdpSocket::bind("10.0.0.1:0").unwrap();
+            let frames: Vec<_> = (0..64)
+                .flat_map(|_| {
+                    socket.send_to(&[7; 100], "10.0.0.2:9").unwrap();
+                    [datagrams(&mut queue), datagrams(&mut other)].concat()
+                })
+                .collect();
+            assert_eq!(frames.len(), 64);
+            assert!(frames.iter().all(|(header, _)| header.flags == NEEDS_CSUM));
+            let peer = Peer::on("tap0");
+            for queue in [&mut queue, &mut other, &mut tap.queue(1).unwrap()] {
+                let frame = plain_frame(60);
+                assert_eq!(queue.send(&PLAIN, Payload::Bytes(&frame)), Sent::Done);
+                assert_eq!(peer.receive(is_plain), frame);
+            }
+        },
+    );
+}
+
+#[test]
+fn f5_12_tap_made_again_for_one_queue_serves_all_pairs_with_it() {
+    in_network(
+        "f5_12_tap_made_again_for_one_queue_serves_all_pairs_with_it",
+        || {
+            ip("tuntap add tap0 mode tap multi_queue vnet_hdr");
+            let tap = open_up(2);
+            let mut queue = tap.queue(1).unwrap();
+            delete(&mut queue);
+            ip("tuntap add tap0 mode tap vnet_hdr");
+            come_back(&mut queue);
+            ip("link set tap0 up");
+            let peer = Peer::on("tap0");
+            let frame = plain_frame(60);
+            assert_eq!(queue.send(&PLAIN, Payload::Bytes(&frame)), Sent::Done);
+            assert_eq!(peer.receive(is_plain), frame);
+            tap.attach(1, false).unwrap();
+            // And for several once more, without a link this time.
+            tap.set_carrier(false).unwrap();
+            delete(&mut queue);
+            ip("tuntap add tap0 mode tap multi_queue vnet_hdr");
+            come_back(&mut queue);
+            ip("link set tap0 up");
+            let shown = std::process::Command::new("ip")
+                .args(["link", "show", "tap0"])
+                .output()
+                .unwrap();
+            assert!(String::from_utf8_lossy(&shown.stdout).contains("NO-CARRIER"));
+        },
+    );
+}
+
+#[test]
+fn f5_12_tap_that_somebody_else_has_by_now_is_not_taken_from_them() {
+    in_network(
+        "f5_12_tap_that_somebody_else_has_by_now_is_not_taken_from_them",
+        || {
+            ip("tuntap add tap0 mode tap multi_queue vnet_hdr");
+            let tap = open_up(2);
+            let mut queue = tap.queue(0).unwrap();
+            delete(&mut queue);
+            let theirs = Tap::open(&named("tap0"), 2).unwrap();
+            for round in 0..10 {
+                assert!(!queue.retry(round * RETRY_NS));
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            // A tap that was made for as long as it is open goes with them.
+            drop(theirs);
+            ip("tuntap add tap0 mode tap multi_queue vnet_hdr");
+            come_back(&mut queue);
+        },
+    );
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 use std::os::fd::IntoRawFd;
+use std::path::Path;
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Instant;
@@ -17,9 +18,13 @@ use crate::link::testing::{
 use crate::link::{Link, LinkSpec, Payload, Received, Sent};
 
 fn named(name: &str) -> TapSpec {
-    TapSpec::Interface {
-        name: name.to_owned(),
-        netns: None,
+    TapSpec::named(name)
+}
+
+fn descriptors(numbers: &[i32]) -> TapSpec {
+    TapSpec::Descriptors {
+        numbers: numbers.to_vec(),
+        shared: false,
     }
 }
 
@@ -47,7 +52,7 @@ fn descriptors_serve_a_process_that_may_nothing() {
         let by_name = Tap::open(&named("tap1"), 1);
         assert!(matches!(by_name, Err(LinkError::TapPermission { .. })));
 
-        let tap = Tap::open(&TapSpec::Descriptors(numbers), 2).unwrap();
+        let tap = Tap::open(&descriptors(&numbers), 2).unwrap();
         tap.set_offloads(tap.supported()).unwrap();
         assert_eq!(tap.name().as_deref(), Some("tap0"));
         assert_eq!(tap.mtu(), Some(1500));
@@ -69,10 +74,65 @@ fn descriptors_serve_a_process_that_may_nothing() {
 }
 
 #[test]
+fn f5_10_tap_of_which_anybody_has_queues_is_in_use() {
+    in_network("f5_10_tap_of_which_anybody_has_queues_is_in_use", || {
+        let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+        ip("tuntap add tap0 mode tap multi_queue vnet_hdr");
+        let other = raw_queue("tap0", flags);
+        for pairs in [1, 4] {
+            let by_name = Tap::open(&named("tap0"), pairs).unwrap_err();
+            assert!(matches!(by_name, LinkError::InUse { .. }), "{by_name}");
+        }
+        let number = raw_queue("tap0", flags).into_raw_fd();
+        let passed = Tap::open(&descriptors(&[number]), 1).unwrap_err();
+        assert!(matches!(passed, LinkError::InUse { .. }), "{passed}");
+        let shared = TapSpec::Interface {
+            name: "tap0".to_owned(),
+            netns: None,
+            shared: true,
+        };
+        drop(Tap::open(&shared, 2).unwrap());
+        let numbers = vec![raw_queue("tap0", flags).into_raw_fd()];
+        let shared = TapSpec::Descriptors {
+            numbers,
+            shared: true,
+        };
+        drop(Tap::open(&shared, 1).unwrap());
+        // As soon as the other has gone, whatever became of it.
+        drop(other);
+        drop(Tap::open(&named("tap0"), 4).unwrap());
+        // All that there are may have been passed, some detached.
+        let numbers: Vec<_> = (0..3).map(|_| raw_queue("tap0", flags)).collect();
+        sys::tun_set_queue(&numbers[1], libc::IFF_DETACH_QUEUE).unwrap();
+        let numbers: Vec<_> = numbers.into_iter().map(IntoRawFd::into_raw_fd).collect();
+        drop(Tap::open(&descriptors(&numbers), 3).unwrap());
+        // One queue under two numbers would be read by two threads.
+        let queue = raw_queue("tap0", flags);
+        let same = queue.try_clone().unwrap().into_raw_fd();
+        let twice = Tap::open(&descriptors(&[queue.into_raw_fd(), same]), 2).unwrap_err();
+        assert!(matches!(twice, LinkError::SameQueue { .. }), "{twice}");
+    });
+}
+
+#[test]
+fn f5_10_device_node_is_locked_by_one_at_a_time() {
+    let node = tempfile::NamedTempFile::new().unwrap();
+    let open = || OwnedFd::from(std::fs::File::open(node.path()).unwrap());
+    let (first, second) = (open(), open());
+    alone::lock_node("mvt0", &first).unwrap();
+    let copy = first.try_clone().unwrap();
+    drop(first);
+    let error = alone::lock_node("mvt0", &second).unwrap_err();
+    assert!(matches!(error, LinkError::InUse { .. }), "{error}");
+    drop(copy);
+    alone::lock_node("mvt0", &second).unwrap();
+}
+
+#[test]
 fn descriptors_of_another_kind_are_refused() {
     in_network("descriptors_of_another_kind_are_refused", || {
         let refusal = |numbers: &[i32], pairs| {
-            Tap::open(&TapSpec::Descriptors(numbers.to_vec()), pairs)
+            Tap::open(&descriptors(numbers), pairs)
                 .expect_err("not a usable tap")
                 .to_string()
         };
@@ -196,6 +256,7 @@ fn tap_is_opened_in_another_namespace_from_outside() {
             let spec = TapSpec::Interface {
                 name: "tap0".to_owned(),
                 netns: Some(path_from.recv().unwrap().into()),
+                shared: false,
             };
             let tap = Tap::open(&spec, 2).unwrap();
             assert!(run("ip link show tap0").is_err());
@@ -220,7 +281,7 @@ fn descriptors_from_another_namespace_have_no_known_mtu() {
             sys::unshare_network().unwrap();
             // Of the same name, and not the same.
             ip("tuntap add tap0 mode tap");
-            let tap = Tap::open(&TapSpec::Descriptors(vec![number]), 1).unwrap();
+            let tap = Tap::open(&descriptors(&[number]), 1).unwrap();
             assert_eq!(tap.mtu(), None);
         },
     );
