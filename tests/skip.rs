@@ -29,7 +29,7 @@ pub fn report(test: &str, reason: &str) {
 }
 
 /// Writes a line to the real standard error.
-pub(crate) fn say(text: &str) {
+pub fn say(text: &str) {
     // The leading line feed puts the mark at the start of a line even after libtest's unfinished
     // "test name ... "; one write keeps lines of parallel tests whole.
     let line = format!("\n{text}\n");

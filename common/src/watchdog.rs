@@ -7,14 +7,19 @@
 //! for eventfds) nor a look before it that would still hold when it is made. So the write is made,
 //! and the thread that is not back from it in time is taken out by a signal; its session ends.
 //!
+//! A data thread that serves requests by itself may have to wait for the host in one of them, for as
+//! long as the host likes, and no signal takes it out of that: a file system that was quick is
+//! frozen, or its disk hangs. It says when it goes ([`Pulse::errand`]), and leaves its vrings where
+//! another thread finds them; one that stays away for [`STALLED`] is relieved ([`Relief`]).
+//!
 //! A control thread waits for a data thread, and that one for a disk, which may hang. Whoever waits
 //! so says it here ([`Watchdog::wait_for`]): once a second the log tells for what, and after
 //! [`Watchdog::new`]'s limit the process ends with [`EXIT_STUCK`], as it does that long after
 //! SIGTERM. Nobody else could tell: the threads that might are those that wait.
 //!
 //! The thread is there while there are data threads or somebody waits. It ticks while writes are
-//! made, [`TICK`] by tick, and sleeps without a timer when there was none for a tick or two. On the
-//! hot path a write costs two stores and a load beside the system call.
+//! made and errands run, [`TICK`] by tick, and sleeps without a timer when there was none for a tick
+//! or two. On the hot path each costs two stores and a load.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -37,6 +42,10 @@ use crate::sys::signal::Signals;
 
 /// A write to an eventfd takes less than a microsecond. One that is under way at two ticks waits.
 const TICK: Duration = Duration::from_millis(20);
+/// An errand takes microseconds. One that is under way for so long waits for something.
+const STALLED: Duration = Duration::from_millis(40);
+/// One that is under way for so long keeps others waiting, whatever it does.
+const LONG: Duration = Duration::from_millis(500);
 /// Until the next signal to a thread that is still there: the first one may have come before it
 /// was in the system call.
 const NUDGE: Duration = Duration::from_millis(2);
@@ -50,22 +59,67 @@ const SIGNAL: u64 = 1;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Stuck;
 
+/// Has somebody else go on with the vrings of a data thread.
+pub(crate) trait Relief: fmt::Debug + Send + Sync {
+    /// The thread is on an errand that does not end: one that only waits for its processor is left
+    /// alone, if that does not take `long`. Returns whether its vrings have another thread.
+    fn relieve(&self, long: bool) -> bool;
+}
+
 /// What a data thread does at the moment, for the watchdog to see.
 #[derive(Debug)]
 pub(crate) struct Pulse {
     thread: Pid,
-    /// The number of the write in the upper half, and in the lower half the descriptor it goes to,
-    /// counted from 1; zero when the thread is back.
-    write: AtomicU64,
+    /// The number of what it does in the upper half. In the lower half is the descriptor it writes
+    /// to, counted from 1, or [`ERRAND`]; zero when the thread is back.
+    act: AtomicU64,
     /// The number of the write that was called off.
     called_off: AtomicU64,
+    relief: Option<Arc<dyn Relief>>,
+    seen: Mutex<Seen>,
     shared: Arc<Shared>,
 }
 
-/// Width of the descriptor in [`Pulse::write`].
+/// What the watchdog has seen of a [`Pulse`].
+#[derive(Debug)]
+struct Seen {
+    act: u64,
+    since: Instant,
+    /// The thread has been relieved.
+    relieved: bool,
+}
+
+/// Width of the descriptor in [`Pulse::act`].
 const DESCRIPTOR_BITS: u32 = 32;
+const DESCRIPTOR: u64 = (1 << DESCRIPTOR_BITS) - 1;
+/// Where the descriptor would be while the thread is on an errand.
+const ERRAND: u64 = DESCRIPTOR;
 
 impl Pulse {
+    /// The number of what is done next.
+    #[inline]
+    fn next_number(&self) -> u64 {
+        (self.act.load(Ordering::Relaxed) >> DESCRIPTOR_BITS).wrapping_add(1) << DESCRIPTOR_BITS
+    }
+
+    #[inline]
+    fn begin(&self, act: u64) {
+        self.act.store(act, Ordering::Relaxed);
+        if self.shared.dormant.load(Ordering::Relaxed) {
+            self.shared.rouse();
+        }
+    }
+
+    /// Runs an errand, for which others may come to wait. The thread's vrings are where its
+    /// [`Relief`] finds them.
+    #[inline]
+    pub(crate) fn errand(&self, run: impl FnOnce()) {
+        let number = self.next_number();
+        self.begin(number | ERRAND);
+        run();
+        self.act.store(number, Ordering::Relaxed);
+    }
+
     /// Adds one to the counter of an eventfd that somebody else has as well. One that is full and
     /// does not block has a wake-up pending anyway.
     ///
@@ -73,37 +127,80 @@ impl Pulse {
     /// [`Stuck`] when it waited, and was called off.
     #[inline]
     pub(crate) fn signal(&self, fd: &OwnedFd) -> Result<(), Stuck> {
-        let number = (self.write.load(Ordering::Relaxed) >> DESCRIPTOR_BITS).wrapping_add(1)
-            << DESCRIPTOR_BITS;
+        let number = self.next_number();
         let descriptor = u64::from(fd.as_raw_fd().unsigned_abs()) + 1;
-        self.write.store(number | descriptor, Ordering::Relaxed);
-        if self.shared.dormant.load(Ordering::Relaxed) {
-            self.shared.rouse();
-        }
+        self.begin(number | descriptor);
         let mut result = rustix::io::write(fd, &1_u64.to_ne_bytes());
         // Another signal than the watchdog's is no reason to lose a call.
         while result == Err(Errno::INTR) && self.called_off.load(Ordering::Acquire) != number {
             result = rustix::io::write(fd, &1_u64.to_ne_bytes());
         }
-        self.write.store(number, Ordering::Relaxed);
+        self.act.store(number, Ordering::Relaxed);
         match result {
             Err(Errno::INTR) => Err(Stuck),
             _ => Ok(()),
         }
     }
 
+    /// Does something about what the thread has not come back from since the last look.
+    fn look(&self, now: Instant) -> Look {
+        let act = self.act.load(Ordering::Relaxed);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.act != act {
+            *seen = Seen {
+                act,
+                since: now,
+                relieved: false,
+            };
+            return Look::Busy;
+        }
+        match act & DESCRIPTOR {
+            0 => Look::Idle,
+            ERRAND => {
+                let away = now.duration_since(seen.since);
+                if away >= STALLED
+                    && !seen.relieved
+                    && let Some(relief) = &self.relief
+                {
+                    seen.relieved = relief.relieve(away >= LONG);
+                }
+                // Its vrings have a pulse of their own.
+                if seen.relieved {
+                    Look::Idle
+                } else {
+                    Look::Busy
+                }
+            }
+            _ => {
+                self.call_off(act);
+                Look::Waits
+            }
+        }
+    }
+
     /// Takes the thread out of `write`, if that is where it waits.
     fn call_off(&self, write: u64) {
-        let descriptor = (write & ((1 << DESCRIPTOR_BITS) - 1)).saturating_sub(1);
+        let descriptor = (write & DESCRIPTOR).saturating_sub(1);
         let waits = i32::try_from(descriptor).is_ok_and(|fd| !sys::is_writable(fd));
         // One that is only kept from its processor is left alone: the signal might hit what it
         // does next.
-        if waits && self.write.load(Ordering::Relaxed) == write {
+        if waits && self.act.load(Ordering::Relaxed) == write {
             let number = write >> DESCRIPTOR_BITS << DESCRIPTOR_BITS;
             self.called_off.store(number, Ordering::Release);
             sys::signal::nudge(self.thread);
         }
     }
+}
+
+/// What the watchdog makes of a data thread.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Look {
+    /// It does nothing that might take long.
+    Idle,
+    /// It does.
+    Busy,
+    /// It waits in a write.
+    Waits,
 }
 
 /// Something that somebody waits for.
@@ -137,7 +234,7 @@ struct Shared {
     limit: Option<Duration>,
     epoll: EpollLoop,
     wake: OwnedFd,
-    /// No write is looked after: the next one is to wake the thread.
+    /// Nothing is looked after: whatever begins next is to wake the thread.
     dormant: AtomicBool,
     failed: AtomicBool,
     state: Mutex<State>,
@@ -186,19 +283,26 @@ impl Watchdog {
         Ok(Hold(Arc::clone(&self.0)))
     }
 
-    /// Looks after the calling thread's writes from now on, until it [`leave`](Self::leave)s.
-    pub(crate) fn join(&self) -> Arc<Pulse> {
+    /// Looks after the calling thread from now on, until it [`leave`](Self::leave)s.
+    pub(crate) fn join(&self, relief: Option<Arc<dyn Relief>>) -> Arc<Pulse> {
+        let seen = Seen {
+            act: 0,
+            since: Instant::now(),
+            relieved: false,
+        };
         let pulse = Arc::new(Pulse {
             thread: gettid(),
-            write: AtomicU64::new(0),
+            act: AtomicU64::new(0),
             called_off: AtomicU64::new(0),
+            relief,
+            seen: Mutex::new(seen),
             shared: Arc::clone(&self.0),
         });
         self.0.lock().pulses.push(Arc::clone(&pulse));
         pulse
     }
 
-    /// The thread of `pulse` writes no more.
+    /// The thread of `pulse` ends.
     pub(crate) fn leave(&self, pulse: &Arc<Pulse>) {
         self.0
             .lock()
@@ -295,7 +399,7 @@ impl Shared {
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 
-    /// A data thread writes again.
+    /// A data thread does something again.
     #[cold]
     fn rouse(&self) {
         if self.dormant.swap(false, Ordering::AcqRel) {
@@ -304,11 +408,10 @@ impl Shared {
     }
 
     fn watch(&self) {
-        let mut seen = Vec::new();
         let mut ending = Ending::default();
         loop {
             let now = Instant::now();
-            let writes = self.look_at_writes(&mut seen);
+            let acts = self.look_at_acts(now);
             let Some(waits) = self.look_at_waits(now) else {
                 return;
             };
@@ -319,7 +422,7 @@ impl Shared {
                 give_up("the end of this process", limit);
             }
             let second = (waits || end.is_some()).then_some(TELL);
-            let pause = writes.into_iter().chain(second).min();
+            let pause = acts.into_iter().chain(second).min();
             let pause_ns = pause.map(|pause| u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX));
             if let Err(error) = self.epoll.wait(pause_ns, |_| ()) {
                 log::error!("the watchdog waits no longer: {error}");
@@ -328,22 +431,14 @@ impl Shared {
         }
     }
 
-    /// Calls off the writes that wait; `seen` has what was under way at the tick before. Returns
-    /// when to look again.
-    fn look_at_writes(&self, seen: &mut Vec<u64>) -> Option<Duration> {
+    /// Calls off the writes that wait, and has those relieved who do. Returns when to look again.
+    fn look_at_acts(&self, now: Instant) -> Option<Duration> {
         let state = self.lock();
-        let before = std::mem::take(seen);
-        let (mut busy, mut waits) = (before.len() != state.pulses.len(), false);
-        for (at, pulse) in state.pulses.iter().enumerate() {
-            let write = pulse.write.load(Ordering::Relaxed);
-            let under_way = write & ((1 << DESCRIPTOR_BITS) - 1) != 0;
-            let same = before.get(at) == Some(&write);
-            busy |= under_way || !same;
-            if under_way && same {
-                pulse.call_off(write);
-                waits = true;
-            }
-            seen.push(write);
+        let (mut busy, mut waits) = (false, false);
+        for pulse in &state.pulses {
+            let look = pulse.look(now);
+            busy |= look != Look::Idle;
+            waits |= look == Look::Waits;
         }
         if waits {
             return Some(NUDGE);
@@ -352,7 +447,7 @@ impl Shared {
             self.dormant.store(false, Ordering::Relaxed);
             return Some(TICK);
         }
-        // A write that began just before this is seen at the next tick: only then it may be long.
+        // What began just before this is seen at the next tick: only then it may be long.
         let asleep = self.dormant.swap(true, Ordering::AcqRel);
         (!asleep).then_some(TICK)
     }

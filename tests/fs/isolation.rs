@@ -4,6 +4,8 @@
 
 #[path = "isolation/mounts.rs"]
 mod mounts;
+#[path = "isolation/stalls.rs"]
+mod stalls;
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -395,31 +397,6 @@ fn calls_that_a_frozen_file_system_holds_keep_nobody_who_changes_nothing() -> Te
     for on in 0..QUEUES {
         assert_eq!(scene.finish(on)?, [0; SLOW]);
     }
-    Ok(())
-}
-
-#[test]
-fn change_that_a_frozen_file_system_holds_keeps_its_own_queue_only() -> TestResult {
-    let changes: [fn(u64, u64) -> Request; 3] = [
-        |_, _| Request::mkdir(ROOT_NODE, "new", 0o755, 0),
-        |_, _| Request::unlink(ROOT_NODE, "file"),
-        |node, handle| Request::fallocate(node, handle, 0, 100, 0),
-    ];
-    let share = match HostFs::ext4(64 << 20) {
-        Ok(share) => share,
-        Err(error) => skip!("{error}"),
-    };
-    let mut scene = Scene::new(&share.path(), &[])?;
-    scene.assert_all_served()?;
-    let frozen = share.freeze()?;
-    for change in changes {
-        let request = change(scene.node, scene.handle);
-        scene.send_slow(0, &request)?;
-    }
-    scene.assert_served(1)?;
-    scene.client.forget(scene.node, 1)?;
-    drop(frozen);
-    assert_eq!(scene.finish(0)?, [0; 3]);
     Ok(())
 }
 

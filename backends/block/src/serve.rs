@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ringside_common::chain::ChainFault;
+use ringside_common::memory::Lent;
 use ringside_common::worker::{Counted, RequestCx, RequestWorker};
 
 use crate::device::Shared;
@@ -112,6 +113,9 @@ impl BlockWorker {
 
 impl RequestWorker for BlockWorker {
     type Queue = BlockQueue;
+    type Brought = ();
+
+    fn errand(&mut self, _buffers: &mut Lent, _chain: Result<(), ChainFault>) {}
 
     fn start_queue(&mut self, _index: u16, size: u16) -> BlockQueue {
         self.shared.write_cache().ring_started(false);

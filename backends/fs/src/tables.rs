@@ -18,6 +18,7 @@ mod mounts;
 mod node;
 mod nodes;
 mod slab;
+mod stalls;
 
 pub use budget::{Budget, For};
 pub use hints::Hints;
@@ -26,3 +27,4 @@ pub use mounts::{Between, Mount, MountFd, Mounts};
 pub use node::{Key, Node, NodeFd, Place};
 pub use nodes::{Found, NodeOptions, Nodes};
 pub use slab::{Identified, Slab, SlabRef};
+pub use stalls::{Hung, Watched};

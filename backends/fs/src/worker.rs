@@ -7,41 +7,44 @@
 //! the reply itself. A lock that is waited for takes no thread. So a queue always goes on, and the
 //! one for urgent requests (`FORGET`) waits for nothing that another does.
 //!
+//! What is served on the data thread is an errand: where a mount that was quick is not, another
+//! thread takes the vrings, and from then on the mount's requests go to its threads (`stall`).
+//!
 //! The bytes of a file go between it and the guest's memory without a stop. Reads are tried without
 //! waiting first, and handed over if the bytes are not in memory.
 
 mod blocking;
 mod queue;
 mod refusal;
+mod request;
 mod route;
+mod stall;
 
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use ringside_common::chain::ChainFault;
 use ringside_common::io::Promise;
-use ringside_common::memory::IoScratch;
-use ringside_common::worker::{Counted, RequestCx, RequestWorker};
-use rustix::fs::OFlags;
-use rustix::io::ReadWriteFlags;
+use ringside_common::memory::{Buffers, IoScratch, Lent};
+use ringside_common::worker::{Counted, RequestCx, RequestWorker, WhileAway};
 
 use crate::credentials::ThreadContext;
 use crate::device::Shared;
 use crate::error::{Errno, Result};
-use crate::locks::Done;
 use crate::passthrough::{Cx, DirScratch};
 use crate::server::{self, kind_of};
-use crate::wire::flags::{WriteFlags, opcode};
+use crate::wire::flags::opcode;
 use crate::wire::header::{IN_HEADER_BYTES, InHeader, OUT_HEADER_BYTES, out_header};
-use crate::wire::limits::{WRITE_ARGS_BYTES, args_limit_bytes, has_reply};
-use crate::wire::operation::{LockIn, Operation, ReadIn, WriteIn};
-use crate::wire::reply::Written;
+use crate::wire::limits::{args_limit_bytes, has_reply};
+use crate::wire::operation::{LockIn, Operation};
 
+use self::blocking::Job;
 pub use self::queue::FsQueue;
 use self::queue::Pending;
 use self::refusal::{narrow, refuse};
+use self::request::{Request, keep};
 use self::route::To;
+use self::stall::{Away, Where};
 
 /// A thread that may wait has written the reply: its bytes, negative if it is an error.
 const TAG_REPLIED: u16 = 0;
@@ -57,6 +60,8 @@ pub struct FsWorker {
     shared: Arc<Shared>,
     thread: ThreadContext,
     scratch: Scratch,
+    /// What the errand is about.
+    at: Arc<Where>,
 }
 
 /// What is used again from request to request.
@@ -77,7 +82,33 @@ enum Outcome {
     /// There is none.
     NoReply,
     /// It will come.
-    Later,
+    Later(Box<Later>),
+}
+
+/// What an errand brings.
+#[derive(Debug)]
+pub enum Brought {
+    /// The reply is written: its bytes, and what is counted.
+    Replied(u32, Counted),
+    /// Somebody else will write it.
+    Later(Box<Later>),
+}
+
+/// A request that is not done yet.
+#[derive(Debug)]
+pub struct Later {
+    header: InHeader,
+    kind: usize,
+    on: On,
+}
+
+/// What it waits for.
+#[derive(Debug)]
+enum On {
+    /// A thread that may wait.
+    Thread(Job, To),
+    /// A lock, to be tried by such a thread if there is one.
+    Lock(LockIn, Option<To>),
 }
 
 impl FsWorker {
@@ -91,18 +122,24 @@ impl FsWorker {
             shared,
             thread,
             scratch: Scratch::default(),
+            at: Arc::default(),
         })
     }
 
-    /// Serves the request of `head`, whose header was taken off.
-    fn serve(
+    /// Serves a request whose header was taken off; returns what kind it is, too.
+    fn serve(&mut self, buffers: &Buffers, header: &InHeader) -> (usize, Result<Outcome>) {
+        let mut kind = OTHER;
+        let outcome = self.serve_as(&mut kind, buffers, header);
+        (kind, outcome)
+    }
+
+    #[inline]
+    fn serve_as(
         &mut self,
-        queue: &mut FsQueue,
-        rcx: &mut RequestCx<'_>,
-        head: u16,
+        kind: &mut usize,
+        buffers: &Buffers,
         header: &InHeader,
     ) -> Result<Outcome> {
-        let buffers = rcx.buffers(head).ok_or(Errno::IO)?;
         let rest_bytes = buffers.readable_bytes();
         refusal::check_byte_order(header)?;
         if u64::from(header.len_bytes) != rest_bytes + IN_HEADER_BYTES as u64 {
@@ -120,7 +157,8 @@ impl FsWorker {
         buffers.read_at(0, args);
         let op = Operation::parse(header, args, self.shared.fs.negotiated())
             .map_err(|error| Errno::from_raw_os_error(error.errno()))?;
-        queue.note(head, header.unique, kind_of(&op));
+        *kind = kind_of(&op);
+        self.at.goes_to(header.node, &op);
         if !has_reply(header.opcode) {
             self.shared.serve_silent(header, &op);
             return Ok(Outcome::NoReply);
@@ -133,8 +171,7 @@ impl FsWorker {
         server::check_read_only(&self.shared.fs, &op)?;
         let mut request = Request {
             shared: &self.shared,
-            rcx,
-            head,
+            buffers,
             cx: Cx {
                 header,
                 thread: &mut self.thread,
@@ -142,32 +179,28 @@ impl FsWorker {
             },
             args,
             room,
-            queue,
+            kind: *kind,
         };
         request.serve(&op, reply, dirs, io)
     }
 
-    /// Writes the reply and gives the chain back.
-    fn answer(
+    /// Writes the reply.
+    fn reply(
         &mut self,
-        rcx: &mut RequestCx<'_>,
-        head: u16,
+        buffers: &Buffers,
         header: &InHeader,
         kind: usize,
-        outcome: &Result<Outcome>,
-    ) {
-        let Some(buffers) = rcx.buffers(head) else {
-            return;
-        };
+        outcome: Result<Outcome>,
+    ) -> Brought {
         let reply = &mut self.scratch.reply;
         let ok = outcome.is_ok();
         let (used_bytes, bytes) = match outcome {
-            Ok(Outcome::Later) => return,
+            Ok(Outcome::Later(later)) => return Brought::Later(later),
             Ok(Outcome::NoReply) => (0, 0),
             Ok(Outcome::Data(bytes)) => {
                 let len = narrow(OUT_HEADER_BYTES + bytes);
                 buffers.write_front(out_header(len, 0, header.unique));
-                (len, *bytes as u64)
+                (len, bytes as u64)
             }
             Ok(Outcome::Reply) => {
                 let len = narrow(reply.len());
@@ -177,253 +210,108 @@ impl FsWorker {
                 buffers.write_at(0, reply);
                 (len, 0)
             }
-            Err(error) => (refuse(buffers, header, *error), 0),
+            Err(error) => (refuse(buffers, header, error), 0),
         };
-        rcx.complete(head, used_bytes, Counted { kind, bytes, ok });
+        Brought::Replied(used_bytes, Counted { kind, bytes, ok })
     }
-}
 
-/// A parsed request whose reply has room.
-struct Request<'a, 'c> {
-    shared: &'a Arc<Shared>,
-    rcx: &'a mut RequestCx<'c>,
-    head: u16,
-    cx: Cx<'a>,
-    args: &'a [u8],
-    room: usize,
-    queue: &'a FsQueue,
-}
-
-impl Request<'_, '_> {
-    fn serve(
+    /// Writes a reply without a body and gives the chain back.
+    fn answer(
         &mut self,
-        op: &Operation<'_>,
-        reply: &mut Vec<u8>,
-        dirs: &mut DirScratch,
-        io: &mut IoScratch,
-    ) -> Result<Outcome> {
-        let fs = &self.shared.fs;
-        let header = self.cx.header;
-        if let Some(to) = route::elsewhere(fs, header, op) {
-            return self.go(&to, op);
+        rcx: &mut RequestCx<'_>,
+        head: u16,
+        header: &InHeader,
+        kind: usize,
+        result: Result<()>,
+    ) {
+        let Some(buffers) = rcx.buffers(head) else {
+            return;
+        };
+        let outcome = result.map(|()| Outcome::Data(0));
+        if let Brought::Replied(used_bytes, counted) = self.reply(buffers, header, kind, outcome) {
+            rcx.complete(head, used_bytes, counted);
         }
-        match op {
-            Operation::Read(read) => match self.read_now(io, read)? {
-                Some(bytes) => Ok(Outcome::Data(bytes)),
-                None => self.go(&route::own(fs, header, op), op),
+    }
+
+    /// Has others go on with a request.
+    fn go_on(&mut self, queue: &mut FsQueue, rcx: &mut RequestCx<'_>, head: u16, later: Later) {
+        let Later { header, kind, on } = later;
+        queue.note(head, header.unique, kind);
+        let waits = match on {
+            On::Thread(job, to) => match rcx.hand_out(head, TAG_REPLIED) {
+                Some(promise) => {
+                    job.hand_over(&to, promise);
+                    Ok(())
+                }
+                None => Err(Errno::IO),
             },
-            Operation::Write(write) => match self.write_now(io, write)? {
-                Some(written) => {
-                    reply.extend_from_slice(&written.to_bytes());
-                    Ok(Outcome::Reply)
-                }
-                None => self.go(&route::own(fs, header, op), op),
-            },
-            Operation::SetLock { lock, waits: true } => self.wait_for_lock(lock),
-            op => {
-                let op = clamp(op, self.room);
-                match server::serve(fs, &mut self.cx, &op, dirs, reply) {
-                    Err(Errno::AGAIN) if server::may_open(&op) => {
-                        return self.go(&route::own(fs, header, &op), &op);
+            On::Lock(lock, to) => wait_parked(queue, rcx, head).map(|promise| {
+                let queue = queue.index();
+                match to {
+                    Some(to) => {
+                        blocking::wait_for_lock(
+                            &self.shared,
+                            &header,
+                            &lock,
+                            queue,
+                            promise,
+                            &to.pool,
+                        );
                     }
-                    Err(Errno::XDEV) if matches!(op, Operation::Lookup { .. }) => {
-                        return self.go(&route::beyond(fs, header, &op), &op);
-                    }
-                    served => served?,
+                    None => self.wait_for_lock(&header, &lock, queue, promise),
                 }
-                if reply.len() - OUT_HEADER_BYTES > self.room {
-                    return Err(Errno::RANGE);
-                }
-                Ok(Outcome::Reply)
-            }
-        }
-    }
-
-    /// Has a request served by others.
-    fn go(&mut self, to: &To, op: &Operation<'_>) -> Result<Outcome> {
-        let header = self.cx.header;
-        if let Operation::SetLock { lock, waits: true } = op {
-            let promise = self.wait_parked()?;
-            let queue = self.queue.index();
-            blocking::wait_for_lock(self.shared, header, lock, queue, promise, &to.pool);
-            return Ok(Outcome::Later);
-        }
-        blocking::hand_over(self.shared, self.rcx, self.head, header, self.args, to)
-    }
-
-    /// Reads what is in memory; none when the rest has to be waited for.
-    fn read_now(&mut self, io: &mut IoScratch, read: &ReadIn) -> Result<Option<usize>> {
-        let (fs, node) = (&self.shared.fs, self.cx.header.node);
-        let target = match fs.target(&self.cx, node, read.handle, OFlags::RDONLY) {
-            Err(Errno::AGAIN) => return Ok(None),
-            target => target?,
+            }),
         };
-        if target.waits_to_read() {
-            return Ok(None);
+        if waits.is_err() {
+            self.answer(rcx, head, &header, kind, waits);
         }
-        let buffers = self.rcx.buffers(self.head).ok_or(Errno::IO)?;
-        let size = usize::try_from(read.size_bytes).map_or(self.room, |size| size.min(self.room));
-        let mut flags = if target.may_try() {
-            ReadWriteFlags::NOWAIT
-        } else {
-            ReadWriteFlags::empty()
+    }
+
+    /// Has a lock waited for without a thread.
+    fn wait_for_lock(&mut self, header: &InHeader, lock: &LockIn, queue: u16, promise: Promise) {
+        let cx = Cx {
+            header,
+            thread: &mut self.thread,
+            waits: false,
         };
-        let mut done = 0;
-        while done < size {
-            let mut scatter = io.scatter();
-            scatter.push_writable(buffers, OUT_HEADER_BYTES + done, size - done);
-            let offset = read.offset_bytes.saturating_add(done as u64);
-            match scatter.read_at(target.as_fd(), offset, flags) {
-                Ok(0) => break,
-                Ok(bytes) => done += bytes,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) if is_unsupported(&error) && !flags.is_empty() => {
-                    target.cannot_try();
-                    flags = ReadWriteFlags::empty();
-                }
-                Err(error) => return Err(errno(&error)),
-            }
-        }
-        Ok(Some(done))
-    }
-
-    /// Writes to the page cache; none where a write waits for a disk or another machine.
-    fn write_now(&mut self, io: &mut IoScratch, write: &WriteIn) -> Result<Option<Written>> {
-        let buffers = self.rcx.buffers(self.head).ok_or(Errno::IO)?;
-        let data_bytes = buffers
-            .readable_bytes()
-            .checked_sub(WRITE_ARGS_BYTES as u64);
-        if data_bytes != Some(u64::from(write.size_bytes)) {
-            return Err(Errno::INVAL);
-        }
-        let (target, flags) = match self.shared.fs.write_target(&mut self.cx, write) {
-            Err(Errno::AGAIN) => return Ok(None),
-            target => target?,
-        };
-        if target.waits_to_write() {
-            return Ok(None);
-        }
-        let size = usize::try_from(write.size_bytes).unwrap_or(usize::MAX);
-        let all = write.write_flags.contains(WriteFlags::CACHE);
-        let written = whole(size, all, |done| {
-            let mut gather = io.gather();
-            gather.push_part(buffers, WRITE_ARGS_BYTES + done, size - done);
-            let offset = write.offset_bytes.saturating_add(done as u64);
-            gather.write_at(target.as_fd(), offset, flags)
-        });
-        Ok(Some(Written {
-            size_bytes: narrow(written?),
-        }))
-    }
-
-    /// The promise of a lock, for one who may wait beside those that do.
-    fn wait_parked(&mut self) -> Result<Promise> {
-        if !self.queue.may_wait(self.rcx.parked()) {
-            // As fcntl(2) and flock(2) have it where there is no room for another lock. EAGAIN is
-            // no answer to who waits, EDEADLK is a lie, and after EINTR the guest asks again at once.
-            return Err(Errno::NOLCK);
-        }
-        self.rcx.promise(self.head, TAG_LOCK).ok_or(Errno::NOLCK)
-    }
-
-    /// Takes a lock, or waits for it without a thread.
-    fn wait_for_lock(&mut self, lock: &LockIn) -> Result<Outcome> {
-        let fs = &self.shared.fs;
-        match fs.set_lock(&self.cx, lock) {
-            Ok(()) => return Ok(Outcome::Data(0)),
-            Err(Errno::AGAIN) => {}
-            Err(error) => return Err(error),
-        }
-        let done = keep(self.wait_parked()?);
-        if let Err((error, done)) = fs.wait_for_lock(&self.cx, lock, self.queue.index(), done) {
+        let waits = (self.shared.fs).wait_for_lock(&cx, lock, queue, keep(promise));
+        if let Err((error, done)) = waits {
             done(Err(error));
         }
-        Ok(Outcome::Later)
     }
 }
 
-/// Says how the waiting for a lock has ended.
-fn keep(promise: Promise) -> Done {
-    Box::new(move |result: Result<()>| {
-        promise.keep(result.err().map_or(0, |error| -error.raw_os_error()));
-    })
-}
-
-/// Goes on until all of `size` bytes are moved, or no more are. What was moved before an error is
-/// the result, not the error, unless it is to be `all` of them: a guest takes a short read for the
-/// end of the file, and a short write of its cache for a whole one.
-fn whole(
-    size: usize,
-    all: bool,
-    mut step: impl FnMut(usize) -> io::Result<usize>,
-) -> Result<usize> {
-    let mut done = 0;
-    while done < size {
-        match step(done) {
-            Ok(0) => break,
-            Ok(bytes) => done += bytes,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) if done > 0 && !all => break,
-            Err(error) => return Err(errno(&error)),
-        }
+/// The promise of a lock, for one who may wait beside those that do.
+fn wait_parked(queue: &FsQueue, rcx: &mut RequestCx<'_>, head: u16) -> Result<Promise> {
+    if !queue.may_wait(rcx.parked()) {
+        // As fcntl(2) and flock(2) have it where there is no room for another lock. EAGAIN is
+        // no answer to who waits, EDEADLK is a lie, and after EINTR the guest asks again at once.
+        return Err(Errno::NOLCK);
     }
-    Ok(done)
-}
-
-fn is_unsupported(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EOPNOTSUPP)
-}
-
-/// A reply cannot have more than the guest has room for.
-fn clamp<'a>(op: &Operation<'a>, room: usize) -> Operation<'a> {
-    let most = u32::try_from(room).unwrap_or(u32::MAX);
-    let clamp = |read: &ReadIn| ReadIn {
-        size_bytes: read.size_bytes.min(most),
-        ..*read
-    };
-    match op {
-        Operation::ReadDir(read) => Operation::ReadDir(clamp(read)),
-        Operation::ReadDirPlus(read) => Operation::ReadDirPlus(clamp(read)),
-        Operation::GetXattr { name, size_bytes } => Operation::GetXattr {
-            name,
-            size_bytes: (*size_bytes).min(most),
-        },
-        Operation::ListXattr { size_bytes } => Operation::ListXattr {
-            size_bytes: (*size_bytes).min(most),
-        },
-        op => op.clone(),
-    }
-}
-
-fn errno(error: &io::Error) -> Errno {
-    Errno::from_io_error(error).unwrap_or(Errno::IO)
+    rcx.promise(head, TAG_LOCK).ok_or(Errno::NOLCK)
 }
 
 impl RequestWorker for FsWorker {
     const BUDGET: usize = 8;
+    const ERRANDS: bool = true;
 
     type Queue = FsQueue;
+    type Brought = Brought;
 
     fn start_queue(&mut self, index: u16, size: u16) -> FsQueue {
         FsQueue::new(index, size, self.shared.has_indirect())
     }
 
-    fn request(
+    fn errand(
         &mut self,
-        queue: &mut FsQueue,
-        rcx: &mut RequestCx<'_>,
-        head: u16,
+        buffers: &mut Lent,
         chain: std::result::Result<(), ChainFault>,
-    ) {
-        queue.note(head, 0, OTHER);
+    ) -> Brought {
         self.scratch.reply.clear();
         self.scratch.reply.resize(OUT_HEADER_BYTES, 0);
-        let header = rcx.buffers(head).and_then(|buffers| {
-            // The header of the reply is at its front.
-            buffers.keep_front();
-            buffers.take_header()
-        });
+        // The header of the reply is at its front.
+        buffers.keep_front();
+        let header = buffers.take_header();
         let header = header.as_ref().map(InHeader::parse);
         let Some(header) = header else {
             // Nobody to reply to.
@@ -431,14 +319,30 @@ impl RequestWorker for FsWorker {
                 opcode: opcode::FORGET,
                 ..InHeader::default()
             };
-            return self.answer(rcx, head, &header, OTHER, &Err(Errno::INVAL));
+            return self.reply(buffers, &header, OTHER, Err(Errno::INVAL));
         };
-        let outcome = match chain {
-            Ok(()) => self.serve(queue, rcx, head, &header),
-            Err(_) => Err(Errno::IO),
+        let (kind, outcome) = match chain {
+            Ok(()) => self.serve(buffers, &header),
+            Err(_) => (OTHER, Err(Errno::IO)),
         };
-        let kind = queue.pending(head).kind;
-        self.answer(rcx, head, &header, kind, &outcome);
+        self.reply(buffers, &header, kind, outcome)
+    }
+
+    fn brought(
+        &mut self,
+        queue: &mut FsQueue,
+        rcx: &mut RequestCx<'_>,
+        head: u16,
+        brought: Brought,
+    ) {
+        match brought {
+            Brought::Replied(used_bytes, counted) => rcx.complete(head, used_bytes, counted),
+            Brought::Later(later) => self.go_on(queue, rcx, head, *later),
+        }
+    }
+
+    fn while_away(&self) -> Option<Arc<dyn WhileAway>> {
+        Some(Arc::new(Away::of_this_thread(&self.shared, &self.at)))
     }
 
     fn io_done(
@@ -463,18 +367,15 @@ impl RequestWorker for FsWorker {
             opcode: opcode::SETLKW,
             ..InHeader::default()
         };
-        let outcome = if result == 0 {
-            Ok(Outcome::Data(0))
+        let result = if result == 0 {
+            Ok(())
         } else {
             Err(Errno::from_raw_os_error(-result))
         };
-        self.answer(rcx, head, &header, kind, &outcome);
+        self.answer(rcx, head, &header, kind, result);
     }
 
     fn stopping(&mut self, queue: &mut FsQueue) {
         self.shared.fs.locks.cancel_queue(queue.index().into());
     }
 }
-
-#[cfg(test)]
-mod tests;

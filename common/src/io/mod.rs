@@ -128,7 +128,7 @@ struct Watch {
     clippy::large_enum_variant,
     reason = "one per data thread, and the large one is hot"
 )]
-enum Driver {
+pub(crate) enum Driver {
     Uring(Uring),
     Epoll(EpollLoop),
 }
@@ -198,7 +198,39 @@ impl IoQueue {
         Ok(queue)
     }
 
-    fn driver(engine: Engine, files: &[Arc<OwnedFd>]) -> io::Result<Driver> {
+    /// Goes on with an engine of the calling thread, where the one so far is another's, in which no
+    /// I/O on files may be under way: there are none. All that is watched is as if just written to.
+    ///
+    /// # Errors
+    /// When something cannot be watched.
+    pub(crate) fn move_here(&mut self, driver: Driver) -> io::Result<()> {
+        if !self.files.is_empty() {
+            return Err(io::Error::from(io::ErrorKind::Unsupported));
+        }
+        self.driver = driver;
+        for index in 0..self.watches.len() {
+            let Some(slot) = self.watches.get_mut(index) else {
+                continue;
+            };
+            if slot.as_ref().is_some_and(|watch| !watch.wanted) {
+                // Nobody else can tell that the engine has let go of it.
+                *slot = None;
+            }
+            if let Some(watch) = slot.take() {
+                self.arm(index, watch.fd.as_fd(), watch.readiness)?;
+                if let Some(slot) = self.watches.get_mut(index) {
+                    *slot = Some(watch);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An engine for the calling thread.
+    ///
+    /// # Errors
+    /// When neither can be set up.
+    pub(crate) fn driver(engine: Engine, files: &[Arc<OwnedFd>]) -> io::Result<Driver> {
         if engine == Engine::Uring {
             let fds: Vec<_> = files.iter().map(|fd| fd.as_raw_fd()).collect();
             let ring = Uring::new().and_then(|mut ring| {

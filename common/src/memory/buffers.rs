@@ -221,7 +221,7 @@ impl Buffers {
 
     /// Copies `bytes` to the front of the writable stream, as far as they fit.
     #[inline]
-    pub fn write_front<const N: usize>(&mut self, bytes: [u8; N]) {
+    pub fn write_front<const N: usize>(&self, bytes: [u8; N]) {
         let to = self.writable();
         match to.first() {
             Some(first) if first.iov_len >= N => {
@@ -244,7 +244,7 @@ impl Buffers {
     }
 
     /// Copies to `offset` of the writable stream; returns how many bytes fitted.
-    pub fn write_at(&mut self, offset: usize, from: &[u8]) -> usize {
+    pub fn write_at(&self, offset: usize, from: &[u8]) -> usize {
         copy_in(self.writable(), offset, from)
     }
 

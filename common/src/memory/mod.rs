@@ -19,7 +19,7 @@ pub mod sigbus;
 mod vectors;
 
 pub use buffers::Buffers;
-pub use payload::Payload;
+pub use payload::{Lent, Payload};
 pub use region::{Region, RegionSpec};
 pub use vectors::{Gather, IoScratch, Scatter};
 

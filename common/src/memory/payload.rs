@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The payload of a request on its way to another thread.
 
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
+
 use libc::iovec;
 
-use super::Memory;
 use super::copy::{copy_in, copy_out};
+use super::{Buffers, Memory};
 
 /// The payload of a request, for a blocking thread: it keeps the memory by itself.
 #[derive(Debug)]
@@ -39,5 +42,52 @@ impl Payload {
     /// Copies to `offset` of the payload; returns how many bytes fitted.
     pub fn write_at(&self, offset: usize, from: &[u8]) -> usize {
         copy_in(&self.iovecs, offset, from)
+    }
+}
+
+/// The buffers of a request, lent to who serves it without its vring: the thread that owns that may
+/// be another one by the time they are given back. How many handles of the memory there are is
+/// counted by the owner alone, without atomics; so nothing is let go of here. What is never given
+/// back stays mapped.
+#[derive(Debug)]
+pub struct Lent(ManuallyDrop<Buffers>);
+
+// SAFETY: nothing but `exchange` gives the handle of the memory away, and a `&Buffers` cannot be
+// used to clone or drop it. What the pointers lead to is shared guest memory, see `Payload`.
+#[expect(unsafe_code, reason = "an iovec is not Send by itself, nor is an Rc")]
+unsafe impl Send for Lent {}
+
+impl Lent {
+    /// Lends `buffers`.
+    #[inline]
+    pub(crate) fn new(buffers: Buffers) -> Self {
+        Self(ManuallyDrop::new(buffers))
+    }
+
+    /// Lends others, and gives those back: for the thread that owns the vring.
+    #[inline]
+    pub(crate) fn exchange(&mut self, buffers: &mut Buffers) {
+        std::mem::swap(&mut *self.0, buffers);
+    }
+
+    /// [`Buffers::take_header`]
+    #[inline]
+    pub fn take_header<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.0.take_header()
+    }
+
+    /// [`Buffers::keep_front`]
+    #[inline]
+    pub fn keep_front(&mut self) {
+        self.0.keep_front();
+    }
+}
+
+impl Deref for Lent {
+    type Target = Buffers;
+
+    #[inline]
+    fn deref(&self) -> &Buffers {
+        &self.0
     }
 }

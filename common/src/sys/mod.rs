@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The system calls that have no safe wrapper: `io_uring`, positioned vector I/O on guest memory,
-//! signal handlers and the page that repairs a SIGBUS.
+//! signal handlers and the page that repairs a SIGBUS; and what goes from thread to thread although
+//! it is counted without atomics.
 
 #![expect(unsafe_code, reason = "this module is where the raw system calls are")]
 
+pub(crate) mod berth;
 pub(crate) mod signal;
 pub(crate) mod uring;
 

@@ -7,24 +7,19 @@
 //! for. When a turn finds none, the thread polls as long as [`AdaptivePoll`] thinks it pays, asks
 //! for kicks, looks a last time and sleeps.
 
-use std::collections::VecDeque;
+mod commands;
+
 use std::io;
-use std::os::fd::OwnedFd;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
-use super::mailbox::{Command, Letter, Mailbox, Reply, VringId, VringStart};
+use super::mailbox::{Mailbox, Reply};
 use super::poll::AdaptivePoll;
 use super::turn::{DeviceWorker, Place, Turn, Vrings, monotonic_ns};
-use super::vring::{Around, Health, Vring};
-use crate::io::{Event, IoQueue, Wait, WatchId};
-use crate::logging::LogLimiter;
-use crate::memory::Memory;
-use crate::ring::{Ring as _, SplitRing};
+use crate::io::{Driver, Event, IoQueue, Wait, WatchId};
+use crate::ring::Ring as _;
+use crate::sys::berth::Berth;
 use crate::watchdog::Pulse;
-
-static OTHER_BASE: LogLimiter = LogLimiter::new();
 
 /// How long a thread sleeps whose driver does not kick: a request waits for half of that on average,
 /// and an idle ring takes a few hundredths of a processor.
@@ -56,11 +51,14 @@ pub(super) struct Rest {
     pub(super) nap_ns: u64,
 }
 
-/// One data thread.
-pub(super) struct DataThread<'m, W: DeviceWorker> {
-    worker: W,
+/// The way to a data thread whose worker is a `W`.
+pub(super) type MailboxOf<W> = Mailbox<<W as DeviceWorker>::Seed, <W as DeviceWorker>::Brought>;
+
+/// What a data thread owns, but for the worker: that stays where it was made, while the rest goes to
+/// another thread if this one does not come back from an errand.
+pub(super) struct DataThread<W: DeviceWorker> {
     io: IoQueue,
-    mailbox: &'m Mailbox<W::Seed>,
+    mailbox: Arc<MailboxOf<W>>,
     mailbox_watch: WatchId,
     pulse: Arc<Pulse>,
     vrings: Vrings<W::Queue>,
@@ -75,17 +73,24 @@ pub(super) struct DataThread<'m, W: DeviceWorker> {
     now_ns: u64,
 }
 
-impl<'m, W: DeviceWorker> DataThread<'m, W> {
+/// What a thread has for itself, whatever vrings it has.
+pub(super) struct Hand<'a, W: DeviceWorker> {
+    pub(super) worker: &'a mut W,
+    pub(super) mailbox: &'a MailboxOf<W>,
+    pub(super) pulse: &'a Pulse,
+    /// Where its vrings are while it is on an errand.
+    pub(super) berth: &'a Berth<DataThread<W>>,
+}
+
+impl<W: DeviceWorker> DataThread<W> {
     pub(super) fn new(
-        worker: W,
         mut io: IoQueue,
-        mailbox: &'m Mailbox<W::Seed>,
+        mailbox: Arc<MailboxOf<W>>,
         pulse: Arc<Pulse>,
         rest: Rest,
     ) -> io::Result<Self> {
         let mailbox_watch = io.watch(mailbox.fd()?)?;
         Ok(Self {
-            worker,
             io,
             mailbox,
             mailbox_watch,
@@ -100,41 +105,91 @@ impl<'m, W: DeviceWorker> DataThread<'m, W> {
         })
     }
 
-    /// The worker, and what it works with.
+    /// Becomes the calling thread's, which has this engine and pulse.
+    ///
+    /// # Errors
+    /// When the kernel does not watch what is to be watched.
+    pub(super) fn move_here(&mut self, driver: Driver, pulse: &Arc<Pulse>) -> io::Result<()> {
+        self.pulse = Arc::clone(pulse);
+        for place in self.vrings.iter_mut() {
+            place.vring.move_to(pulse);
+        }
+        self.io.move_here(driver)
+    }
+
+    /// What the worker works with.
     #[inline]
-    fn parts(&mut self) -> (&mut W, Turn<'_, W::Queue>) {
-        let turn = Turn {
+    fn parts(&mut self) -> Turn<'_, W::Queue> {
+        Turn {
             vrings: &mut self.vrings,
             io: &mut self.io,
             now_ns: &mut self.now_ns,
-        };
-        (&mut self.worker, turn)
+        }
     }
 
-    /// Serves until it is told to end.
+    /// Serves until it is told to end, or another thread has what this one had.
     ///
     /// # Errors
-    /// When the kernel takes no more I/O from this thread.
-    pub(super) fn run(&mut self) -> io::Result<()> {
+    /// When the kernel takes no more I/O from this thread. Whatever it has started stays as it is.
+    pub(super) fn run(mut self: Box<Self>, hand: &mut Hand<'_, W>) -> io::Result<()> {
         loop {
-            if self.mailbox.has_letters() && !self.read_letters()? {
-                return Ok(());
+            let served = match self.begin_turn(hand.worker) {
+                Ok(Some(served)) => served,
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(self.fail(error)),
+            };
+            while hand.worker.has_errand() {
+                hand.berth.leave(self);
+                hand.pulse.errand(|| hand.worker.run_errand());
+                match hand.berth.take() {
+                    Some(back) => self = back,
+                    None => {
+                        if let Some(brought) = hand.worker.take_brought() {
+                            hand.mailbox.bring(brought);
+                        }
+                        return Ok(());
+                    }
+                }
+                hand.worker.back(&mut self.parts());
             }
-            let (worker, mut turn) = self.parts();
-            let served = worker.turn(&mut turn);
-            self.io.turn(Wait::Batch, &mut self.events)?;
-            let progress = served || !self.events.is_empty();
-            self.handle_events();
-            self.settle()?;
-            if progress {
-                self.worked = true;
-            } else {
-                self.idle()?;
+            if let Err(error) = self.end_turn(hand.worker, served) {
+                return Err(self.fail(error));
             }
         }
     }
 
-    fn handle_events(&mut self) {
+    /// The kernel may still work on what was started: nothing of it may go.
+    #[cold]
+    fn fail(self: Box<Self>, error: io::Error) -> io::Error {
+        Box::leak(self);
+        error
+    }
+
+    /// Does what is asked for, and begins to serve; returns whether there was anything to serve, and
+    /// none to end.
+    #[inline]
+    fn begin_turn(&mut self, worker: &mut W) -> io::Result<Option<bool>> {
+        if self.mailbox.has_letters() && !self.read_letters(worker)? {
+            return Ok(None);
+        }
+        Ok(Some(worker.turn(&mut self.parts())))
+    }
+
+    #[inline]
+    fn end_turn(&mut self, worker: &mut W, served: bool) -> io::Result<()> {
+        self.io.turn(Wait::Batch, &mut self.events)?;
+        let progress = served || !self.events.is_empty();
+        self.handle_events(worker);
+        self.settle(worker)?;
+        if progress {
+            self.worked = true;
+            Ok(())
+        } else {
+            self.idle(worker)
+        }
+    }
+
+    fn handle_events(&mut self, worker: &mut W) {
         if self.events.is_empty() {
             return;
         }
@@ -143,7 +198,7 @@ impl<'m, W: DeviceWorker> DataThread<'m, W> {
         for event in events.drain(..) {
             match event {
                 Event::Done { token, result } => {
-                    let (worker, mut turn) = self.parts();
+                    let mut turn = self.parts();
                     worker.io_done(&mut turn, token, result);
                 }
                 Event::Signalled(watch) if watch == self.mailbox_watch => {}
@@ -157,7 +212,7 @@ impl<'m, W: DeviceWorker> DataThread<'m, W> {
                         }
                     }
                     if !kicked {
-                        let (worker, mut turn) = self.parts();
+                        let mut turn = self.parts();
                         worker.ready(&mut turn, watch);
                     }
                 }
@@ -167,15 +222,19 @@ impl<'m, W: DeviceWorker> DataThread<'m, W> {
     }
 
     /// Publishes what was completed, and answers who waits for nothing to be in flight.
-    fn settle(&mut self) -> io::Result<()> {
+    fn settle(&mut self, worker: &mut W) -> io::Result<()> {
         for place in self.vrings.iter_mut() {
-            let in_flight = self.worker.in_flight(&place.queue);
+            let in_flight = worker.in_flight(&place.queue);
             place.vring.publish(in_flight);
         }
-        while let Some(at) = self.waiting.iter().position(|w| self.is_drained(w.of)) {
+        while let Some(at) = self
+            .waiting
+            .iter()
+            .position(|w| self.is_drained(worker, w.of))
+        {
             let Waiting { of, reply_to } = self.waiting.swap_remove(at);
             let reply = match of {
-                Who::Slot(slot) => self.let_go(slot)?,
+                Who::Slot(slot) => self.let_go(worker, slot)?,
                 Who::Session(_) => Reply::Done,
             };
             answer(&reply_to, reply);
@@ -183,9 +242,9 @@ impl<'m, W: DeviceWorker> DataThread<'m, W> {
         Ok(())
     }
 
-    fn is_drained(&self, who: Who) -> bool {
-        let in_flight = |place: &Place<W::Queue>| self.worker.in_flight(&place.queue);
-        let idle = |place: &Place<W::Queue>| in_flight(place) == self.worker.parked(&place.queue);
+    fn is_drained(&self, worker: &W, who: Who) -> bool {
+        let in_flight = |place: &Place<W::Queue>| worker.in_flight(&place.queue);
+        let idle = |place: &Place<W::Queue>| in_flight(place) == worker.parked(&place.queue);
         match who {
             Who::Slot(slot) => self
                 .vrings
@@ -200,8 +259,8 @@ impl<'m, W: DeviceWorker> DataThread<'m, W> {
     }
 
     /// Ends the service of a vring with nothing in flight.
-    fn let_go(&mut self, slot: usize) -> io::Result<Reply> {
-        let (worker, mut turn) = self.parts();
+    fn let_go(&mut self, worker: &mut W, slot: usize) -> io::Result<Reply> {
+        let mut turn = self.parts();
         worker.stopped(&mut turn, slot);
         let Some(Place { mut vring, .. }) = self.vrings.remove(slot) else {
             return Ok(Reply::Stopped { next_avail: 0 });
@@ -216,17 +275,17 @@ impl<'m, W: DeviceWorker> DataThread<'m, W> {
     }
 
     /// Nothing to do: polls for a while, then sleeps.
-    fn idle(&mut self) -> io::Result<()> {
+    fn idle(&mut self, worker: &mut W) -> io::Result<()> {
         if std::mem::take(&mut self.worked) && self.nap_ns > 0 {
             self.io.turn(Wait::For(self.nap_ns), &mut self.events)?;
-            self.handle_events();
-            return self.settle();
+            self.handle_events(worker);
+            return self.settle(worker);
         }
         let start_ns = monotonic_ns();
         let window_ns = self.poll.window_ns();
         let mut now_ns = start_ns;
         while now_ns.wrapping_sub(start_ns) < window_ns {
-            if self.has_something() {
+            if self.has_something(worker) {
                 self.poll.hit();
                 self.count_poll(true);
                 return Ok(());
@@ -237,21 +296,21 @@ impl<'m, W: DeviceWorker> DataThread<'m, W> {
         if window_ns > 0 {
             self.count_poll(false);
         }
-        if !self.ask_for_kicks() {
-            self.io.turn(self.longest_wait(), &mut self.events)?;
+        if !self.ask_for_kicks(worker) {
+            self.io.turn(self.longest_wait(worker), &mut self.events)?;
         }
         for place in self.vrings.iter_mut() {
             place.vring.suppress_kicks();
         }
         self.poll.slept(monotonic_ns().wrapping_sub(start_ns));
-        self.handle_events();
-        self.settle()
+        self.handle_events(worker);
+        self.settle(worker)
     }
 
     /// How long the thread may sleep if nothing wakes it.
-    fn longest_wait(&self) -> Wait {
+    fn longest_wait(&self, worker: &W) -> Wait {
         let polled = self.vrings.iter().any(|place| place.vring.is_polled());
-        let deadline_ns = self.worker.deadline_ns();
+        let deadline_ns = worker.deadline_ns();
         let left_ns = deadline_ns.map(|deadline_ns| deadline_ns.saturating_sub(monotonic_ns()));
         match (polled, left_ns) {
             (false, None) => Wait::Event,
@@ -260,18 +319,16 @@ impl<'m, W: DeviceWorker> DataThread<'m, W> {
         }
     }
 
-    fn has_something(&mut self) -> bool {
-        let (worker, mut turn) = self.parts();
+    fn has_something(&mut self, worker: &mut W) -> bool {
+        let mut turn = self.parts();
         worker.has_work(&mut turn) || self.io.is_ready() || self.mailbox.has_letters()
     }
 
     /// Asks the drivers for kicks where they matter; returns whether one of them was faster.
-    fn ask_for_kicks(&mut self) -> bool {
+    fn ask_for_kicks(&mut self, worker: &W) -> bool {
         let mut raced = false;
         for place in self.vrings.iter_mut() {
-            let wanted = self
-                .worker
-                .wants_kicks(&self.io, &place.queue, &place.vring);
+            let wanted = worker.wants_kicks(&self.io, &place.queue, &place.vring);
             if wanted {
                 raced |= place.vring.allow_kicks();
             }
@@ -287,207 +344,6 @@ impl<'m, W: DeviceWorker> DataThread<'m, W> {
                 place.vring.stats.add_poll_hit();
             }
         }
-    }
-
-    /// Does what the control threads have asked for; false to end.
-    fn read_letters(&mut self) -> io::Result<bool> {
-        let mut letters: VecDeque<Letter<W::Seed>> = self.mailbox.take();
-        while let Some((command, reply_to)) = letters.pop_front() {
-            let reply = match command {
-                Command::Exit => {
-                    answer(&reply_to, Reply::Done);
-                    return Ok(false);
-                }
-                Command::Stop(id) => {
-                    self.stop(id, reply_to);
-                    continue;
-                }
-                Command::Pause { session, paused } => {
-                    self.pause(session, paused);
-                    if paused {
-                        let of = Who::Session(session);
-                        self.waiting.push(Waiting { of, reply_to });
-                        continue;
-                    }
-                    Reply::Done
-                }
-                Command::Start(start, health) => self.start(*start, health)?,
-                Command::SetMemory { session, memory } => self.set_memory(session, &memory),
-                Command::SetKick(id, fd) => self.set_kick(id, fd),
-                Command::Enable(id, enabled) => self.enable(id, enabled),
-                Command::SetCall(id, fd) => self.change(id, |vring| {
-                    vring.call = fd;
-                    // The last call may have gone to the old one.
-                    vring.call_anyway();
-                }),
-                Command::SetErr(id, fd) => self.change(id, |vring| vring.err = fd),
-                Command::SetAddresses(id, addresses) => {
-                    self.release(|vring| vring.id == id);
-                    self.change(id, |vring| vring.relocate(addresses))
-                }
-            };
-            answer(&reply_to, reply);
-        }
-        Ok(true)
-    }
-
-    fn start(&mut self, start: VringStart<W::Seed>, health: Arc<Health>) -> io::Result<Reply> {
-        let memory = self.memory_of(&start.memory);
-        let id = start.id;
-        let ring = SplitRing::new(
-            u32::from(id.index),
-            &memory,
-            start.addresses,
-            start.features,
-            (!start.in_order).then_some(start.next_avail),
-        );
-        let ring = match ring {
-            Ok(ring) => ring,
-            Err(error) => return Ok(Reply::Refused(error)),
-        };
-        if ring.position() != start.next_avail
-            && let Some(suppressed) = OTHER_BASE.allow()
-        {
-            let (base, used) = (start.next_avail, ring.position());
-            log::info!(
-                "vring {}: the front-end says {base}, the used ring says {used} and is believed \
-                 ({suppressed} more not shown)",
-                id.index
-            );
-        }
-        let restarted = ring.position() != 0;
-        let around = Around {
-            stats: start.stats,
-            health,
-            pulse: Arc::clone(&self.pulse),
-        };
-        let mut vring = Vring::new(id, ring, around);
-        vring.enabled = start.enabled;
-        vring.paused = start.paused;
-        vring.call = start.call;
-        vring.err = start.err;
-        if let Some(kick) = start.kick {
-            match self.io.watch(kick) {
-                Ok(watch) => vring.kick = Some(watch),
-                Err(error) => return Ok(Reply::Failed(error)),
-            }
-        }
-        vring.ring.suppress_kicks();
-        if restarted {
-            vring.call_anyway();
-        }
-        let queue = self.worker.start_queue(start.seed, &vring);
-        let slot = self.vrings.insert(Place { vring, queue });
-        let (worker, mut turn) = self.parts();
-        if let Err(error) = worker.started(&mut turn, slot) {
-            self.let_go(slot)?;
-            return Ok(Reply::Failed(error));
-        }
-        Ok(Reply::Done)
-    }
-
-    /// The thread's own handle of the snapshot: one for all of its vrings, so that requests count
-    /// their references without touching a cache line of another thread.
-    fn memory_of(&self, memory: &Arc<Memory>) -> Rc<Memory> {
-        let same = self
-            .vrings
-            .iter()
-            .map(|place| place.vring.ring.memory())
-            .find(|have| {
-                let (have, want) = (have.regions(), memory.regions());
-                have.len() == want.len() && have.iter().zip(want).all(|(a, b)| Arc::ptr_eq(a, b))
-            });
-        same.map_or_else(|| Rc::new(Memory::clone(memory)), Rc::clone)
-    }
-
-    fn set_memory(&mut self, session: u32, memory: &Arc<Memory>) -> Reply {
-        self.release(|vring| vring.id.session == session);
-        let memory = Rc::new(Memory::clone(memory));
-        for place in self.vrings.iter_mut() {
-            if place.vring.id.session == session {
-                place.vring.set_memory(&memory);
-            }
-        }
-        Reply::Done
-    }
-
-    /// Has the device let go of what it has taken from some vrings and does not work on.
-    fn release(&mut self, of: impl Fn(&Vring) -> bool) {
-        for slot in 0..self.vrings.len() {
-            if self.vrings.get(slot).is_some_and(|place| of(&place.vring)) {
-                let (worker, mut turn) = self.parts();
-                worker.release(&mut turn, slot);
-            }
-        }
-    }
-
-    fn set_kick(&mut self, id: VringId, fd: Option<OwnedFd>) -> Reply {
-        let watch = match fd.map(|fd| self.io.watch(fd)).transpose() {
-            Ok(watch) => watch,
-            Err(error) => return Reply::Failed(error),
-        };
-        let mut old = None;
-        let reply = self.change(id, |vring| {
-            old = std::mem::replace(&mut vring.kick, watch);
-        });
-        if let Some(old) = old
-            && let Err(error) = self.io.unwatch(old)
-        {
-            return Reply::Failed(error);
-        }
-        reply
-    }
-
-    fn slot_of(&self, id: VringId) -> Option<usize> {
-        (0..self.vrings.len()).find(|slot| {
-            self.vrings
-                .get(*slot)
-                .is_some_and(|place| place.vring.id == id)
-        })
-    }
-
-    fn stop(&mut self, id: VringId, reply_to: SyncSender<Reply>) {
-        self.release(|vring| vring.id == id);
-        let slot = self.slot_of(id);
-        match slot.and_then(|slot| Some((slot, self.vrings.get_mut(slot)?))) {
-            Some((slot, place)) => {
-                place.vring.stopping = true;
-                // For who tells what is waited for.
-                let in_flight = self.worker.in_flight(&place.queue);
-                place.vring.stats.set_in_flight(u64::from(in_flight));
-                let (worker, mut turn) = self.parts();
-                worker.stopping(&mut turn, slot);
-                // Answered by `settle`, at once if there is nothing in flight.
-                let of = Who::Slot(slot);
-                self.waiting.push(Waiting { of, reply_to });
-            }
-            None => answer(&reply_to, Reply::Stopped { next_avail: 0 }),
-        }
-    }
-
-    fn enable(&mut self, id: VringId, enabled: bool) -> Reply {
-        let Some(slot) = self.slot_of(id) else {
-            return Reply::Done;
-        };
-        let reply = self.change(id, |vring| vring.enabled = enabled);
-        let (worker, mut turn) = self.parts();
-        worker.enabled(&mut turn, slot);
-        reply
-    }
-
-    fn pause(&mut self, session: u32, paused: bool) {
-        for place in self.vrings.iter_mut() {
-            if place.vring.id.session == session {
-                place.vring.paused = paused;
-            }
-        }
-    }
-
-    fn change(&mut self, id: VringId, change: impl FnOnce(&mut Vring)) -> Reply {
-        if let Some(place) = self.vrings.iter_mut().find(|place| place.vring.id == id) {
-            change(&mut place.vring);
-        }
-        Reply::Done
     }
 }
 

@@ -88,21 +88,24 @@ pub(crate) enum Reply {
 /// A command and where its answer goes.
 pub(super) type Letter<S> = (Command<S>, SyncSender<Reply>);
 
-/// The way to a data thread.
+/// The way to whoever has the vrings of a data thread.
 #[derive(Debug)]
-pub(crate) struct Mailbox<S> {
+pub(crate) struct Mailbox<S, B> {
     letters: Mutex<VecDeque<Letter<S>>>,
+    /// What threads have brought from errands that had the vrings before.
+    brought: Mutex<Vec<B>>,
     /// Read in every turn of the data thread, without a lock.
     has_letters: AtomicBool,
     /// Wakes it when it sleeps.
     signal: OwnedFd,
 }
 
-impl<S> Mailbox<S> {
+impl<S, B> Mailbox<S, B> {
     pub(super) fn new() -> io::Result<Self> {
         let signal = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self {
             letters: Mutex::default(),
+            brought: Mutex::default(),
             has_letters: AtomicBool::new(false),
             signal,
         })
@@ -115,8 +118,20 @@ impl<S> Mailbox<S> {
     pub(super) fn post(&self, letter: Letter<S>) {
         let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
         letters.push_back(letter);
-        self.has_letters.store(true, Ordering::Release);
         drop(letters);
+        self.wake();
+    }
+
+    /// Leaves what an errand has brought.
+    pub(super) fn bring(&self, brought: B) {
+        let mut all = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(brought);
+        drop(all);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        self.has_letters.store(true, Ordering::Release);
         // Full means that a wake-up is due already.
         let _ = rustix::io::write(self.signal.as_fd(), &1_u64.to_ne_bytes());
     }
@@ -126,9 +141,12 @@ impl<S> Mailbox<S> {
         self.has_letters.load(Ordering::Acquire)
     }
 
-    pub(super) fn take(&self) -> VecDeque<Letter<S>> {
+    /// What has come. What comes while this is read is there the next time.
+    pub(super) fn take(&self) -> (VecDeque<Letter<S>>, Vec<B>) {
+        self.has_letters.swap(false, Ordering::AcqRel);
         let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
-        self.has_letters.store(false, Ordering::Release);
-        std::mem::take(&mut *letters)
+        let letters = std::mem::take(&mut *letters);
+        let mut brought = self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+        (letters, std::mem::take(&mut *brought))
     }
 }

@@ -29,7 +29,7 @@ use crate::watchdog::Watchdog;
 pub(crate) use mailbox::{Command, Reply, VringId, VringStart};
 pub use requests::{Counted, RequestCx, RequestQueue, RequestWorker, Requests};
 use thread::{Awaited, Post, Thread, spawn};
-pub use turn::{DeviceWorker, Place, Turn, Vrings, monotonic_ns};
+pub use turn::{DeviceWorker, Place, Turn, Vrings, WhileAway, monotonic_ns};
 use vring::Health;
 pub use vring::Vring;
 
@@ -50,6 +50,9 @@ pub struct WorkerOptions {
 
 /// What a device's control side hands to its data side for a vring.
 pub(crate) type SeedOf<D> = <<D as Device>::Worker as DeviceWorker>::Seed;
+
+/// What an errand of a device's data side brings.
+pub(crate) type BroughtOf<D> = <<D as Device>::Worker as DeviceWorker>::Brought;
 
 /// The data threads of a process.
 #[derive(Debug)]
@@ -154,7 +157,7 @@ impl<D: Device> Pool<D> {
             let end = || Awaited::of("a data thread to end");
             // One that has failed does not answer, and stays until the process ends.
             if thread.post.ask(Command::Exit, &self.watchdog, end).is_ok() {
-                let _ = thread.handle.join();
+                thread.join();
             }
         }
     }

@@ -6,6 +6,9 @@
 //! ([`credit`]). The device is a [`RequestWorker`]: it gets a checked chain and answers it, at once
 //! or when the I/O it started is done.
 //!
+//! A device whose requests may have to wait for the host while they are served does that by an
+//! errand ([`RequestWorker::errand`]): the buffers are lent to it, and what it brings is the answer.
+//!
 //! Rings may be of any legal size. What is held for one is bounded all the same ([`heads`]), and what
 //! is beyond waits in the ring. So a request is known by its place, not by its descriptor head.
 
@@ -13,10 +16,14 @@ mod credit;
 mod cx;
 mod heads;
 
+use std::fmt;
+use std::sync::Arc;
+
 use super::vring::Vring;
-use super::{DeviceWorker, Place, Turn, monotonic_ns};
+use super::{DeviceWorker, Place, Turn, WhileAway, monotonic_ns};
 use crate::chain::ChainFault;
 use crate::io::IoQueue;
+use crate::memory::{Buffers, Lent};
 use credit::{Credit, QUANTUM_BYTES, least_cost};
 use cx::Token;
 pub use cx::{Counted, RequestCx};
@@ -31,8 +38,14 @@ pub trait RequestWorker {
     /// where a chain is served while it is taken: the driver works on the last ones meanwhile.
     const BUDGET: usize = 64;
 
+    /// Whether requests are served by [`errand`](Self::errand) and [`brought`](Self::brought), and
+    /// not by [`request`](Self::request).
+    const ERRANDS: bool = false;
+
     /// What the device keeps for one started vring.
     type Queue;
+    /// What an errand brings.
+    type Brought: fmt::Debug + Send + 'static;
 
     /// A vring has started; `size` requests of it may be in flight, in places below that.
     fn start_queue(&mut self, index: u16, size: u16) -> Self::Queue;
@@ -41,11 +54,32 @@ pub trait RequestWorker {
     /// [`RequestCx::complete`], whatever is wrong with it.
     fn request(
         &mut self,
-        queue: &mut Self::Queue,
-        cx: &mut RequestCx<'_>,
-        head: u16,
-        chain: Result<(), ChainFault>,
-    );
+        _queue: &mut Self::Queue,
+        _cx: &mut RequestCx<'_>,
+        _head: u16,
+        _chain: Result<(), ChainFault>,
+    ) {
+    }
+
+    /// A chain was taken: serves the request, as far as that can be done without the vring. Whoever
+    /// has that by the end of it is given what is returned.
+    fn errand(&mut self, buffers: &mut Lent, chain: Result<(), ChainFault>) -> Self::Brought;
+
+    /// The errand for `head` is over, maybe another thread's. It must be answered, now or later,
+    /// with [`RequestCx::complete`].
+    fn brought(
+        &mut self,
+        _queue: &mut Self::Queue,
+        _cx: &mut RequestCx<'_>,
+        _head: u16,
+        _brought: Self::Brought,
+    ) {
+    }
+
+    /// See [`DeviceWorker::while_away`].
+    fn while_away(&self) -> Option<Arc<dyn WhileAway>> {
+        None
+    }
 
     /// I/O that was started for `head` is done: bytes, or a negative errno.
     fn io_done(
@@ -67,17 +101,51 @@ pub trait RequestWorker {
 
 /// Serves the requests of a [`RequestWorker`].
 #[derive(Debug)]
-pub struct Requests<W> {
+pub struct Requests<W: RequestWorker> {
     worker: W,
     /// The slot of the vring that is first in the next turn: the one at which the last turn had to
     /// end, while it has credit left, or else the one behind it.
     next: usize,
+    /// The errand to be run, if there is one.
+    errand: Errand<W::Brought>,
+    has_errand: bool,
+    /// Errands of this turn.
+    errands: usize,
 }
 
-impl<W> Requests<W> {
+/// A request that is served without its vring.
+#[derive(Debug)]
+pub struct Errand<B> {
+    slot: u16,
+    head: u16,
+    chain: Result<(), ChainFault>,
+    buffers: Lent,
+    /// Once it was run.
+    brought: Option<B>,
+}
+
+impl<B> Default for Errand<B> {
+    fn default() -> Self {
+        Self {
+            slot: 0,
+            head: 0,
+            chain: Ok(()),
+            buffers: Lent::new(Buffers::default()),
+            brought: None,
+        }
+    }
+}
+
+impl<W: RequestWorker> Requests<W> {
     /// Of a worker that has no vrings yet.
-    pub const fn new(worker: W) -> Self {
-        Self { worker, next: 0 }
+    pub fn new(worker: W) -> Self {
+        Self {
+            worker,
+            next: 0,
+            errand: Errand::default(),
+            has_errand: false,
+            errands: 0,
+        }
     }
 }
 
@@ -92,6 +160,7 @@ pub struct RequestQueue<Q> {
 impl<W: RequestWorker> DeviceWorker for Requests<W> {
     type Seed = ();
     type Queue = RequestQueue<W::Queue>;
+    type Brought = Errand<W::Brought>;
 
     fn start_queue(&mut self, (): (), vring: &Vring) -> Self::Queue {
         let heads = Heads::new(vring.size());
@@ -116,6 +185,7 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
         if !turn.io.may_start() {
             return turn.vrings.iter().any(has_work);
         }
+        self.errands = 0;
         let mut served = Served::default();
         let mut grant_bytes = QUANTUM_BYTES;
         loop {
@@ -138,6 +208,55 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
             };
             served.again = true;
         }
+    }
+
+    #[inline]
+    fn has_errand(&self) -> bool {
+        W::ERRANDS && self.has_errand
+    }
+
+    #[inline]
+    fn run_errand(&mut self) {
+        let Errand { buffers, chain, .. } = &mut self.errand;
+        self.errand.brought = Some(self.worker.errand(buffers, *chain));
+    }
+
+    /// The vring goes on with its turn, if it has more and may.
+    #[inline]
+    fn back(&mut self, turn: &mut Turn<'_, Self::Queue>) {
+        self.has_errand = false;
+        self.errands += 1;
+        let (slot, now_ns) = (usize::from(self.errand.slot), turn.now_ns());
+        let Some(place) = turn.vrings.get_mut(slot) else {
+            return;
+        };
+        give(&mut self.worker, &mut self.errand, place, turn.io, now_ns);
+        if self.errands >= W::BUDGET {
+            return;
+        }
+        self.serve(place, turn.io, slot, now_ns, 1);
+        let credit = &mut place.queue.credit;
+        if self.has_errand {
+            self.next = slot + usize::from(!credit.is_left());
+        } else if credit.is_left() {
+            // The ring is empty.
+            *credit = Credit::FULL;
+        }
+    }
+
+    fn take_brought(&mut self) -> Option<Self::Brought> {
+        std::mem::take(&mut self.has_errand).then(|| std::mem::take(&mut self.errand))
+    }
+
+    fn brought(&mut self, turn: &mut Turn<'_, Self::Queue>, mut errand: Self::Brought) {
+        let now_ns = turn.now_ns();
+        if let Some(place) = turn.vrings.get_mut(usize::from(errand.slot)) {
+            give(&mut self.worker, &mut errand, place, turn.io, now_ns);
+        }
+    }
+
+    fn while_away(&self) -> Option<Arc<dyn WhileAway>> {
+        self.worker.while_away()
     }
 
     fn has_work(&mut self, turn: &mut Turn<'_, Self::Queue>) -> bool {
@@ -225,7 +344,8 @@ impl<W: RequestWorker> Requests<W> {
                 served.chains += self.serve(place, turn.io, slot, *turn.now_ns, most);
             }
             let credit = &mut place.queue.credit;
-            if !turn.io.may_start() || (served.again && served.chains >= W::BUDGET) {
+            let full = !turn.io.may_start() || (served.again && served.chains >= W::BUDGET);
+            if full || self.has_errand() {
                 self.next = slot + usize::from(!credit.is_left());
                 return Round::Full;
             }
@@ -262,6 +382,14 @@ impl<W: RequestWorker> Requests<W> {
             };
             taken += 1;
             credit.pay(bytes, least_cost);
+            if W::ERRANDS {
+                self.errand.slot = u16::try_from(slot).unwrap_or(u16::MAX);
+                self.errand.head = head;
+                self.errand.chain = chain;
+                heads.lend(head, &mut self.errand.buffers);
+                self.has_errand = true;
+                break;
+            }
             let mut cx = RequestCx {
                 vring: &mut place.vring,
                 heads,
@@ -276,6 +404,30 @@ impl<W: RequestWorker> Requests<W> {
         place.vring.stats.add_chains(taken as u64);
         taken
     }
+}
+
+/// Gives the device what an errand has brought, and its buffers back to the request.
+#[inline]
+fn give<W: RequestWorker>(
+    worker: &mut W,
+    errand: &mut Errand<W::Brought>,
+    place: &mut Place<RequestQueue<W::Queue>>,
+    io: &mut IoQueue,
+    now_ns: u64,
+) {
+    let heads = &mut place.queue.heads;
+    heads.lend(errand.head, &mut errand.buffers);
+    let Some(brought) = errand.brought.take() else {
+        return;
+    };
+    let mut cx = RequestCx {
+        vring: &mut place.vring,
+        heads,
+        io,
+        slot: errand.slot,
+        now_ns,
+    };
+    worker.brought(&mut place.queue.state, &mut cx, errand.head, brought);
 }
 
 /// What a turn has done so far.

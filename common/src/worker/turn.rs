@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the data side of a device is, and what it gets to work with.
 
+use std::sync::Arc;
 use std::{fmt, io};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -15,6 +16,8 @@ pub trait DeviceWorker {
     type Seed: fmt::Debug + Send + 'static;
     /// What the device keeps for a started vring.
     type Queue;
+    /// What an errand brings to whoever owns the vrings by then.
+    type Brought: fmt::Debug + Send + 'static;
 
     /// A vring has started.
     fn start_queue(&mut self, seed: Self::Seed, vring: &Vring) -> Self::Queue;
@@ -43,6 +46,35 @@ pub trait DeviceWorker {
     /// Moves a bounded amount of what there is to move; returns whether there was anything.
     fn turn(&mut self, turn: &mut Turn<'_, Self::Queue>) -> bool;
 
+    /// Whether an errand is to be run before anything else: work for which the thread leaves its
+    /// vrings behind, as it may have to wait in it for somebody who never comes. If it stays away for
+    /// long, another thread takes the vrings.
+    #[inline]
+    fn has_errand(&self) -> bool {
+        false
+    }
+
+    /// Runs it.
+    #[inline]
+    fn run_errand(&mut self) {}
+
+    /// The errand is over, and the vrings are here; goes on with the turn that it was begun in.
+    #[inline]
+    fn back(&mut self, _turn: &mut Turn<'_, Self::Queue>) {}
+
+    /// The errand is over, and the vrings have another thread: what that is to be given.
+    fn take_brought(&mut self) -> Option<Self::Brought> {
+        None
+    }
+
+    /// The thread that had the vrings before has ended its errand.
+    fn brought(&mut self, _turn: &mut Turn<'_, Self::Queue>, _brought: Self::Brought) {}
+
+    /// For those who look after this thread while it is on an errand; none if there are no errands.
+    fn while_away(&self) -> Option<Arc<dyn WhileAway>> {
+        None
+    }
+
     /// Whether a [`turn`](Self::turn) would move anything.
     fn has_work(&mut self, turn: &mut Turn<'_, Self::Queue>) -> bool;
 
@@ -70,6 +102,15 @@ pub trait DeviceWorker {
     fn deadline_ns(&self) -> Option<u64> {
         None
     }
+}
+
+/// What others ask and do about a thread that is on an errand. It may be back by then.
+pub trait WhileAway: fmt::Debug + Send + Sync {
+    /// Whether it waits for something else than a processor, as far as can be told.
+    fn waits(&self) -> bool;
+
+    /// Another thread has its vrings.
+    fn relieved(&self);
 }
 
 /// A started vring, and what the device keeps for it.

@@ -96,6 +96,11 @@ impl Vring {
         }
     }
 
+    /// Another thread serves it, whose pulse this is.
+    pub(super) fn move_to(&mut self, pulse: &Arc<Pulse>) {
+        self.pulse = Arc::clone(pulse);
+    }
+
     /// Its index in the device.
     #[must_use]
     pub fn index(&self) -> u16 {

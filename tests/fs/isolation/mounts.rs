@@ -102,20 +102,34 @@ struct TwoMounts {
 }
 
 /// What is asked for, and the request that is the `n`-th of its kind.
-type Kind = (&'static str, Box<dyn Fn(usize) -> Request>);
+pub(super) type Kind = (&'static str, Box<dyn Fn(usize) -> Request>);
 
 /// What is known of a folder.
 #[derive(Clone, Copy)]
-struct Opened {
-    root: u64,
-    file: u64,
+pub(super) struct Opened {
+    pub(super) root: u64,
+    pub(super) file: u64,
     link: u64,
-    handle: u64,
+    pub(super) handle: u64,
     dir: u64,
 }
 
 fn handle_of(opened: &[u8]) -> Result<u64> {
     Ok(u64::from_le_bytes(opened[..8].try_into()?))
+}
+
+/// Learns what is in one of several folders.
+pub(super) fn open_folder(queue: &mut FuseQueue, name: &str) -> Result<Opened> {
+    let root = queue.lookup(ROOT_NODE, name)?.node;
+    let file = queue.lookup(root, "file0")?.node;
+    let link = queue.lookup(root, "link")?.node;
+    Ok(Opened {
+        root,
+        file,
+        link,
+        handle: handle_of(&call_alone(queue, &Request::open(file, 2))?)?,
+        dir: handle_of(&call_alone(queue, &Request::opendir(root, 0))?)?,
+    })
 }
 
 impl TwoMounts {
@@ -131,22 +145,8 @@ impl TwoMounts {
         config.queue.data_bytes = 16 << 10;
         let mut client = FuseClient::connect(&back_end.socket(), &config)?;
         let queue = client.queue();
-        let mut folders = Vec::new();
-        for name in ["local", "slow"] {
-            let root = queue.lookup(ROOT_NODE, name)?.node;
-            let file = queue.lookup(root, "file0")?.node;
-            let link = queue.lookup(root, "link")?.node;
-            let handle = handle_of(&call_alone(queue, &Request::open(file, 2))?)?;
-            let dir = handle_of(&call_alone(queue, &Request::opendir(root, 0))?)?;
-            folders.push(Opened {
-                root,
-                file,
-                link,
-                handle,
-                dir,
-            });
-        }
-        let (local, slow) = (folders[0], folders[1]);
+        let local = open_folder(queue, "local")?;
+        let slow = open_folder(queue, "slow")?;
         let mut handles = Vec::new();
         for _ in 0..HUNG {
             let opened = call_alone(queue, &Request::open(slow.file, 2))?;
@@ -416,7 +416,11 @@ fn f4_4_lookup_that_goes_over_to_a_mount_that_hangs_keeps_nobody() -> TestResult
 }
 
 /// As [`call_alone`], but some of those that hang may have been answered from memory.
-fn call_among(queue: &mut FuseQueue, request: &Request, hung: &mut BTreeSet<usize>) -> Result<()> {
+pub(super) fn call_among(
+    queue: &mut FuseQueue,
+    request: &Request,
+    hung: &mut BTreeSet<usize>,
+) -> Result<()> {
     let slot = queue.acquire()?;
     queue.submit(slot, request)?;
     queue.publish()?;

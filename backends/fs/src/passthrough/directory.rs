@@ -174,7 +174,7 @@ impl PassThrough {
 
     /// None of one that may not answer: it is listed all the same.
     fn share_entry(&self, root: &Node, share: &std::sync::Arc<Node>) -> Option<Entry> {
-        if share.mount().is_remote() {
+        if share.mount().is_slow() {
             return None;
         }
         let stat = crate::sys::statx_of(self.nodes.fd(share).ok()?.as_fd()).ok()?;

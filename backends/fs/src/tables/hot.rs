@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::node::Node;
+use super::node::{Cooled, Node};
 use super::slab::Slab;
 
 /// Clocks, so that threads seldom meet.
@@ -64,15 +64,19 @@ impl Hot {
         let Some(clock) = self.clocks.get(at) else {
             return;
         };
+        let mut cooled = None;
         let mut clock = clock.lock().unwrap_or_else(PoisonError::into_inner);
         if clock.ring.len() >= self.per_clock.min((free / CLOCKS).max(1)) {
             self.full.store(true, Ordering::Relaxed);
-            if clock.take(nodes) {
+            cooled = clock.take(nodes);
+            if cooled.is_some() {
                 self.places.fetch_sub(1, Ordering::Relaxed);
             }
         }
         clock.ring.push(node);
         self.places.fetch_add(1, Ordering::Relaxed);
+        drop(clock);
+        drop(cooled);
     }
 
     /// Takes descriptors away until there are no more than `most`, or those left are in use.
@@ -96,7 +100,9 @@ impl Hot {
                 return;
             };
             let mut clock = clock.lock().unwrap_or_else(PoisonError::into_inner);
-            if clock.take(nodes) {
+            let cooled = clock.take(nodes);
+            drop(clock);
+            if cooled.is_some() {
                 self.places.fetch_sub(1, Ordering::Relaxed);
                 return;
             }
@@ -107,11 +113,10 @@ impl Hot {
     pub fn shrink(&self, nodes: &Slab<Node>) {
         for clock in &self.clocks {
             let mut clock = clock.lock().unwrap_or_else(PoisonError::into_inner);
-            for _ in 0..clock.ring.len().div_ceil(4) {
-                if clock.take(nodes) {
-                    self.places.fetch_sub(1, Ordering::Relaxed);
-                }
-            }
+            let tries = clock.ring.len().div_ceil(4);
+            let cooled: Vec<_> = (0..tries).filter_map(|_| clock.take(nodes)).collect();
+            drop(clock);
+            self.places.fetch_sub(cooled.len(), Ordering::Relaxed);
         }
     }
 
@@ -127,23 +132,22 @@ impl Hot {
 }
 
 impl Clock {
-    /// Takes the first node that the hand finds idle or gone out of the ring; false when all are
-    /// used at this moment: there are more than there should be then, for a while.
-    fn take(&mut self, nodes: &Slab<Node>) -> bool {
+    /// Takes the first node that the hand finds idle or gone out of the ring; none when all are used
+    /// at this moment: there are more than there should be then, for a while. What it had is to be
+    /// dropped when the clock is unlocked.
+    fn take(&mut self, nodes: &Slab<Node>) -> Option<Option<Cooled>> {
         // Twice round: the first time takes the mark of use from all.
         for _ in 0..=2 * self.ring.len() {
             self.hand = (self.hand + 1) % self.ring.len().max(1);
-            let Some(place) = self.ring.get(self.hand) else {
-                return false;
-            };
-            match nodes.get(*place) {
+            let place = self.ring.get(self.hand)?;
+            let cooled = match nodes.get(*place) {
                 Some(node) if !node.is_idle() => continue,
                 Some(node) => node.cool(),
-                None => {}
-            }
+                None => None,
+            };
             self.ring.swap_remove(self.hand);
-            return true;
+            return Some(cooled);
         }
-        false
+        None
     }
 }

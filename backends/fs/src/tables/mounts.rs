@@ -2,18 +2,20 @@
 //! The mounts that shared files are on.
 //!
 //! What may wait for a mount runs on threads of its own ([`Pool`]). Of a mount that is on another
-//! machine, or served by another process, that is everything, down to the closing of a descriptor.
+//! machine, or served by another process, that is everything, down to the closing of a descriptor;
+//! and so it is of one of this machine that a data thread had to wait for, until it is quick again.
 //!
 //! File handles are opened relative to a descriptor of their mount. A mount is met first at its
 //! root, since there is no other way in, and the root is what is opened for that.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::fs::{AtFlags, OFlags};
 
+use super::stalls::{Hung, Stall};
 use crate::error::{Errno, Result};
 use crate::pool::{Fate, Job, Pool, Work};
 use crate::sys::HOLD;
@@ -42,6 +44,11 @@ pub struct Mount {
     no_nowait: AtomicBool,
     /// The threads that wait for it.
     pool: Arc<Pool>,
+    /// It is on this machine, and does not answer.
+    stalled: AtomicBool,
+    stalls: Stall,
+    /// Mounts that are not quick.
+    slow: Arc<AtomicUsize>,
 }
 
 impl Mount {
@@ -61,6 +68,39 @@ impl Mount {
     #[inline]
     pub fn is_remote(&self) -> bool {
         self.home == Home::Elsewhere
+    }
+
+    /// Whether it may not answer soon.
+    #[inline]
+    pub fn is_slow(&self) -> bool {
+        self.is_remote() || (self.stalled.load(Ordering::Acquire) && !self.recovers())
+    }
+
+    /// It has not answered; who waits for it is back when `hung` is gone.
+    pub fn stall(&self, hung: Hung) {
+        if self.is_remote() {
+            return;
+        }
+        self.stalls.add(hung);
+        if !self.stalled.swap(true, Ordering::AcqRel) {
+            self.slow.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    pub(super) fn stalls(&self) -> &Stall {
+        &self.stalls
+    }
+
+    /// Whether it is quick again.
+    #[cold]
+    fn recovers(&self) -> bool {
+        if !self.stalls.is_over() {
+            return false;
+        }
+        if self.stalled.swap(false, Ordering::AcqRel) {
+            self.slow.fetch_sub(1, Ordering::AcqRel);
+        }
+        true
     }
 
     /// Whether closing a file tells nothing: neither the file system what to write now, nor us what
@@ -89,7 +129,7 @@ impl Mount {
 
     /// Closes something of it, where nobody waits for that.
     pub fn close<T: Send + 'static>(&self, file: T) {
-        close_on(&self.pool, self.home, file);
+        close_on(&self.pool, self.is_slow(), file);
     }
 
     /// Opens a file on it.
@@ -105,19 +145,19 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         if let Some(root) = self.root.take() {
-            close_on(&self.pool, self.home, root);
+            close_on(&self.pool, self.is_slow(), root);
+        }
+        if *self.stalled.get_mut() {
+            self.slow.fetch_sub(1, Ordering::AcqRel);
         }
     }
 }
 
 /// Closing may send what was written, or what is open, to its server, and wait for that.
-fn close_on<T: Send + 'static>(pool: &Arc<Pool>, home: Home, file: T) {
-    match home {
-        Home::Local | Home::Stacked => drop(file),
-        Home::Elsewhere => {
-            let job: Job = Box::new(move |_: Fate| drop(file));
-            pool.run(Work::Changes, job);
-        }
+fn close_on<T: Send + 'static>(pool: &Arc<Pool>, slow: bool, file: T) {
+    if slow {
+        let job: Job = Box::new(move |_: Fate| drop(file));
+        pool.run(Work::Changes, job);
     }
 }
 
@@ -178,8 +218,8 @@ pub struct Mounts {
     others: Mutex<HashMap<Between, Weak<Pool>>>,
     /// Threads of each pool.
     pool_threads: usize,
-    /// There was a mount that is not quick.
-    has_slow: AtomicBool,
+    /// How many are not quick; those of other machines stay counted.
+    slow: Arc<AtomicUsize>,
 }
 
 /// What a pool is for that is no mount's.
@@ -202,7 +242,7 @@ impl Mounts {
             by_number: Mutex::default(),
             others: Mutex::default(),
             pool_threads,
-            has_slow: AtomicBool::new(false),
+            slow: Arc::default(),
         }
     }
 
@@ -211,16 +251,24 @@ impl Mounts {
         Arc::new(self.mount(0, None, Home::Local))
     }
 
-    /// Whether all that were ever met are on this machine.
+    /// Whether all that were ever met are on this machine, and answer.
     #[inline]
     pub fn are_quick(&self) -> bool {
-        !self.has_slow.load(Ordering::Acquire)
+        self.slow.load(Ordering::Acquire) == 0
     }
 
-    /// Whether the mount with this number was met, and is on this machine.
+    /// Whether the mount with this number was met, is on this machine, and answers.
     pub fn is_quick(&self, number: u64) -> bool {
         let known = self.lock().get(&number).and_then(Weak::upgrade);
-        known.is_some_and(|mount| !mount.is_remote())
+        known.is_some_and(|mount| !mount.is_slow())
+    }
+
+    /// None of them answers, as far as we know; see [`Mount::stall`].
+    pub fn stall_all(&self, hung: &Hung) {
+        let mounts: Vec<_> = self.lock().values().filter_map(Weak::upgrade).collect();
+        for mount in mounts {
+            mount.stall(Weak::clone(hung));
+        }
     }
 
     /// A pool that is no mount's. It is there as long as somebody uses it.
@@ -237,7 +285,7 @@ impl Mounts {
 
     fn mount(&self, number: u64, root: Option<OwnedFd>, home: Home) -> Mount {
         if home == Home::Elsewhere {
-            self.has_slow.store(true, Ordering::Release);
+            self.slow.fetch_add(1, Ordering::AcqRel);
         }
         Mount {
             number,
@@ -245,6 +293,9 @@ impl Mounts {
             home,
             no_nowait: AtomicBool::new(false),
             pool: Pool::new(self.pool_threads),
+            stalled: AtomicBool::new(false),
+            stalls: Stall::default(),
+            slow: Arc::clone(&self.slow),
         }
     }
 

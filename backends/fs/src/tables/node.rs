@@ -255,15 +255,16 @@ impl Node {
         matches!(self.place, Place::Handle(_)) && !self.used.swap(false, Ordering::Relaxed)
     }
 
-    /// Closes its descriptor, once nobody uses it any more.
-    pub(super) fn cool(&self) {
-        if matches!(self.place, Place::Handle(_)) {
-            self.close();
-        }
+    /// Takes its descriptor away, which is closed once nobody uses it any more.
+    pub(super) fn cool(&self) -> Option<Cooled> {
+        matches!(self.place, Place::Handle(_)).then(|| Cooled {
+            fd: self.fd.swap(None),
+            mount: Arc::clone(&self.mount),
+        })
     }
 
     fn close(&self) {
-        if self.mount.is_remote() {
+        if self.mount.is_slow() {
             if let Some(fd) = self.fd.swap(None) {
                 self.mount.close(fd);
             }
@@ -273,11 +274,27 @@ impl Node {
     }
 }
 
+/// The descriptor that a node had. To drop it may take as long as the file system likes, if it is
+/// the last of a file without a name: not to be done under a lock.
+#[derive(Debug)]
+pub(super) struct Cooled {
+    fd: Option<Arc<OwnedFd>>,
+    mount: Arc<Mount>,
+}
+
+impl Drop for Cooled {
+    fn drop(&mut self) {
+        if let Some(fd) = self.fd.take() {
+            self.mount.close(fd);
+        }
+    }
+}
+
 /// Whoever has the last reference need not wait for the file system: it may be the thread of urgent
 /// requests, or one that has a part of the map locked.
 impl Drop for Node {
     fn drop(&mut self) {
-        if self.mount.is_remote() {
+        if self.mount.is_slow() {
             self.close();
         }
     }

@@ -9,18 +9,20 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use ringside_common::io::Promise;
-use ringside_common::memory::{IoScratch, Payload};
-use ringside_common::worker::RequestCx;
+use ringside_common::memory::{Buffers, IoScratch, Payload};
 use rustix::fs::OFlags;
 use rustix::io::ReadWriteFlags;
 
-use super::{Outcome, TAG_REPLIED, To, clamp, keep, narrow, whole};
+use super::refusal::narrow;
+use super::request::{clamp, keep, whole};
+use super::route::To;
 use crate::credentials::ThreadContext;
 use crate::device::Shared;
 use crate::error::{Errno, Result};
 use crate::passthrough::{Cx, DirScratch};
 use crate::pool::{Fate, Pool, Work};
 use crate::server;
+use crate::tables::Watched;
 use crate::wire::flags::WriteFlags;
 use crate::wire::header::{InHeader, OUT_HEADER_BYTES, out_header};
 use crate::wire::limits::WRITE_ARGS_BYTES;
@@ -34,7 +36,7 @@ thread_local! {
 
 /// A request on its way to another thread.
 #[derive(Debug)]
-struct Job {
+pub(super) struct Job {
     shared: Arc<Shared>,
     header: InHeader,
     args: Vec<u8>,
@@ -42,33 +44,6 @@ struct Job {
     data: Option<Payload>,
     reply: Payload,
     room: usize,
-}
-
-/// Hands a request over. It was parsed before, and its reply has room.
-pub(super) fn hand_over(
-    shared: &Arc<Shared>,
-    rcx: &mut RequestCx<'_>,
-    head: u16,
-    header: &InHeader,
-    args: &[u8],
-    to: &To,
-) -> Result<Outcome> {
-    let buffers = rcx.buffers(head).ok_or(Errno::IO)?;
-    let room = usize::try_from(buffers.writable_bytes()).unwrap_or(usize::MAX);
-    let job = Job {
-        shared: Arc::clone(shared),
-        header: *header,
-        args: args.to_vec(),
-        data: (buffers.readable_bytes() > args.len() as u64)
-            .then(|| buffers.readable_payload())
-            .flatten(),
-        reply: buffers.writable_payload().ok_or(Errno::IO)?,
-        room: room.saturating_sub(OUT_HEADER_BYTES),
-    };
-    let promise = rcx.hand_out(head, TAG_REPLIED).ok_or(Errno::IO)?;
-    let run = move |fate| promise.keep(job.run(fate));
-    to.pool.run(to.work, Box::new(run));
-    Ok(Outcome::Later)
 }
 
 /// Has another thread try to take a lock; if somebody has it, it is waited for without a thread.
@@ -124,6 +99,37 @@ fn with_context<R>(
 }
 
 impl Job {
+    /// Of a request that was parsed before, and whose reply has room.
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        buffers: &Buffers,
+        header: &InHeader,
+        args: &[u8],
+    ) -> Result<Self> {
+        let room = usize::try_from(buffers.writable_bytes()).unwrap_or(usize::MAX);
+        Ok(Self {
+            shared: Arc::clone(shared),
+            header: *header,
+            args: args.to_vec(),
+            data: (buffers.readable_bytes() > args.len() as u64)
+                .then(|| buffers.readable_payload())
+                .flatten(),
+            reply: buffers.writable_payload().ok_or(Errno::IO)?,
+            room: room.saturating_sub(OUT_HEADER_BYTES),
+        })
+    }
+
+    /// Has it done, and the promise kept.
+    pub(super) fn hand_over(self, to: &To, promise: Promise) {
+        let watched = to.stalled.as_ref().map(Watched::new);
+        let run = move |fate| {
+            let replied = self.run(fate);
+            drop(watched);
+            promise.keep(replied);
+        };
+        to.pool.run(to.work, Box::new(run));
+    }
+
     fn run(&self, fate: Fate) -> i32 {
         let result = match fate {
             Fate::Run => with_context(&self.shared, |thread| self.serve(thread)),

@@ -24,7 +24,7 @@ pub(super) fn check_byte_order(header: &InHeader) -> Result<()> {
 }
 
 /// Replies with an error, where there is room and someone to read it; returns the bytes.
-pub(super) fn refuse(buffers: &mut Buffers, header: &InHeader, error: Errno) -> u32 {
+pub(super) fn refuse(buffers: &Buffers, header: &InHeader, error: Errno) -> u32 {
     if !has_reply(header.opcode) || buffers.writable_bytes() < OUT_HEADER_BYTES as u64 {
         return 0;
     }

@@ -17,19 +17,31 @@ use crate::wire::header::InHeader;
 use crate::wire::operation::{LookupName, Operation};
 
 /// Who serves a request that is not served on the data thread.
+#[derive(Debug)]
 pub(super) struct To {
     pub(super) pool: Arc<Pool>,
     pub(super) work: Work,
+    /// The mount that stalled, if that is why: whether it is quick again is seen by such requests.
+    pub(super) stalled: Option<Arc<Mount>>,
+}
+
+impl To {
+    fn new(pool: Arc<Pool>, work: Work) -> Self {
+        Self {
+            pool,
+            work,
+            stalled: None,
+        }
+    }
 }
 
 /// Who is to serve a request, as far as can be told before it is; none: the data thread.
 #[inline]
 pub(super) fn elsewhere(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) -> Option<To> {
     if !fs.nodes.mounts().are_quick()
-        && let Some(pool) = slow_pool(fs, header, op)
+        && let Some(to) = slow(fs, header, op)
     {
-        let work = server::work_of(op);
-        return Some(To { pool, work });
+        return Some(to);
     }
     server::is_long(fs, header.node, op).then(|| own(fs, header, op))
 }
@@ -42,11 +54,11 @@ pub(super) fn own(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) -> To
         // It is about no file.
         Err(_) => fs.nodes.mounts().pool_of(Between::Nothing),
     };
-    let work = server::work_of(op);
-    To { pool, work }
+    To::new(pool, server::work_of(op))
 }
 
-/// Who is to serve a request whose name leads to another mount, which is not known to be quick. Each such name has threads of its own until the guest knows what is there.
+/// Who is to serve a request whose name leads to another mount, which is not known to be quick. Each
+/// such name has threads of its own until the guest knows what is there.
 #[cold]
 pub(super) fn beyond(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) -> To {
     let Operation::Lookup {
@@ -56,15 +68,12 @@ pub(super) fn beyond(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) ->
         return own(fs, header, op);
     };
     let between = fs.nodes.beyond(header.node, *name);
-    To {
-        pool: fs.nodes.mounts().pool_of(between),
-        work: Work::Reads,
-    }
+    To::new(fs.nodes.mounts().pool_of(between), Work::Reads)
 }
 
 /// The threads of the mounts that are not quick of those that a request names.
 #[cold]
-fn slow_pool(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) -> Option<Arc<Pool>> {
+fn slow(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) -> Option<To> {
     let slow = |node: u64| {
         let node = fs.nodes.get(node).ok()?;
         slow_mount(node.mount())
@@ -76,13 +85,21 @@ fn slow_pool(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) -> Option<
         Operation::CopyFileRange(copy) => slow(copy.node_out),
         _ => None,
     };
+    let work = server::work_of(op);
     match (first, second) {
         (Some(one), Some(other)) if one.number() != other.number() => {
             let (one, other) = (one.number(), other.number());
             let pair = Between::Mounts(one.min(other), one.max(other));
-            Some(fs.nodes.mounts().pool_of(pair))
+            Some(To::new(fs.nodes.mounts().pool_of(pair), work))
         }
-        (Some(mount), _) | (None, Some(mount)) => Some(Arc::clone(mount.pool())),
+        (Some(mount), _) | (None, Some(mount)) => {
+            let long = server::is_long(fs, header.node, op);
+            Some(To {
+                pool: Arc::clone(mount.pool()),
+                work,
+                stalled: (!long && !mount.is_remote()).then_some(mount),
+            })
+        }
         (None, None) => None,
     }
 }
@@ -104,5 +121,5 @@ fn share_of(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) -> Option<A
 }
 
 fn slow_mount(mount: &Arc<Mount>) -> Option<Arc<Mount>> {
-    mount.is_remote().then(|| Arc::clone(mount))
+    mount.is_slow().then(|| Arc::clone(mount))
 }

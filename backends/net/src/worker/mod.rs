@@ -119,6 +119,7 @@ impl NetWorker {
 impl DeviceWorker for NetWorker {
     type Seed = Seed;
     type Queue = NetQueue;
+    type Brought = ();
 
     fn start_queue(&mut self, seed: Seed, _vring: &Vring) -> NetQueue {
         let side = match seed.role {

@@ -3,7 +3,7 @@
 
 use crate::chain::ChainFault;
 use crate::error::RingError;
-use crate::memory::Buffers;
+use crate::memory::{Buffers, Lent};
 use crate::worker::vring::Vring;
 
 /// Most requests of one vring in flight. More than a data thread has I/O for would only wait with
@@ -124,6 +124,15 @@ impl Heads {
         head.note_segments(&mut self.segments);
         let bytes = head.buffers.readable_bytes() + head.buffers.writable_bytes();
         Some((place, chain, bytes))
+    }
+
+    /// Lends the buffers of a place to who serves the request without the vring, or takes them back:
+    /// they change places with empty ones.
+    #[inline]
+    pub(super) fn lend(&mut self, place: u16, lent: &mut Lent) {
+        if let Some(head) = self.heads.get_mut(usize::from(place)) {
+            lent.exchange(&mut head.buffers);
+        }
     }
 
     /// Frees a place that no I/O needs; returns its descriptor head, and when it was taken.

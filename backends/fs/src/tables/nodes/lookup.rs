@@ -23,7 +23,7 @@ impl Nodes {
         let dir = self.fd(parent)?;
         let guess = self.hints.get(parent.number(), name);
         if let Some(guess) = guess.and_then(|id| self.slab.get(id)) {
-            if !waits && guess.mount().is_remote() {
+            if !waits && guess.mount().is_slow() {
                 return Err(Errno::XDEV);
             }
             let stat = if waits {
