@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{PATIENCE, Result, TestResult, wait_until};
 use crate::frontend::blk::{BlkConfig, BlkDriver};
+use crate::frontend::ids::{feature, request};
 use crate::frontend::load::{Verify, check_content, write_pattern};
 use crate::frontend::raw::{Header, Message, RawClient};
 use crate::frontend::session::{Session, SessionBuilder};

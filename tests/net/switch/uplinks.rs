@@ -117,6 +117,7 @@ fn f2_3_full_tap_costs_uplink_frames_only() -> TestResult {
     let spec = TapSpec::Interface {
         name: "tap0".to_owned(),
         netns: outside.network.as_ref().map(|network| network.path()),
+        shared: false,
     };
     let tap = Tap::open(&spec, 1)?;
     let queue = tap.queue(0).ok_or("no such queue")?;
