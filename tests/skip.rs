@@ -28,6 +28,12 @@ pub fn report(test: &str, reason: &str) {
     say(&format!("RINGSIDE-SKIP {test}: {reason}"));
 }
 
+/// Writes a row of the matrix of front-ends that nobody here wrote; `tests/run` repeats them at its
+/// end.
+pub fn front_end(name: &str, what: &str) {
+    say(&format!("RINGSIDE-FRONT-END {name}: {what}"));
+}
+
 /// Writes a line to the real standard error.
 pub(crate) fn say(text: &str) {
     // The leading line feed puts the mark at the start of a line even after libtest's unfinished

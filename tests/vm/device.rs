@@ -79,6 +79,20 @@ impl Device {
         }
     }
 
+    /// Puts a device on virtio-mmio instead of PCI.
+    #[must_use]
+    pub fn mmio(mut self) -> Self {
+        let driver = match self.properties.get("driver").and_then(Value::as_str) {
+            Some("vhost-user-blk-pci") => "vhost-user-blk",
+            Some("vhost-user-fs-pci") => "vhost-user-fs-device",
+            _ => "virtio-net-device",
+        };
+        // There is no ROM and there are no vectors.
+        self.properties.remove("romfile");
+        self.properties.remove("vectors");
+        self.property("driver", driver)
+    }
+
     /// Sets any property of QEMU's device, for example `config-wce`.
     #[must_use]
     pub fn property(mut self, name: &str, value: impl Into<Value>) -> Self {

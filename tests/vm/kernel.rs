@@ -13,6 +13,7 @@ use super::program::run_program;
 /// file systems of the three back-ends, and memory hot-plug.
 const WANTED: &[&str] = &[
     "virtio_pci",
+    "virtio_mmio",
     "virtio_blk",
     "virtio_net",
     "virtiofs",

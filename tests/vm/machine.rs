@@ -9,19 +9,38 @@ use std::sync::{Mutex, PoisonError};
 
 use tempfile::TempDir;
 
-use super::Guest;
 use super::accel::Accel;
 use super::cache_dir;
 use super::device::QemuVersion;
 use super::error::VmError;
 use super::program::run_program;
+use super::{Guest, Machine};
 
 pub(super) const QEMU: &str = "qemu-system-x86_64";
 
 /// The kernel keeps to errors so that the console stays short; a panic reboots at once, which
 /// ends QEMU (`-no-reboot`) or is seen as an unexpected boot.
-pub(super) const KERNEL_COMMAND_LINE: &str =
-    "console=ttyS0 loglevel=4 panic=-1 memhp_default_state=online";
+const KERNEL_COMMAND_LINE: &str = "console=ttyS0 loglevel=4 panic=-1 memhp_default_state=online";
+
+/// What the kernel is told.
+pub(super) fn kernel_command_line(machine: Machine, accel: Accel) -> Result<String, VmError> {
+    let mut line = KERNEL_COMMAND_LINE.to_owned();
+    if matches!((machine, accel), (Machine::Microvm, Accel::Tcg)) {
+        // The machine has no clock of known frequency, and without KVM's Linux would wait for ever
+        // to measure its timers against one. The emulator's TSC is that of the host.
+        line.push_str(&format!(" tsc=reliable tsc_early_khz={}", host_tsc_khz()?));
+    }
+    Ok(line)
+}
+
+/// The frequency of this machine's TSC, about: that of its first processor.
+fn host_tsc_khz() -> Result<u64, VmError> {
+    let source = "/proc/cpuinfo";
+    let text = fs::read_to_string(source).map_err(VmError::file(source))?;
+    let line = text.lines().find(|line| line.starts_with("cpu MHz"));
+    let mhz = line.and_then(|line| line.rsplit([' ', '.']).nth(1)?.parse().ok());
+    Ok(mhz.unwrap_or(2000_u64) * 1000)
+}
 
 /// The files of one run.
 #[derive(Debug)]
@@ -61,10 +80,13 @@ pub(super) fn machine_arguments(
     add("-m", format!("{}M{memory_slots}", guest.memory_mib));
     add("-smp", guest.cpus.to_string());
     if guest.numa_nodes == 0 {
-        add("-machine", "q35,memory-backend=mem0".into());
+        add(
+            "-machine",
+            format!("{},memory-backend=mem0", guest.machine.name()),
+        );
         add("-object", memory_object(0, guest.memory_mib));
     } else {
-        add("-machine", "q35".into());
+        add("-machine", guest.machine.name().into());
         for node in 0..guest.numa_nodes {
             add(
                 "-object",
@@ -79,7 +101,14 @@ pub(super) fn machine_arguments(
         "-chardev",
         format!("socket,id=results,path={}", files.results.display()),
     );
-    add("-serial", "chardev:results".into());
+    match guest.machine {
+        Machine::Q35 => add("-serial", "chardev:results".into()),
+        // Has one serial port of its own.
+        Machine::Microvm => add(
+            "-device",
+            "isa-serial,chardev=results,index=1,iobase=0x2f8,irq=3".into(),
+        ),
+    }
     add(
         "-chardev",
         format!("socket,id=qmp,path={}", files.qmp.display()),

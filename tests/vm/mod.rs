@@ -20,6 +20,7 @@
 
 mod accel;
 mod backend;
+mod bare_metal;
 mod child;
 mod control;
 mod device;
@@ -42,6 +43,7 @@ use std::time::Duration;
 
 pub use accel::Accel;
 pub use backend::{BackEnd, Disk, DiskOptions};
+pub use bare_metal::BareMetal;
 pub use control::Control;
 pub use device::{Device, QemuVersion};
 pub use error::{BoxError, VmError};
@@ -75,6 +77,24 @@ enum Boot {
     Firmware(String),
 }
 
+/// The kind of machine that QEMU makes.
+#[derive(Clone, Copy, Debug)]
+enum Machine {
+    /// A PC with PCI.
+    Q35,
+    /// A machine without PCI: its virtio devices are on virtio-mmio, by default as legacy devices.
+    Microvm,
+}
+
+impl Machine {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Q35 => "q35",
+            Self::Microvm => "microvm",
+        }
+    }
+}
+
 /// A machine to be run.
 pub struct Guest<'h> {
     accel: Option<Accel>,
@@ -85,6 +105,7 @@ pub struct Guest<'h> {
     extra: Vec<String>,
     handlers: BTreeMap<String, Handler<'h>>,
     hotplug_ports: u32,
+    machine: Machine,
     memory_mib: u64,
     memory_slots: Option<(u32, u64)>,
     namespace: Option<PathBuf>,
@@ -128,6 +149,7 @@ impl<'h> Guest<'h> {
             extra: Vec::new(),
             handlers: BTreeMap::new(),
             hotplug_ports: 0,
+            machine: Machine::Q35,
             memory_mib: DEFAULT_MEMORY_MIB,
             memory_slots: None,
             namespace: None,
@@ -160,6 +182,13 @@ impl<'h> Guest<'h> {
     #[must_use]
     pub fn env(mut self, name: &str, value: impl fmt::Display) -> Self {
         self.env.insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    /// Makes it QEMU's microvm, whose devices are on virtio-mmio ([`Device::mmio`]).
+    #[must_use]
+    pub fn microvm(mut self) -> Self {
+        self.machine = Machine::Microvm;
         self
     }
 

@@ -17,7 +17,7 @@ use super::device::QemuVersion;
 use super::error::VmError;
 use super::kernel::Kernel;
 use super::machine::{
-    Files, KERNEL_COMMAND_LINE, QEMU, environment, machine_arguments, nonce, qemu_version,
+    Files, QEMU, environment, kernel_command_line, machine_arguments, nonce, qemu_version,
 };
 use super::program::find_program;
 use super::qmp::{Qmp, would_block};
@@ -66,7 +66,8 @@ pub(super) fn run(mut guest: Guest<'_>) -> Result<Outcome, VmError> {
         )?;
         args.extend(["-kernel".into(), kernel.image().display().to_string()]);
         args.extend(["-initrd".into(), files.initramfs.display().to_string()]);
-        args.extend(["-append".into(), KERNEL_COMMAND_LINE.into()]);
+        let command_line = kernel_command_line(guest.machine, accel)?;
+        args.extend(["-append".into(), command_line]);
     }
 
     let mut attempt = 1;
