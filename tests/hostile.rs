@@ -7,12 +7,14 @@
 //! * [`Bystander`]: verified I/O on another queue, during a case and after it.
 //! * [`SlowDisk`]: keeps writes to a file in flight for long.
 //! * [`Injection`]: system calls that fail or hang.
+//! * [`silent::SilentFile`]: a file whose server answers nothing.
 //! * [`Trap`]: an eventfd to which a write waits.
 //! * [`support_chains`]: a `ringside-blk` with a ring laid by hand, checked to the byte.
 //! * [`wire`]: bodies of messages, sound or not.
 
 mod bystander;
 mod injection;
+pub mod silent;
 mod slow_disk;
 pub mod support_chains;
 mod trap;

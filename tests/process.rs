@@ -6,6 +6,7 @@ mod build;
 mod launch;
 mod perf;
 mod sample;
+mod stopped;
 
 use std::fs;
 use std::io::{self, Write};
@@ -20,6 +21,7 @@ pub use build::{back_end_binary, old_back_end_binary};
 pub use launch::Launch;
 pub use perf::{PRIVATE_TRACEFS, SyscallCounter, tracing_available};
 pub use sample::{Sample, ThreadActivity, sample, thread_activity, thread_ids};
+pub use stopped::Stopped;
 
 /// Between two looks at something that has no event to wait for.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);

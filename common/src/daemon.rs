@@ -163,6 +163,10 @@ fn serve_one<D: Device>(
     };
     add(signals.fd(), SIGNAL)?;
     add(control.signal.as_fd(), CONTROL)?;
+    let name = match device.name() {
+        "" => String::new(),
+        name => format!("{name}: "),
+    };
     let daemon = Daemon {
         device,
         pool,
@@ -171,7 +175,8 @@ fn serve_one<D: Device>(
         reloads: Cell::new(signals.reloads()),
         tears: Cell::new(signals.tears()),
         epoll: &epoll,
-        quarantine: Arc::default(),
+        quarantine: Arc::new(Quarantine::new(name.clone())),
+        name,
         connected: LogLimiter::new(),
         left: LogLimiter::new(),
         broken: LogLimiter::new(),
@@ -204,6 +209,8 @@ struct Daemon<'a, D: Device> {
     epoll: &'a EpollLoop,
     /// What the front-ends of this socket have handed over and is of no use.
     quarantine: Arc<Quarantine>,
+    /// What log lines begin with, where a process has several devices.
+    name: String,
     /// A front-end can come and go as often as it likes; the log is not to follow.
     connected: LogLimiter,
     left: LogLimiter,
@@ -277,14 +284,6 @@ impl<D: Device> Daemon<'_, D> {
             .map_err(HostError::of("adding to epoll"))
     }
 
-    /// What log lines begin with, where a process has several devices.
-    fn name(&self) -> String {
-        match self.device.name() {
-            "" => String::new(),
-            name => format!("{name}: "),
-        }
-    }
-
     /// The front-end listens.
     fn connect_all(&self, path: &std::path::Path) -> Result<(), HostError> {
         let mut told = false;
@@ -307,7 +306,7 @@ impl<D: Device> Daemon<'_, D> {
 
     /// Serves one front-end to the end.
     fn converse(&self, stream: UnixStream) -> Result<(), HostError> {
-        let name = self.name();
+        let name = &self.name;
         let started = Instant::now();
         if self.quarantine.is_full() {
             if let Some(suppressed) = self.full.allow() {
@@ -448,7 +447,7 @@ impl<D: Device> Daemon<'_, D> {
             log::info!(
                 "{}another front-end waits until the one that is served has left ({suppressed} \
                  more not shown)",
-                self.name()
+                self.name
             );
         }
         self.follow_reload();

@@ -164,6 +164,9 @@ pub enum FrontEndError {
     /// More descriptors than any message has.
     #[error("more descriptors than any message has")]
     TooManyDescriptors,
+    /// More files that cannot be closed than are kept open for one socket.
+    #[error("too many descriptors were handed over that are of no use")]
+    TooManyKept,
     /// A message that belongs to a feature which was not negotiated.
     #[error("{message}: {feature} was not negotiated{hint}")]
     NotNegotiated {

@@ -2,12 +2,17 @@
 //! What a front-end can hand over: every kind of descriptor with every message, to every device.
 //!
 //! Whatever it is, the message is answered or its connection closed, the next front-end is served,
-//! another port of a switch never notices, and SIGTERM ends the process.
+//! another port of a switch never notices, and SIGTERM ends the process. So it is with as many
+//! messages as it likes.
 
+#[path = "handover/silent.rs"]
+mod silent;
 #[path = "handover/walk.rs"]
 mod walk;
 
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ringside_tests::frontend::error::FrontendError;
@@ -16,7 +21,8 @@ use ringside_tests::frontend::net::net_feature::OFFLOADS;
 use ringside_tests::frontend::net::{Flow, NetConfig, NetHeader, NetPort};
 use ringside_tests::frontend::raw::RawClient;
 use ringside_tests::frontend::session::Session;
-use ringside_tests::hostile::{PATIENCE, Result, TestResult, negotiated};
+use ringside_tests::hostile::wire::{self, vring_state};
+use ringside_tests::hostile::{PATIENCE, Result, TestResult, negotiated, wait_until};
 use ringside_tests::process::{Launch, Process};
 
 /// Far more than anything takes that waits for nobody.
@@ -37,6 +43,10 @@ impl Target {
     }
 
     fn folder() -> Result<Self> {
+        Self::folder_in("none")
+    }
+
+    fn folder_in(sandbox: &str) -> Result<Self> {
         let launch = Launch::back_end("ringside-fs")?;
         let shared = launch.path("shared");
         std::fs::create_dir(&shared)?;
@@ -44,7 +54,7 @@ impl Target {
             launch
                 .arg("--shared-dir")
                 .arg(shared)
-                .args(["--tag", "share", "--sandbox", "none"]);
+                .args(["--tag", "share", "--sandbox", sandbox]);
         Self::start("folder", launch, false)
     }
 
@@ -123,4 +133,31 @@ fn answered_or_closed(client: &RawClient) -> Result<bool> {
         Err(error @ FrontendError::Timeout { .. }) => Err(error.into()),
         Err(_) => Ok(false),
     }
+}
+
+#[test]
+fn a8_front_end_that_never_stops_sending_keeps_neither_others_nor_the_end() -> TestResult {
+    let body = vring_state(0, 64);
+    let message = [
+        &wire::header(request::SET_VRING_NUM, &body).to_bytes()[..],
+        &body,
+    ];
+    let messages = message.concat().repeat(1000);
+    for mut target in Target::all()? {
+        let client = target.negotiated()?;
+        let sent = Arc::new(AtomicU64::new(0));
+        let (counter, messages) = (Arc::clone(&sent), messages.clone());
+        let flood = std::thread::spawn(move || {
+            while client.send_bytes(&messages, &[]).is_ok() {
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        for more in [10, 20] {
+            wait_until("the flood", || Ok(sent.load(Ordering::Relaxed) >= more))?;
+            target.others_go_on()?;
+        }
+        target.ends()?;
+        flood.join().map_err(|_panic| "the flood panicked")?;
+    }
+    Ok(())
 }

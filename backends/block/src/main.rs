@@ -34,7 +34,7 @@ const CAPABILITIES: &str = r#"{
 "#;
 
 fn main() -> ExitCode {
-    exit_code("ringside-blk", run(Options::parse()))
+    exit_code("ringside-blk", run(Options::parse()).map(|()| 0))
 }
 
 fn run(options: Options) -> Result<(), Box<dyn Error>> {

@@ -37,10 +37,7 @@ const CONNECT_RETRY: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
     let options = Options::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
-    match run(options) {
-        Ok(status) => ExitCode::from(status),
-        Err(error) => exit_code(PROGRAM, Err(error)),
-    }
+    exit_code(PROGRAM, run(options))
 }
 
 fn run(options: Options) -> Result<u8, Box<dyn Error>> {

@@ -20,7 +20,7 @@ use ringside_net::network::Network;
 use ringside_net::options::{Action, CAPABILITIES, Options};
 
 fn main() -> ExitCode {
-    exit_code("ringside-net", run(Options::parse()))
+    exit_code("ringside-net", run(Options::parse()).map(|()| 0))
 }
 
 fn run(options: Options) -> Result<(), Box<dyn Error>> {

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Command;
 
 use crate::error::{EXIT_DATA_THREAD, HostError};
+use crate::sys::heir;
 
 /// Each exit status, and when it is that.
 const EXIT_STATUS: &[(&str, &str)] = &[
@@ -34,13 +35,16 @@ const EXIT_STATUS: &[(&str, &str)] = &[
     ),
 ];
 
-/// The end of a program: 0, or what went wrong on the standard error, with its causes, and a status
-/// that tells whether a data thread has failed.
+/// The end of a program: its status, or what went wrong on the standard error, with its causes, and
+/// a status that tells whether a data thread has failed. To be returned from `main` at once.
 #[must_use]
-pub fn exit_code(program: &str, result: Result<(), Box<dyn Error>>) -> ExitCode {
-    let Err(error) = result else {
-        return ExitCode::SUCCESS;
-    };
+pub fn exit_code(program: &str, result: Result<u8, Box<dyn Error>>) -> ExitCode {
+    let status = result.unwrap_or_else(|error| tell(program, error.as_ref()));
+    heir::tell_parent(status);
+    ExitCode::from(status)
+}
+
+fn tell(program: &str, error: &(dyn Error + 'static)) -> u8 {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -50,8 +54,8 @@ pub fn exit_code(program: &str, result: Result<(), Box<dyn Error>>) -> ExitCode 
     // Nobody may be there to read it.
     let _ = writeln!(io::stderr(), "{program}: {text}");
     match error.downcast_ref::<HostError>() {
-        Some(error) if error.is_of_data_thread() => ExitCode::from(EXIT_DATA_THREAD),
-        _ => ExitCode::FAILURE,
+        Some(error) if error.is_of_data_thread() => EXIT_DATA_THREAD,
+        _ => 1,
     }
 }
 

@@ -5,9 +5,14 @@
 //! The parent waits, passes on the signals that it gets, and ends as the child did. It has kept
 //! what can only be undone outside: the socket file is removed when its `main` returns. It has no
 //! capability left. When it is killed the child is killed as well.
+//!
+//! The end of a process may wait for ever for a file that it has open, whose server does not answer.
+//! So the child tells its status when it is about to end, and when the end takes too long after that
+//! the parent does not wait for it: nothing is left to the child by then.
 
 use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -22,7 +27,10 @@ use super::error::SandboxError;
 use super::idmap::Maps;
 use super::namespace::{NAMESPACES, become_root_group, become_root_user};
 use super::sys;
-use crate::sys::exit_now;
+use crate::sys::{exit_now, heir};
+
+/// How long the end of a child may take that has nothing left to do.
+const END_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a shell reports of a process that a signal has ended: this and its number.
 const SIGNALLED: i32 = 128;
@@ -56,11 +64,13 @@ pub(super) fn split(separation: Separation<'_>) -> Result<Option<u8>, SandboxErr
     let parent = pidfd_open(getpid(), PidfdFlags::empty())
         .map_err(SandboxError::system("watch the parent process"))?;
     let (mapped, map) = io::pipe().map_err(SandboxError::system("make a pipe"))?;
+    let (told, tell) = io::pipe().map_err(SandboxError::system("make a pipe"))?;
     let held = sys::HeldSignals::new().map_err(SandboxError::system("hold signals back"))?;
     let child =
         sys::fork(separation.flags()).map_err(SandboxError::system("start a process inside"))?;
     let Some(child) = child else {
-        drop(map);
+        drop((map, told));
+        heir::leave_to_parent(tell);
         if let Err(error) = settle_in(separation, mapped, &parent) {
             // Not for the caller, who might go on with less, as its copy in the parent may.
             // No destructor runs: what they would undo belongs to the parent.
@@ -69,14 +79,14 @@ pub(super) fn split(separation: Separation<'_>) -> Result<Option<u8>, SandboxErr
         }
         return Ok(None);
     };
-    drop(mapped);
+    drop((mapped, tell));
     if let Separation::Users(maps) = separation {
         write_maps(maps, child, map)?;
     }
     let forwarding = sys::forward_signals(child);
     drop(held);
     forwarding.map_err(SandboxError::system("forward signals"))?;
-    Ok(Some(wait(child)))
+    Ok(Some(wait(child, told)))
 }
 
 /// The parent's part of a user namespace; who is inside may not write its maps.
@@ -123,12 +133,18 @@ fn settle_in(
     }
 }
 
-fn wait(child: Pid) -> u8 {
+fn wait(child: Pid, told: PipeReader) -> u8 {
     if let Err(error) = keep_capabilities(CapabilitySet::empty()) {
         log::warn!("the waiting parent keeps its capabilities: {error}");
     }
-    let status = match wait_for(child) {
-        Ok(status) => status,
+    let status = match wait_or_leave(child, told) {
+        Ok(End::Ended(status)) => status,
+        Ok(End::Left(status)) => {
+            log::warn!(
+                "the serving process waits for a file to be closed; it is left, and ends by itself"
+            );
+            return status;
+        }
         Err(error) => {
             log::error!("waiting for the serving process: {error}");
             return 1;
@@ -142,6 +158,47 @@ fn wait(child: Pid) -> u8 {
         .exit_status()
         .and_then(|status| u8::try_from(status).ok())
         .unwrap_or(1)
+}
+
+/// How the child has ended.
+enum End {
+    /// It is gone.
+    Ended(WaitStatus),
+    /// It is about to, with this status.
+    Left(u8),
+}
+
+fn wait_or_leave(child: Pid, mut told: PipeReader) -> Result<End, Errno> {
+    let ended = pidfd_open(child, PidfdFlags::empty())?;
+    wait_until_ready(&[&ended, &told], None)?;
+    if !wait_until_ready(&[&ended], Some(Duration::ZERO))? {
+        // Without a word when it was killed.
+        let mut status = [1];
+        let _ = told.read(&mut status);
+        if !wait_until_ready(&[&ended], Some(END_PATIENCE))? {
+            let [status] = status;
+            return Ok(End::Left(status));
+        }
+    }
+    wait_for(child).map(End::Ended)
+}
+
+/// Returns whether one of them became ready before the `patience` was over.
+fn wait_until_ready(fds: &[&dyn AsFd], patience: Option<Duration>) -> Result<bool, Errno> {
+    let deadline = patience.map(|patience| Instant::now() + patience);
+    let mut fds: Vec<_> = fds
+        .iter()
+        .map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN))
+        .collect();
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        match poll(&mut fds, left.as_ref()) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 fn wait_for(child: Pid) -> Result<WaitStatus, Errno> {

@@ -6,7 +6,7 @@
 //! backing. Everything else is answered as [`Action`] says.
 //!
 //! Calls with many uses are allowed with the arguments that we pass, no others: `clone(2)` makes
-//! threads and neither processes nor namespaces, `mmap(2)` and `mprotect(2)` make nothing
+//! threads and neither processes (but for [`AllowList::allow_heir`]) nor namespaces, `mmap(2)` and `mprotect(2)` make nothing
 //! executable, `prctl(2)` names threads
 //! and reads what the kernel has told at the start. `clone3(2)` passes its flags where a filter cannot see
 //! them; it is said not to exist, and the C library falls back to `clone(2)`. So are the calls by
@@ -224,6 +224,18 @@ impl AllowList {
         let unix = u64::from(libc::AF_UNIX.unsigned_abs());
         self.allow_value(libc::SYS_socket, 0, unix)?;
         self.allow(&[libc::SYS_connect]);
+        Ok(())
+    }
+
+    /// Allows what a process needs that no parent waits for outside, to leave files to be closed to
+    /// another (see `sys::heir`).
+    ///
+    /// # Errors
+    /// Never in practice: the rules are well-formed.
+    pub fn allow_heir(&mut self) -> Result<(), SandboxError> {
+        let shared = libc::CLONE_VM | libc::CLONE_FILES;
+        self.allow_value(libc::SYS_clone, 0, u64::from(shared.unsigned_abs()))?;
+        self.allow(&[libc::SYS_close_range, libc::SYS_pidfd_open]);
         Ok(())
     }
 

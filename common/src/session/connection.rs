@@ -18,7 +18,7 @@ use super::messages::{Answer, answers_by_itself};
 use super::received::Quarantine;
 use super::{Session, SessionError};
 use crate::device::Device;
-use crate::error::HostError;
+use crate::error::{FrontEndError, HostError};
 use crate::logging::LogLimiter;
 use crate::worker::Pool;
 
@@ -86,6 +86,9 @@ impl<D: Device> Connection<D> {
             }
             if let Some(message) = self.inbox.take() {
                 self.deal_with(message)?;
+                if self.inbox.is_overfull() {
+                    return Err(FrontEndError::TooManyKept.into());
+                }
             }
         }
         Ok(Progress::Busy)

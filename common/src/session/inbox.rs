@@ -190,6 +190,11 @@ impl Inbox {
         Ok(())
     }
 
+    /// Whether front-ends of this socket have handed over more of no use than is borne.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.quarantine.is_full()
+    }
+
     /// The message that has arrived.
     pub(super) fn take(&mut self) -> Option<Message> {
         let (header, body, _) = self.parsed.take()?;

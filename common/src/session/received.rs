@@ -5,10 +5,9 @@
 //! server is; close of a socket can wait for what was sent to arrive. A control thread must do
 //! neither. So a descriptor is a [`Received`] until it has turned out to be what it should be. One
 //! that has not is closed by a thread made for that; where even that thread might never end, it is
-//! kept. Both are bounded: a socket whose front-ends have handed over
-//! too much of that serves nobody ([`Quarantine::is_full`]).
-//!
-//! What is kept is closed by the kernel when the process ends, which may wait for that server then.
+//! kept, and closed when this process has ended ([`heir`]). Both are bounded: a front-end that has
+//! handed over too much of that is left, and nobody is served on its socket from then on
+//! ([`Quarantine::is_full`]).
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -18,6 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::descriptors::Kind;
 use crate::error::RegionFault;
+use crate::logging::LogLimiter;
+use crate::sys::heir;
 
 /// Descriptors that one socket may have kept for good.
 const MAX_KEPT: usize = 64;
@@ -72,8 +73,11 @@ impl Drop for Received {
 }
 
 /// What front-ends of one socket have handed over and is not closed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Quarantine {
+    /// What log lines begin with.
+    name: String,
+    told: LogLimiter,
     held: Mutex<Held>,
 }
 
@@ -88,10 +92,19 @@ struct Held {
 }
 
 impl Quarantine {
-    /// Whether no further front-end can be served: each could add to it.
+    /// One of the socket whose log lines begin with `name`.
+    pub(crate) fn new(name: String) -> Self {
+        Self {
+            name,
+            told: LogLimiter::new(),
+            held: Mutex::default(),
+        }
+    }
+
+    /// Whether no front-end can be served any further: each could add to it.
     pub(crate) fn is_full(&self) -> bool {
         let held = self.lock();
-        held.kept >= MAX_KEPT || held.closing.len() >= MAX_CLOSING
+        heir::is_full() || held.kept >= MAX_KEPT || held.closing.len() >= MAX_CLOSING
     }
 
     /// Closes `fd` without waiting for it.
@@ -100,10 +113,22 @@ impl Quarantine {
             // Nobody is asked, and nobody waited for.
             Kind::Memory | Kind::EventFd => drop(fd),
             Kind::UnixStream | Kind::DiskFile | Kind::Other => self.close_later(fd),
-            Kind::Unclosable => {
-                let _ = fd.into_raw_fd();
-                self.lock().kept += 1;
-            }
+            Kind::Unclosable => self.keep(fd),
+        }
+    }
+
+    /// Leaves `fd` open.
+    fn keep(&self, fd: OwnedFd) {
+        heir::keep(fd);
+        let mut held = self.lock();
+        held.kept += 1;
+        if let Some(suppressed) = self.told.allow() {
+            log::warn!(
+                "{}a front-end has handed over a file whose close may never end: {} of {MAX_KEPT} \
+                 stay open ({suppressed} more not shown)",
+                self.name,
+                held.kept
+            );
         }
     }
 

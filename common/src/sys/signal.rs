@@ -127,8 +127,7 @@ extern "C" fn on_terminate(_number: c_int, info: *mut siginfo_t, _context: *mut 
         _ => &TERMINATIONS,
     };
     if count.fetch_add(1, Ordering::AcqRel) > 0 {
-        // SAFETY: `_exit` is async-signal-safe and does not return.
-        unsafe { libc::_exit(1) };
+        super::exit_now(1);
     }
     wake();
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use ringside_fs::wire::flags::SetAttrValid;
 use ringside_fs::wire::operation::{CopyFileRange, SetAttr};
-use rustix::process::{Pid, Signal, kill_process};
+use ringside_tests::process::Stopped;
 
 use super::*;
 
@@ -20,42 +20,6 @@ const ANSWERED: [&str; 1] = ["COPY_FILE_RANGE to a local file"];
 
 /// What a local request may take beside them: the bound is the issue's, the machine may be busy.
 const SOON: Duration = Duration::from_millis(100);
-
-/// A process that is stopped; it goes on when dropped.
-struct Stopped(Pid);
-
-impl Stopped {
-    fn new(pid: u32) -> Result<Self> {
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        let pid = pid.ok_or("no such process")?;
-        let stopped = Self(pid);
-        kill_process(pid, Signal::STOP)?;
-        let deadline = Instant::now() + Duration::from_secs(10);
-        // Its threads stop one after the other.
-        while !stopped.is_still()? {
-            assert!(Instant::now() < deadline, "a process does not stop");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(stopped)
-    }
-
-    fn is_still(&self) -> Result<bool> {
-        for task in fs::read_dir(format!("/proc/{}/task", self.0.as_raw_nonzero()))? {
-            let status = fs::read_to_string(task?.path().join("status"))?;
-            if !status.contains("State:\tT") {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        // If it has gone, nothing waits for it.
-        let _ = kill_process(self.0, Signal::CONT);
-    }
-}
 
 /// A mount at a second place; gone on drop.
 struct Bound<'a>(&'a Path);
@@ -163,7 +127,7 @@ impl TwoMounts {
     }
 
     fn stop(&mut self) -> Result<Stopped> {
-        Stopped::new(self.mount.back_end_mut().process().id())
+        Ok(Stopped::new(self.mount.back_end_mut().process().id())?)
     }
 
     /// Of each kind, the request that is the `at`-th of those that hang.

@@ -15,7 +15,7 @@ use rustix::fs::{MemfdFlags, Mode, OFlags};
 use super::{Target, answered_or_closed};
 
 /// A body that the message has, whether or not it takes descriptors.
-fn messages() -> Vec<(u32, Vec<u8>)> {
+pub(super) fn messages() -> Vec<(u32, Vec<u8>)> {
     let region = RegionBody {
         gpa: 0,
         bytes: 4096,
