@@ -322,7 +322,11 @@ fn f7_8_fio_drives_the_disk_through_libblkio() -> Result<(), BoxError> {
         .arg("--libblkio_driver=virtio-blk-vhost-user")
         .arg(format!("--libblkio_path={}", disk.socket().display()))
         .args(["--rw=randwrite", "--bs=4k", "--iodepth=32", "--size=64m"])
-        .args(["--verify=crc32c", "--verify_fatal=1"])
+        .args([
+            "--verify=crc32c",
+            "--verify_fatal=1",
+            "--verify_state_save=0",
+        ])
         .output()?;
     assert!(output.status.success(), "{output:?}");
     disk.still_serving()?;
