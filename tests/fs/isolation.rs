@@ -253,6 +253,24 @@ fn queue_that_stops_ends_its_locks_that_are_waited_for() -> TestResult {
     Ok(())
 }
 
+/// A stop does not wait for whoever has the lock, nor does `--stop-timeout` end it.
+#[test]
+fn f1_10_sigterm_while_locks_are_waited_for_ends_in_good_order() -> TestResult {
+    let share = tempfile::tempdir()?;
+    let args = ["--posix-lock", "--flock", "--stop-timeout", "20"];
+    let mut scene = Scene::new(share.path(), &args)?;
+    wait_for_locks(&mut scene)?;
+    let status = scene
+        .back_end
+        .process_mut()
+        .terminate(Duration::from_secs(15))?;
+    assert!(status.success(), "{status}");
+    for on in 0..QUEUES {
+        assert_eq!(scene.finish(on)?, [libc::ENOLCK; SLOW]);
+    }
+    Ok(())
+}
+
 /// A guest waits for a place in the ring before it sends another request. So the one that gives a
 /// lock back must find a place, however many wait for the lock.
 fn lock_is_given_up_where_others_wait(

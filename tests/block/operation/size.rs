@@ -12,7 +12,8 @@ use ringside_tests::frontend::load::{check_pattern, fill_pattern};
 use ringside_tests::frontend::session::Session;
 use ringside_tests::host_fs::LoopDevice;
 use ringside_tests::hostile::support_chains::{
-    DISK_BYTES, DISK_SECTORS, Disk, Outcome, PATIENCE, TRACE, image_pattern, launch, launch_traced,
+    DISK_BYTES, DISK_SECTORS, Disk, Outcome, PATIENCE, TRACE, control, image_pattern, launch,
+    launch_traced,
 };
 use ringside_tests::process::{Launch, back_end_binary};
 use ringside_tests::skip;
@@ -134,6 +135,36 @@ fn f3_5_shrink_of_a_drained_disk_leaves_it_drained() -> Outcome {
     verify_io(&mut driver, HALF_BYTES, 4)
 }
 
+/// Nobody ends the pause on which the cut relies.
+#[test]
+fn f3_5_resume_while_a_shrink_waits_is_done_after_the_cut() -> Outcome {
+    let Some((disk, session, mut driver)) = slow_write(1_500_000)? else {
+        skip!("strace cannot trace here");
+    };
+    let socket = disk.process.path("control.sock");
+    let shrink = std::thread::spawn(move || {
+        let half = json!({ "size": HALF_BYTES, "shrink": true });
+        control(&socket, "resize", &half).map_err(|error| error.to_string())
+    });
+    std::thread::sleep(Duration::from_millis(200));
+    // What is written behind the new end from here on would make the file grow.
+    let slot = driver.acquire()?;
+    driver.submit(slot, &BlkRequest::write(DISK_SECTORS - 16, 4096))?;
+    driver.publish()?;
+    assert_eq!(disk.control("resume", &Value::Null)?["done"], true);
+    assert_eq!(file_bytes(&disk)?, HALF_BYTES);
+    shrink.join().map_err(|_panic| "the shrink panicked")??;
+    for wanted in [status::OK, status::IOERR] {
+        let done = driver.wait()?;
+        assert_eq!(done.status, wanted);
+        driver.release(done.slot);
+    }
+    assert_eq!(file_bytes(&disk)?, HALF_BYTES);
+    verify_io(&mut driver, HALF_BYTES, 6)?;
+    drop(session);
+    Ok(())
+}
+
 #[test]
 fn f3_5_shrink_under_load_never_lets_the_file_grow_back() -> Outcome {
     for args in [&[][..], &["--aio", "threads"], &["--cache", "none"]] {
@@ -143,7 +174,7 @@ fn f3_5_shrink_under_load_never_lets_the_file_grow_back() -> Outcome {
         for _ in 0..10 {
             let socket = socket.clone();
             let shrink = std::thread::spawn(move || {
-                ringside_tests::hostile::support_chains::control(
+                control(
                     &socket,
                     "resize",
                     &json!({ "size": HALF_BYTES, "shrink": true }),
