@@ -48,7 +48,7 @@ enum End {
     Stream(UnixListener, Option<Uplink>),
     Dgram(UnixDatagram, PathBuf),
     /// A packet socket, at the other end of the cable or on the tap itself.
-    Interface(LinkQueue, Link),
+    Interface(LinkQueue),
 }
 
 impl Outside {
@@ -81,7 +81,7 @@ impl Outside {
                     _ => "packet",
                 };
                 let spec = format!("{word}:{name},netns={}", network.path().display());
-                (spec, End::Interface(queue, link), Some(network))
+                (spec, End::Interface(queue), Some(network))
             }
         };
         Ok(Self {
@@ -133,7 +133,7 @@ impl Outside {
             End::Dgram(socket, to) => {
                 socket.send_to(frame, &*to)?;
             }
-            End::Interface(queue, _) => {
+            End::Interface(queue) => {
                 let sent = queue.send(&NetHeader::default(), Payload::Bytes(frame));
                 assert_eq!(sent, Sent::Done);
             }
@@ -153,7 +153,7 @@ impl Outside {
                     frames.push(frame[..bytes].to_vec());
                 }
             }
-            End::Interface(queue, _) => {
+            End::Interface(queue) => {
                 let mut spare = vec![0; SPARE_BYTES];
                 loop {
                     let room = Room {
