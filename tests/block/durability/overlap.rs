@@ -93,7 +93,10 @@ fn f3_2_sync_waits_for_those_beside_it_and_no_others() -> TestResult {
     begin(&mut bench, Op::Flush, 0)?;
     // Ends while the first runs, and so waits for it ...
     begin(&mut bench, Op::Flush, 1)?;
-    // ... and so does this one, but neither for the third, which is still under way then.
+    while bench.served.device().waiting_syncs() == 0 {
+        std::thread::yield_now();
+    }
+    // ... but not for the third, which begins behind its end and is still under way then.
     bench.disk.stall_next(Op::Flush);
     begin(&mut bench, Op::Flush, 2)?;
     bench.disk.release_oldest();
