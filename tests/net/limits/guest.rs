@@ -46,6 +46,8 @@ impl Guest {
             shared: false,
         };
         let tap = Tap::open(&spec, 1)?;
+        // A tap is opened without one.
+        tap.set_carrier(true)?;
         if offloads {
             tap.set_offloads(Offloads::CSUM | Offloads::TSO4 | Offloads::TSO6)?;
         }
