@@ -12,7 +12,7 @@ use ringside_tests::vm::network_needs;
 use rustix::io::FdFlags;
 
 use crate::outside::{Kind, Outside};
-use crate::waits::{goes_on, introduce, rounds, to_itself};
+use crate::waits::{goes_on_at, introduce, rounds, to_itself};
 use crate::{TestResult, counted, eventually, frame, mac, open, open_listening, receive, sys};
 
 const STATION: Mac = [2, 0, 0, 0, 0xff, 1];
@@ -40,15 +40,20 @@ fn others_go_on(
         Ok(!receive(&mut good)?.is_empty())
     })?;
     clog(outside)?;
+    // A frame that leaves costs the sender a system call, whether the uplink takes it or not.
     let to_station = [frame(mac(0), STATION, 1500)];
-    goes_on(&format!("beside {what} that takes nothing"), |disturbed| {
-        let others = if disturbed {
-            &to_station
-        } else {
-            &[to_itself()]
-        };
-        rounds(&mut sender, &mut good, others)
-    })?;
+    goes_on_at(
+        50,
+        &format!("beside {what} that takes nothing"),
+        |disturbed| {
+            let others = if disturbed {
+                &to_station
+            } else {
+                &[to_itself()]
+            };
+            rounds(&mut sender, &mut good, others)
+        },
+    )?;
     let (sent, out) = (counted(&back_end, 0, 1)?, counted(&back_end, 2, 0)?);
     let (inside, came) = (counted(&back_end, 1, 0)?, counted(&back_end, 2, 1)?);
     assert!(out.lost(reason) > 100, "{what}: {}", out.0);

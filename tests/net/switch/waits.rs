@@ -48,7 +48,16 @@ pub(crate) fn rounds(
 
 /// Whether at least four fifths of the undisturbed frames pass beside a disturbance, in one of some
 /// turns: on a busy machine one half may have had less of the processor. It was a hundredth.
-pub(crate) fn goes_on(what: &str, mut rounds: impl FnMut(bool) -> Result<usize>) -> TestResult {
+pub(crate) fn goes_on(what: &str, rounds: impl FnMut(bool) -> Result<usize>) -> TestResult {
+    goes_on_at(80, what, rounds)
+}
+
+/// As [`goes_on`], with at least so many of a hundred.
+pub(crate) fn goes_on_at(
+    percent: usize,
+    what: &str,
+    mut rounds: impl FnMut(bool) -> Result<usize>,
+) -> TestResult {
     const TURNS: usize = 5;
     let mut seen = Vec::new();
     for _ in 0..TURNS {
@@ -57,7 +66,7 @@ pub(crate) fn goes_on(what: &str, mut rounds: impl FnMut(bool) -> Result<usize>)
         // Past libtest's capture.
         let line = format!("net switch: {what}: {disturbed} of {undisturbed} frames");
         let _ = writeln!(std::io::stderr(), "{line}");
-        if disturbed * 5 >= undisturbed * 4 {
+        if disturbed * 100 >= undisturbed * percent {
             return Ok(());
         }
     }
