@@ -151,6 +151,9 @@ struct Fresh<D: Device> {
     watchdog: Watchdog,
 }
 
+/// A thread, and what it serves.
+type Manned<D> = (Fresh<D>, Box<DataThread<<D as Device>::Worker>>);
+
 impl<D: Device> Drop for Fresh<D> {
     fn drop(&mut self) {
         self.watchdog.leave(&self.pulse);
@@ -194,7 +197,7 @@ impl<D: Device> Kit<D> {
     }
 
     /// The first of them, which has no vrings yet.
-    fn begin(&self) -> io::Result<(Fresh<D>, Box<DataThread<D::Worker>>)> {
+    fn begin(&self) -> io::Result<Manned<D>> {
         let fresh = self.set_up()?;
         // The io_uring belongs to the thread that makes it, so it is made in here.
         let io = IoQueue::new(self.device.engine(), self.device.files())?;
@@ -289,11 +292,7 @@ impl<D: Device> Relief for Successor<D> {
 
 impl<D: Device> Kit<D> {
     /// Takes what another thread has left, if it is still there once everything is ready for it.
-    fn take_over(
-        &self,
-        berth: &BerthOf<D>,
-        away: &dyn WhileAway,
-    ) -> Option<(Fresh<D>, Box<DataThread<D::Worker>>)> {
+    fn take_over(&self, berth: &BerthOf<D>, away: &dyn WhileAway) -> Option<Manned<D>> {
         let ready = self.set_up().and_then(|fresh| {
             let driver = IoQueue::driver(self.device.engine(), &self.device.files())?;
             Ok((fresh, driver))

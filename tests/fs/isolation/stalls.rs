@@ -190,10 +190,17 @@ impl Scene {
 
 /// What waits for a frozen file system: the request that is the `n`-th of its kind.
 fn changes(other: Opened) -> Vec<Kind> {
-    let Opened {
-        root, file, handle, ..
-    } = other;
-    let name = |what: &str, at: usize| format!("{what}{at}");
+    let mut all = changes_of_a_file(other);
+    all.extend(changes_of_a_directory(other));
+    all
+}
+
+fn name(what: &str, at: usize) -> String {
+    format!("{what}{at}")
+}
+
+fn changes_of_a_file(other: Opened) -> Vec<Kind> {
+    let Opened { file, handle, .. } = other;
     let mode = SetAttr {
         valid: SetAttrValid::MODE,
         mode: 0o600,
@@ -214,6 +221,24 @@ fn changes(other: Opened) -> Vec<Kind> {
             "SETATTR of the size",
             Box::new(move |at| Request::setattr(file, &size(at))),
         ),
+        (
+            "SETXATTR",
+            Box::new(move |at| Request::setxattr(file, name("user.x", at), b"1", 0, false)),
+        ),
+        (
+            "REMOVEXATTR",
+            Box::new(move |at| Request::removexattr(file, name("user.x", at))),
+        ),
+        (
+            "FALLOCATE",
+            Box::new(move |at| Request::fallocate(file, handle, 4096 * at as u64, 4096, 0)),
+        ),
+    ]
+}
+
+fn changes_of_a_directory(other: Opened) -> Vec<Kind> {
+    let Opened { root, file, .. } = other;
+    vec![
         (
             "MKDIR",
             Box::new(move |at| Request::mkdir(root, name("dir", at), 0o755, 0)),
@@ -247,18 +272,6 @@ fn changes(other: Opened) -> Vec<Kind> {
         (
             "RMDIR",
             Box::new(move |at| Request::rmdir(root, name("empty", at))),
-        ),
-        (
-            "SETXATTR",
-            Box::new(move |at| Request::setxattr(file, name("user.x", at), b"1", 0, false)),
-        ),
-        (
-            "REMOVEXATTR",
-            Box::new(move |at| Request::removexattr(file, name("user.x", at))),
-        ),
-        (
-            "FALLOCATE",
-            Box::new(move |at| Request::fallocate(file, handle, 4096 * at as u64, 4096, 0)),
         ),
     ]
 }

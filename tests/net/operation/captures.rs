@@ -49,6 +49,23 @@ fn frames_in(path: &Path) -> Result<usize> {
     Ok(frames)
 }
 
+/// The file of a capture with this number.
+fn numbered(dir: &TempDir, number: usize) -> PathBuf {
+    match number {
+        0 => dir.path().join("c.pcapng"),
+        number => dir.path().join(format!("c.pcapng.{number}")),
+    }
+}
+
+/// The frames in each file that is there.
+fn count(dir: &TempDir) -> Result<Vec<usize>> {
+    (0..4)
+        .map(|number| numbered(dir, number))
+        .filter(|path| path.exists())
+        .map(|path| frames_in(&path))
+        .collect()
+}
+
 #[test]
 fn f5_13_files_of_a_capture_are_filled_in_turn_over_a_drain_and_a_restart() -> TestResult {
     for program in ["tcpdump", "capinfos"] {
@@ -57,18 +74,7 @@ fn f5_13_files_of_a_capture_are_filled_in_turn_over_a_drain_and_a_restart() -> T
         }
     }
     let dir = TempDir::new()?;
-    let numbered = |number: usize| match number {
-        0 => dir.path().join("c.pcapng"),
-        number => dir.path().join(format!("c.pcapng.{number}")),
-    };
-    let capture = format!("{},max-bytes=100K,files=3", numbered(0).display());
-    let count = || -> Result<Vec<usize>> {
-        (0..4)
-            .map(numbered)
-            .filter(|path| path.exists())
-            .map(|path| frames_in(&path))
-            .collect()
-    };
+    let capture = format!("{},max-bytes=100K,files=3", numbered(&dir, 0).display());
     for round in 0..2 {
         let args = ["--backend", "switch", "--capture", &capture];
         let mut back_end = NetBackEnd::start(2, &args)?;
@@ -87,19 +93,28 @@ fn f5_13_files_of_a_capture_are_filled_in_turn_over_a_drain_and_a_restart() -> T
             }
         }
         assert!(back_end.terminate()?.success());
-        let frames = count()?;
+        let frames = count(&dir)?;
         assert_eq!(
             (frames.len(), frames.iter().sum()),
             (2, 120),
             "{round}: {frames:?}"
         );
     }
-    // More than fit into all of them.
+    Ok(())
+}
+
+/// As many frames of each kind as are sent, however often a file is begun.
+#[test]
+fn f5_13_files_of_a_capture_are_begun_anew_when_all_are_full() -> TestResult {
+    if !is_here("capinfos") {
+        skip!("no capinfos here");
+    }
+    let dir = TempDir::new()?;
     let mut back_end = NetBackEnd::start(2, &["--backend", "switch"])?;
     let mut left = open(&mut back_end, 0)?;
     let mut right = open(&mut back_end, 1)?;
     right.pairs[0].rx.post_all()?;
-    let params = json!({"path": numbered(0), "max_bytes": "100K", "files": 3});
+    let params = json!({"path": numbered(&dir, 0), "max_bytes": "100K", "files": 3});
     let started = back_end.control("capture-start", &params)?;
     assert_eq!(
         (&started["max_bytes"], &started["files"]),
@@ -116,7 +131,7 @@ fn f5_13_files_of_a_capture_are_filled_in_turn_over_a_drain_and_a_restart() -> T
         (&stopped["frames"], &stopped["dropped"]),
         (&json!(400), &json!(0))
     );
-    let frames = count()?;
+    let frames = count(&dir)?;
     assert_eq!(frames.len(), 3, "{frames:?}");
     // Four were full, and the fifth is the second one, begun anew.
     let full = frames[2];

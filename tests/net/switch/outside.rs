@@ -48,7 +48,7 @@ enum End {
     Stream(UnixListener, Option<Uplink>),
     Dgram(UnixDatagram, PathBuf),
     /// A packet socket, at the other end of the cable or on the tap itself.
-    Interface(LinkQueue),
+    Interface(Box<LinkQueue>),
 }
 
 impl Outside {
@@ -81,7 +81,7 @@ impl Outside {
                     _ => "packet",
                 };
                 let spec = format!("{word}:{name},netns={}", network.path().display());
-                (spec, End::Interface(queue), Some(network))
+                (spec, End::Interface(Box::new(queue)), Some(network))
             }
         };
         Ok(Self {

@@ -185,7 +185,7 @@ fn limits_hold(place: &mut Place) -> TestResult {
             Ok(counted(&back_end, 0, u64::from(!receives))?.passed() > 0)
         })?;
         if let Place::Link(outside) = place {
-            *outside = Box::new(Outside::new(outside.kind)?);
+            **outside = Outside::new(outside.kind)?;
         }
     }
     Ok(())

@@ -123,7 +123,7 @@ impl Vmm {
                      --fs tag={TAG},socket={share},num_queues={QUEUES},queue_size=1024",
                     2 * QUEUES
                 );
-                sockets.map_or(machine.clone(), |_| format!("{machine} {devices}"))
+                sockets.map_or_else(|| machine.clone(), |_| format!("{machine} {devices}"))
             }
             Self::Crosvm => {
                 let devices = format!(

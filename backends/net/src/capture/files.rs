@@ -80,7 +80,11 @@ impl Files {
     pub(super) fn open(path: &Path, rotation: Rotation) -> Result<(Self, File), CaptureError> {
         let parent = path.parent().filter(|parent| *parent != Path::new(""));
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = open(parent.unwrap_or(Path::new(".")), flags, Mode::empty());
+        let directory = open(
+            parent.unwrap_or_else(|| Path::new(".")),
+            flags,
+            Mode::empty(),
+        );
         let files = Self {
             directory: directory.map_err(|errno| failed(path, errno))?,
             path: path.to_owned(),

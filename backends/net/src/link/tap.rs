@@ -329,12 +329,11 @@ impl Reopen for Device {
         }
         let before = mem::replace(&mut state.queues, queues);
         state.multi_queue = opened.multi_queue;
-        let detached = (0..)
+        let mut detached = (0..)
             .zip(&state.attached)
             .filter(|(_, attached)| !**attached);
         let applied = detached
-            .map(|(index, _)| state.apply_attached(index, false))
-            .collect::<Result<(), _>>()
+            .try_for_each(|(index, _)| state.apply_attached(index, false))
             .and_then(|()| state.apply_offloads())
             .and_then(|()| state.apply_carrier(&self.socket));
         if let Err(errno) = applied {

@@ -190,11 +190,9 @@ fn link(kind: &str, rest: Option<&str>) -> Result<LinkSpec, SpecError> {
         key: kind.to_owned(),
     })?;
     if let Some(fds) = rest.strip_prefix("fd=").filter(|_| kind == "tap") {
-        let (fds, shared) = match fds.strip_suffix(",shared") {
-            Some(fds) => (fds, true),
-            None => (fds, false),
-        };
-        let fds = of_kind(kind, fds, descriptors)?;
+        let alone = fds.strip_suffix(",shared");
+        let shared = alone.is_some();
+        let fds = of_kind(kind, alone.unwrap_or(fds), descriptors)?;
         return Ok(LinkSpec::TapFds { fds, shared });
     }
     let items = items(rest);

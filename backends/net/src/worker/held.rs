@@ -261,10 +261,10 @@ mod tests {
             }
             let waiting: usize = expected.iter().map(|(_, bytes)| bytes).sum();
             assert!(waiting <= MOST);
-            if number % 3 != 0 {
-                if let Some(next) = expected.pop_front() {
-                    assert_eq!(pop(&mut held), next);
-                }
+            if number % 3 != 0
+                && let Some(next) = expected.pop_front()
+            {
+                assert_eq!(pop(&mut held), next);
             }
         }
         assert!((1..2_500).contains(&lost), "{lost}");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Into a guest's receive queue: from its link, from another guest, or made up.
 
+use ringside_common::memory::Buffers;
 use ringside_common::worker::{Place, Vring};
 
 use super::held::Held;
@@ -387,12 +388,14 @@ impl NetWorker {
         let stream = rx.window.stream();
         let seen = stream.written_at(header_bytes, &mut start);
         let start = start.get(..seen.min(bytes)).unwrap_or_default();
-        if !rx.wants(start) {
-            queue.counters.count_drop(DropReason::Filtered);
-            return Got::Frame(bytes);
-        }
-        if header.gso_type == GSO_NONE && bytes > queue.port.max_frame_bytes_of(start) {
-            queue.counters.count_drop(DropReason::MtuExceeded);
+        let is_long = header.gso_type == GSO_NONE && bytes > queue.port.max_frame_bytes_of(start);
+        let refused = if rx.wants(start) {
+            is_long.then_some(DropReason::MtuExceeded)
+        } else {
+            Some(DropReason::Filtered)
+        };
+        if let Some(reason) = refused {
+            queue.counters.count_drop(reason);
             return Got::Frame(bytes);
         }
         let over = bytes.saturating_sub(limit_bytes);
@@ -405,22 +408,12 @@ impl NetWorker {
                 }
                 if self.hub.capture.is_on() {
                     let stream = rx.window.stream();
-                    self.hub.capture.frame(
-                        queue.port.id.0,
-                        Direction::Rx,
-                        now_ns,
-                        bytes,
-                        |at, to| stream.written_at(header_bytes + at, to),
-                    );
+                    let read = |at, to: &mut [u8]| stream.written_at(header_bytes + at, to);
+                    let (capture, port) = (&self.hub.capture, queue.port.id.0);
+                    capture.frame(port, Direction::Rx, now_ns, bytes, read);
                 }
-                let segments = || {
-                    header.segments(bytes, |at| {
-                        let mut byte = [0];
-                        let stream = rx.window.stream();
-                        let seen = stream.written_at(header_bytes + at, &mut byte);
-                        (seen == 1).then_some(byte).map(|[byte]| byte)
-                    })
-                };
+                let byte_at = |at| byte_of(rx.window.stream(), header_bytes + at);
+                let segments = || header.segments(bytes, byte_at);
                 queue.port.to_guest.charge(now_ns, bytes, segments);
                 rx.window.commit(vring, header, bytes);
                 queue.counters.count(bytes, destination(start));
@@ -540,4 +533,10 @@ fn finish_pending(
             Got::Frame(bytes)
         }
     }
+}
+
+/// The byte at `at` of what was written to a chain.
+fn byte_of(written: &Buffers, at: usize) -> Option<u8> {
+    let mut byte = [0];
+    (written.written_at(at, &mut byte) == 1).then_some(byte[0])
 }

@@ -51,7 +51,10 @@ impl LanPort {
         let flood = Limits {
             bytes: None,
             packets: hub.flood_limit().map(|rate| Rate {
-                burst: Some(rate.burst.unwrap_or(rate.per_s.get() / FLOODS_AT_ONCE)),
+                burst: Some(
+                    rate.burst
+                        .unwrap_or_else(|| rate.per_s.get() / FLOODS_AT_ONCE),
+                ),
                 ..rate
             }),
         };
