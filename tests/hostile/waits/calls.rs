@@ -9,11 +9,9 @@ use ringside_tests::frontend::fuse::{FuseClient, FuseConfig, Request};
 use ringside_tests::frontend::ids::request;
 use ringside_tests::frontend::raw::RawClient;
 use ringside_tests::frontend::session::{Session, SessionBuilder};
-use ringside_tests::hostile::support_chains::control;
 use ringside_tests::hostile::{PATIENCE, Result, TestResult, Trap, Victim};
 use ringside_tests::process::Launch;
 use rustix::process::Signal;
-use serde_json::Value;
 
 /// What a session may cost others, with a machine that is busy besides; a write that waits for
 /// good is told from it.
@@ -112,27 +110,6 @@ fn f1_2_sigterm_ends_a_disk_whose_data_thread_waits() -> TestResult {
     let status = victim.process().wait_exit(PATIENCE)?;
     assert!(status.success(), "{status}");
     Ok(())
-}
-
-/// A drain waits for the data thread, and that one is taken out of its write meanwhile.
-#[test]
-fn f1_2_drain_beside_a_full_call_is_done_and_ends_with_resume() -> TestResult {
-    let dir = tempfile::tempdir()?;
-    let socket = dir.path().join("control.sock");
-    let path = socket.to_str().ok_or("no text")?;
-    let mut victim = Victim::memory_with(&["--control-socket", path])?;
-    let (session, raw, mut drivers) = drivers(&mut victim, Session::builder().queues(2))?;
-    let trap = Trap::new()?;
-    trap.give(&raw, request::SET_VRING_CALL, 0)?;
-    trap.spring()?;
-    provoke(&mut drivers[0])?;
-    let start = Instant::now();
-    assert_eq!(control(&socket, "drain", &Value::Null)?["done"], true);
-    raw.expect_closed(BOUND)?;
-    assert!(start.elapsed() < BOUND, "{:?}", start.elapsed());
-    assert_eq!(control(&socket, "resume", &Value::Null)?["done"], true);
-    drop((session, drivers, raw));
-    victim.check()
 }
 
 #[test]

@@ -256,34 +256,6 @@ fn answer(client: &mut BufReader<UnixStream>) -> Result<Value> {
 }
 
 #[test]
-fn f1_10_sigterm_while_a_drain_is_under_way_is_followed() -> TestResult {
-    if !Injection::is_possible() {
-        skip!("strace cannot trace here");
-    }
-    for comes_back in [false, true] {
-        let limit = if comes_back { "60" } else { "2" };
-        let mut hung = Hung::start(&["--stop-timeout", limit])?;
-        let mut drain = ask(&hung.disk.process.path("control.sock"), "drain")?;
-        wait_until("the wait to be told", || {
-            Ok(count(&hung.log(), "waiting for the stop of vring 0") >= 1)
-        })?;
-        hung.disk.process.signal(Signal::TERM)?;
-        if comes_back {
-            hung.injection = None;
-            let status = hung.disk.process.wait_exit(PATIENCE)?;
-            assert!(status.success(), "{status}: {}", hung.log());
-        } else {
-            assert_eq!(hung.gave_up()?, GAVE_UP, "{}", hung.log());
-        }
-        // Whoever has asked is answered, or sees that nobody will.
-        let mut line = String::new();
-        let end = drain.read_line(&mut line).map_err(|error| error.kind());
-        assert_ne!(end, Err(ErrorKind::WouldBlock), "{line}");
-    }
-    Ok(())
-}
-
-#[test]
 fn f4_6_drain_of_a_hung_disk_holds_up_nobody_else() -> TestResult {
     if !Injection::is_possible() {
         skip!("strace cannot trace here");
