@@ -22,6 +22,7 @@ mod silent;
 #[path = "handover/walk.rs"]
 mod walk;
 
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,12 +34,22 @@ use ringside_tests::frontend::net::net_feature::OFFLOADS;
 use ringside_tests::frontend::net::{Flow, NetConfig, NetHeader, NetPort};
 use ringside_tests::frontend::raw::RawClient;
 use ringside_tests::frontend::session::Session;
-use ringside_tests::hostile::wire::{self, vring_state};
-use ringside_tests::hostile::{PATIENCE, Result, TestResult, negotiated, wait_until};
+use ringside_tests::hostile::wire::{self, RegionBody, mem_region, mem_table, vring_state};
+use ringside_tests::hostile::{
+    PATIENCE, Result, TestResult, expect_refusal, negotiated, wait_until,
+};
 use ringside_tests::process::{Launch, Process};
 
 /// Far more than anything takes that waits for nobody.
 const BOUND: Duration = Duration::from_secs(5);
+
+/// A region of a page.
+const REGION: RegionBody = RegionBody {
+    gpa: 0,
+    bytes: 4096,
+    uva: 0x10_0000,
+    offset: 0,
+};
 
 /// What is attacked.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -114,6 +125,21 @@ impl Target {
     /// A front-end that has negotiated all that is offered.
     fn negotiated(&mut self) -> Result<RawClient> {
         negotiated(self.process.connect(PATIENCE)?, BOUND)
+    }
+
+    /// Both messages that bring memory are refused with a region of `file`.
+    fn refuses(&mut self, region: RegionBody, file: BorrowedFd<'_>) -> TestResult {
+        for (id, body) in [
+            (request::SET_MEM_TABLE, mem_table(1, &[region])),
+            (request::ADD_MEM_REG, mem_region(&region)),
+        ] {
+            let client = self.negotiated()?;
+            let header = wire::header(id, &body).need_reply();
+            client.send(header, &body, &[file])?;
+            expect_refusal(&client).map_err(|e| format!("{:?}, {id}: {e}", self.device))?;
+            self.others_go_on()?;
+        }
+        Ok(())
     }
 
     /// Frames of the other port are taken.

@@ -26,8 +26,8 @@ const KERNEL_COMMAND_LINE: &str = "console=ttyS0 loglevel=4 panic=-1 memhp_defau
 pub(super) fn kernel_command_line(machine: Machine, accel: Accel) -> Result<String, VmError> {
     let mut line = KERNEL_COMMAND_LINE.to_owned();
     if matches!((machine, accel), (Machine::Microvm, Accel::Tcg)) {
-        // The machine has no clock of known frequency, and without KVM's Linux would wait for ever
-        // to measure its timers against one. The emulator's TSC is that of the host.
+        // The machine has no clock of known frequency, and without KVM's Linux would never
+        // end to measure its timers against one. The emulator's TSC is that of the host.
         line.push_str(&format!(" tsc=reliable tsc_early_khz={}", host_tsc_khz()?));
     }
     Ok(line)

@@ -27,4 +27,4 @@ pub use mounts::{Between, Mount, MountFd, Mounts};
 pub use node::{Key, Node, NodeFd, Place};
 pub use nodes::{Found, NodeOptions, Nodes};
 pub use slab::{Identified, Slab, SlabRef};
-pub use stalls::{Hung, Watched};
+pub use stalls::{Hung, Stall, Watched};

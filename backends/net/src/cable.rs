@@ -139,7 +139,7 @@ mod tests {
         // Nobody is behind who was not there.
         assert_eq!(cable.begin(), 1);
         cable.wait(Duration::from_secs(60));
-        // Whoever never looks is not waited for, for ever.
+        // A queue that never looks is waited for no longer than that.
         cable.set(true);
         cable.wait(SOON);
         assert_eq!(cable.lock().behind, 2);

@@ -6,7 +6,8 @@
 //! what can only be undone outside: the socket file is removed when its `main` returns. It has no
 //! capability left. When it is killed the child is killed as well.
 //!
-//! The end of a process may wait for ever for a file that it has open, whose server does not answer.
+//! The end of a process may wait without limit for a file that it has open, whose server does not
+//! answer.
 //! So the child tells its status when it is about to end, and when the end takes too long after that
 //! the parent does not wait for it: nothing is left to the child by then.
 
@@ -65,7 +66,7 @@ pub(super) fn split(separation: Separation<'_>) -> Result<Option<u8>, SandboxErr
         .map_err(SandboxError::system("watch the parent process"))?;
     let (mapped, map) = io::pipe().map_err(SandboxError::system("make a pipe"))?;
     let (told, tell) = io::pipe().map_err(SandboxError::system("make a pipe"))?;
-    let held = sys::HeldSignals::new().map_err(SandboxError::system("hold signals back"))?;
+    let held = sys::hold_signals().map_err(SandboxError::system("hold signals back"))?;
     let child =
         sys::fork(separation.flags()).map_err(SandboxError::system("start a process inside"))?;
     let Some(child) = child else {

@@ -18,6 +18,8 @@ use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 use vmm_sys_util::signal::register_signal_handler;
 
+use crate::sys::signal::HeldSignals;
+
 /// What a waiting parent passes on to the process that serves.
 const FORWARDED: [c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
 
@@ -123,45 +125,9 @@ pub(super) fn set_mount_attributes(mount: BorrowedFd<'_>, set: u64) -> io::Resul
     Ok(())
 }
 
-/// The signals that are passed on, kept waiting while this exists.
-#[derive(Debug)]
-pub(super) struct HeldSignals {
-    before: libc::sigset_t,
-}
-
-impl HeldSignals {
-    pub(super) fn new() -> io::Result<Self> {
-        let mut held = empty_set();
-        for signal in FORWARDED {
-            // SAFETY: an initialised set of ours.
-            checked(unsafe { libc::sigaddset(&raw mut held, signal) })?;
-        }
-        let mut before = empty_set();
-        // SAFETY: both sets are ours; this thread is the only one.
-        checked(unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const held, &raw mut before) })?;
-        Ok(Self { before })
-    }
-}
-
-impl Drop for HeldSignals {
-    fn drop(&mut self) {
-        // SAFETY: the set is the one that `sigprocmask` has filled in.
-        unsafe {
-            libc::sigprocmask(
-                libc::SIG_SETMASK,
-                &raw const self.before,
-                std::ptr::null_mut(),
-            )
-        };
-    }
-}
-
-fn empty_set() -> libc::sigset_t {
-    // SAFETY: a plain structure of integers.
-    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the set is ours.
-    unsafe { libc::sigemptyset(&raw mut set) };
-    set
+/// The signals that are passed on are kept waiting while what is returned exists.
+pub(super) fn hold_signals() -> io::Result<HeldSignals> {
+    HeldSignals::of(&FORWARDED)
 }
 
 /// From here on the signals that end or reload a back-end go to `child`.

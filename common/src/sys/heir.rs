@@ -8,8 +8,8 @@
 //! whatever end. Then the heir closes all but what is kept, so that locks and sockets are free, and
 //! ends: it is the one that waits, with nothing but these files, and nobody waits for it.
 //!
-//! Where the sandbox has left a parent outside, that one is told of our end, and does not wait for it
-//! for ever ([`leave_to_parent`]). There is no heir then: it would be in our namespace of processes,
+//! Where the sandbox has left a parent outside, that one is told of our end, and waits for it only for
+//! a while ([`leave_to_parent`]). There is no heir then: it would be in our namespace of processes,
 //! which ends with the last of them.
 
 use std::io::{self, PipeWriter, Write as _};
@@ -23,6 +23,7 @@ use rustix::io::Errno;
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use rustix::thread::set_name;
 
+use super::signal::HeldSignals;
 use crate::limited;
 
 /// The most descriptors that are kept: each of 256 sockets has its share.
@@ -85,10 +86,10 @@ pub(crate) fn tell_parent(status: u8) {
 
 fn make() -> io::Result<()> {
     let own = pidfd_open(getpid(), PidfdFlags::empty())?;
-    let stack = vec![0_u8; STACK_BYTES].leak();
+    let held = HeldSignals::all()?;
+    let mut stack = vec![0_u8; STACK_BYTES];
     let top = stack.as_mut_ptr_range().end.cast::<c_void>();
     let argument = std::ptr::without_provenance_mut(usize::try_from(own.as_raw_fd()).unwrap_or(0));
-    let held = HeldSignals::new();
     // No signal when it ends: nobody is to wait for it.
     let flags = libc::CLONE_VM | libc::CLONE_FILES;
     // SAFETY: the stack is the heir's for good; what it runs takes no lock, allocates nothing, and
@@ -99,8 +100,8 @@ fn make() -> io::Result<()> {
     if heir < 0 {
         return Err(error);
     }
-    // It is in use until this process has ended.
-    let _ = own.into_raw_fd();
+    // Both are in use until this process has ended.
+    let _ = (stack.leak(), own.into_raw_fd());
     Ok(())
 }
 
@@ -143,29 +144,4 @@ fn next_kept(first: c_uint) -> Option<c_uint> {
 fn close_range(first: c_uint, last: c_uint) {
     // SAFETY: nobody else uses these descriptors: the process that did has ended.
     unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-}
-
-/// All signals are held back from the calling thread, and from who is made by it, while this exists.
-struct HeldSignals(libc::sigset_t);
-
-impl HeldSignals {
-    fn new() -> Self {
-        // SAFETY: a plain structure of integers.
-        let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
-        let mut before = all;
-        // SAFETY: the set is ours.
-        unsafe { libc::sigfillset(&raw mut all) };
-        // SAFETY: both sets are ours.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before) };
-        Self(before)
-    }
-}
-
-impl Drop for HeldSignals {
-    fn drop(&mut self) {
-        // SAFETY: the set is what `pthread_sigmask` has filled in.
-        unsafe {
-            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut());
-        }
-    }
 }

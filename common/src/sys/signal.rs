@@ -154,3 +154,58 @@ extern "C" fn on_bus_error(number: c_int, info: *mut siginfo_t, _context: *mut c
     // kernel ends the process with the right status.
     unsafe { libc::signal(number, libc::SIG_DFL) };
 }
+
+/// Signals that are kept waiting for the calling thread, and for who is made by it, while this
+/// exists.
+#[derive(Debug)]
+pub(crate) struct HeldSignals {
+    before: libc::sigset_t,
+}
+
+impl HeldSignals {
+    /// Those with these numbers.
+    pub(crate) fn of(numbers: &[c_int]) -> io::Result<Self> {
+        let mut held = empty_set();
+        for number in numbers {
+            // SAFETY: an initialised set of ours.
+            if unsafe { libc::sigaddset(&raw mut held, *number) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Self::hold(&held)
+    }
+
+    /// All there are.
+    pub(crate) fn all() -> io::Result<Self> {
+        let mut held = empty_set();
+        // SAFETY: the set is ours.
+        unsafe { libc::sigfillset(&raw mut held) };
+        Self::hold(&held)
+    }
+
+    fn hold(held: &libc::sigset_t) -> io::Result<Self> {
+        let mut before = empty_set();
+        // SAFETY: both sets are ours.
+        let errno = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, held, &raw mut before) };
+        match errno {
+            0 => Ok(Self { before }),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        }
+    }
+}
+
+impl Drop for HeldSignals {
+    fn drop(&mut self) {
+        let before = &raw const self.before;
+        // SAFETY: the set is the one that `pthread_sigmask` has filled in.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, std::ptr::null_mut()) };
+    }
+}
+
+fn empty_set() -> libc::sigset_t {
+    // SAFETY: a plain structure of integers.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is ours.
+    unsafe { libc::sigemptyset(&raw mut set) };
+    set
+}

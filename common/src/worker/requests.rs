@@ -373,6 +373,7 @@ impl<W: RequestWorker> Requests<W> {
         most: usize,
     ) -> usize {
         let least_cost = const { least_cost(W::BUDGET) };
+        let slot = u16::try_from(slot).unwrap_or(u16::MAX);
         let mut credit = place.queue.credit;
         let mut taken = 0;
         while taken < most && credit.is_left() && io.may_start() && place.vring.is_live() {
@@ -383,7 +384,7 @@ impl<W: RequestWorker> Requests<W> {
             taken += 1;
             credit.pay(bytes, least_cost);
             if W::ERRANDS {
-                self.errand.slot = u16::try_from(slot).unwrap_or(u16::MAX);
+                self.errand.slot = slot;
                 self.errand.head = head;
                 self.errand.chain = chain;
                 heads.lend(head, &mut self.errand.buffers);
@@ -394,7 +395,7 @@ impl<W: RequestWorker> Requests<W> {
                 vring: &mut place.vring,
                 heads,
                 io,
-                slot: u16::try_from(slot).unwrap_or(u16::MAX),
+                slot,
                 now_ns,
             };
             self.worker

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A mount of this machine that was quick stalls: its file system is frozen, and whoever changes
-//! something waits in the kernel, where no signal reaches him. The queue goes on without it.
+//! something waits in the kernel, where no signal reaches it. The queue goes on without it.
 
 use std::fs;
 use std::path::Path;

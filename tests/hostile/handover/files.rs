@@ -5,16 +5,14 @@ use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
-use ringside_tests::frontend::ids::request;
 use ringside_tests::frontend::memory::{GuestMemory, MemoryLayout};
 use ringside_tests::fs_mount::{FsMount, MountOptions, needs};
 use ringside_tests::host_fs::HostFs;
-use ringside_tests::hostile::wire::{self, RegionBody, mem_region, mem_table};
-use ringside_tests::hostile::{Result, TestResult, expect_refusal};
+use ringside_tests::hostile::{Result, TestResult};
 use ringside_tests::skip;
 use rustix::process::Signal;
 
-use super::Target;
+use super::{REGION, Target};
 
 const ALLOWED: [&str; 1] = ["--allow-file-memory"];
 
@@ -26,27 +24,6 @@ fn file(dir: &Path) -> Result<File> {
     let file = file.truncate(false).open(dir.join("memory"))?;
     file.set_len(bytes)?;
     Ok(file)
-}
-
-/// Both messages that bring memory are refused with it.
-fn refuses(target: &mut Target, file: &File) -> TestResult {
-    let region = RegionBody {
-        gpa: 0,
-        bytes: 4096,
-        uva: 0x10_0000,
-        offset: 0,
-    };
-    for (id, body) in [
-        (request::SET_MEM_TABLE, mem_table(1, &[region])),
-        (request::ADD_MEM_REG, mem_region(&region)),
-    ] {
-        let client = target.negotiated()?;
-        let header = wire::header(id, &body).need_reply();
-        client.send(header, &body, &[file.as_fd()])?;
-        expect_refusal(&client).map_err(|e| format!("{:?}, {id}: {e}", target.device))?;
-        target.others_go_on()?;
-    }
-    Ok(())
 }
 
 /// A directory on a file system that has a block device of this machine under it, and what keeps it
@@ -67,7 +44,7 @@ fn f1_5_memory_on_a_disk_is_refused_without_its_option_and_served_with_it() -> T
         Err(error) => skip!("no file system on a disk: {error}"),
     };
     for mut target in Target::all()? {
-        refuses(&mut target, &file(&dir)?)?;
+        target.refuses(REGION, file(&dir)?.as_fd())?;
         let log = target.process.stderr();
         assert!(log.contains("--allow-file-memory"), "{log}");
         target.serves()?;
@@ -95,7 +72,8 @@ fn f1_5_memory_of_a_file_server_is_refused_with_the_option_for_disks() -> TestRe
         let file = file(mount.path())?;
         // From now on it does not answer.
         mount.back_end_mut().process().signal(Signal::STOP)?;
-        let refused = refuses(&mut target, &file).and_then(|()| target.serves());
+        let refused = target.refuses(REGION, file.as_fd());
+        let refused = refused.and_then(|()| target.serves());
         mount.back_end_mut().process().signal(Signal::CONT)?;
         refused?;
         target.ends()?;

@@ -6,22 +6,19 @@ use std::os::fd::AsFd as _;
 
 use ringside_fs::wire::flags::{ROOT_NODE, opcode};
 use ringside_tests::frontend::fuse::{Caller, Request};
-use ringside_tests::frontend::ids::request;
 use ringside_tests::frontend::memory::{FIRST_GPA, GuestMemory, MemoryLayout, RegionSpec, Sealing};
 use ringside_tests::frontend::net::{Flow, NetHeader};
 use ringside_tests::frontend::raw::RawClient;
 use ringside_tests::frontend::ring::{RingLayout, Segment, SplitRing};
 use ringside_tests::frontend::session::Session;
 use ringside_tests::frontend::vring::Vring;
-use ringside_tests::hostile::wire::{self, RegionBody, mem_region, mem_table};
-use ringside_tests::hostile::{
-    HugePages, PATIENCE, Result, TestResult, expect_refusal, wait_until,
-};
+use ringside_tests::hostile::wire::RegionBody;
+use ringside_tests::hostile::{HugePages, PATIENCE, Result, TestResult, wait_until};
 use ringside_tests::skip;
 use rustix::fs::{FallocateFlags, fallocate, ftruncate};
 
 use super::guest::{Guest, OTHER, OWN};
-use super::{Device, Target};
+use super::{Device, REGION, Target};
 
 /// Where the memory begins that something happens to.
 const SECOND_GPA: u64 = FIRST_GPA + (1 << 30);
@@ -37,22 +34,7 @@ fn f1_1_memory_on_huge_pages_that_the_host_has_not_is_refused() -> TestResult {
     for mut target in Target::all()? {
         let file = pages.memfd(2)?;
         for bytes in [4096, pages.page_bytes(), 2 * pages.page_bytes()] {
-            let region = RegionBody {
-                gpa: 0,
-                bytes,
-                uva: 0x10_0000,
-                offset: 0,
-            };
-            for (id, body) in [
-                (request::SET_MEM_TABLE, mem_table(1, &[region])),
-                (request::ADD_MEM_REG, mem_region(&region)),
-            ] {
-                let client = target.negotiated()?;
-                let header = wire::header(id, &body).need_reply();
-                client.send(header, &body, &[file.as_fd()])?;
-                expect_refusal(&client)?;
-                target.others_go_on()?;
-            }
+            target.refuses(RegionBody { bytes, ..REGION }, file.as_fd())?;
         }
         let log = target.process.stderr();
         assert!(log.contains("cannot be mapped (errno 12)"), "{log}");

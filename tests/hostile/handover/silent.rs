@@ -12,14 +12,14 @@ use ringside_tests::frontend::raw::{Header, RawClient};
 use ringside_tests::frontend::session::Session;
 use ringside_tests::fs_mount::needs;
 use ringside_tests::hostile::silent::SilentFile;
-use ringside_tests::hostile::wire::{self, RegionBody, mem_region};
+use ringside_tests::hostile::wire::{self, mem_region};
 use ringside_tests::hostile::{Result, TestResult, wait_until};
 use ringside_tests::process::{Launch, Process};
 use ringside_tests::skip;
 use rustix::process::Signal;
 
 use super::walk::messages;
-use super::{BOUND, PATIENCE, Target, answered_or_closed};
+use super::{BOUND, PATIENCE, REGION, Target, answered_or_closed};
 
 /// `MAX_KEPT` of a back-end, and as many as come with one message.
 const MOST_KEPT: usize = 64;
@@ -92,14 +92,8 @@ fn f1_6_front_end_that_hands_over_many_is_left_and_its_socket_serves_nobody() ->
     if let Some(reason) = needs() {
         skip!("{reason}");
     }
-    let region = RegionBody {
-        gpa: 0,
-        bytes: 4096,
-        uva: 0x10_0000,
-        offset: 0,
-    };
     for (id, body) in [
-        (request::REM_MEM_REG, mem_region(&region)),
+        (request::REM_MEM_REG, mem_region(&REGION)),
         (request::SET_DEVICE_STATE_FD, wire::words(&[0])),
     ] {
         for mut target in Target::all()? {

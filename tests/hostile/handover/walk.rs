@@ -7,25 +7,19 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 
 use ringside_tests::frontend::ids::request;
-use ringside_tests::hostile::wire::{self, RegionBody, mem_region, mem_table, vring_state, words};
+use ringside_tests::hostile::wire::{self, mem_region, mem_table, vring_state, words};
 use ringside_tests::hostile::{Result, TestResult};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 
-use super::{Target, answered_or_closed};
+use super::{REGION, Target, answered_or_closed};
 
 /// A body that the message has, whether or not it takes descriptors.
 pub(super) fn messages() -> Vec<(u32, Vec<u8>)> {
-    let region = RegionBody {
-        gpa: 0,
-        bytes: 4096,
-        uva: 0x10_0000,
-        offset: 0,
-    };
     vec![
-        (request::SET_MEM_TABLE, mem_table(1, &[region])),
-        (request::ADD_MEM_REG, mem_region(&region)),
-        (request::REM_MEM_REG, mem_region(&region)),
+        (request::SET_MEM_TABLE, mem_table(1, &[REGION])),
+        (request::ADD_MEM_REG, mem_region(&REGION)),
+        (request::REM_MEM_REG, mem_region(&REGION)),
         (request::SET_VRING_KICK, words(&[0])),
         (request::SET_VRING_CALL, words(&[0])),
         (request::SET_VRING_ERR, words(&[0])),

@@ -233,7 +233,7 @@ fn f5_13_capture_on_a_file_system_that_does_not_answer_holds_up_nobody() -> Test
     let start = json!({ "path": silent.file() });
     thread::scope(|scope| {
         let waits = scope.spawn(|| back_end.control("capture-start", &start));
-        // Whoever comes while it waits is told so, and all else goes on.
+        // Who asks for a capture while it waits is told so; what asks for none goes on.
         let busy = "a capture is just being started or stopped";
         loop {
             let said = back_end.control("capture-stop", &Value::Null);

@@ -135,7 +135,7 @@ impl Clock {
     /// Takes the first node that the hand finds idle or gone out of the ring; none when all are used
     /// at this moment: there are more than there should be then, for a while. What it had is to be
     /// dropped when the clock is unlocked.
-    fn take(&mut self, nodes: &Slab<Node>) -> Option<Option<Cooled>> {
+    fn take(&mut self, nodes: &Slab<Node>) -> Option<Cooled> {
         // Twice round: the first time takes the mark of use from all.
         for _ in 0..=2 * self.ring.len() {
             self.hand = (self.hand + 1) % self.ring.len().max(1);
@@ -143,7 +143,7 @@ impl Clock {
             let cooled = match nodes.get(*place) {
                 Some(node) if !node.is_idle() => continue,
                 Some(node) => node.cool(),
-                None => None,
+                None => Cooled::default(),
             };
             self.ring.swap_remove(self.hand);
             return Some(cooled);

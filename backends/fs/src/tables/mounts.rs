@@ -46,7 +46,7 @@ pub struct Mount {
     pool: Arc<Pool>,
     /// It is on this machine, and does not answer.
     stalled: AtomicBool,
-    stalls: Stall,
+    stall: Arc<Stall>,
     /// Mounts that are not quick.
     slow: Arc<AtomicUsize>,
 }
@@ -81,20 +81,21 @@ impl Mount {
         if self.is_remote() {
             return;
         }
-        self.stalls.add(hung);
+        self.stall.add(hung);
         if !self.stalled.swap(true, Ordering::AcqRel) {
             self.slow.fetch_add(1, Ordering::AcqRel);
         }
     }
 
-    pub(super) fn stalls(&self) -> &Stall {
-        &self.stalls
+    /// What is known of its stall; none of a mount of another machine, which is never quick.
+    pub fn local_stall(&self) -> Option<&Arc<Stall>> {
+        (!self.is_remote()).then_some(&self.stall)
     }
 
     /// Whether it is quick again.
     #[cold]
     fn recovers(&self) -> bool {
-        if !self.stalls.is_over() {
+        if !self.stall.is_over() {
             return false;
         }
         if self.stalled.swap(false, Ordering::AcqRel) {
@@ -294,7 +295,7 @@ impl Mounts {
             no_nowait: AtomicBool::new(false),
             pool: Pool::new(self.pool_threads),
             stalled: AtomicBool::new(false),
-            stalls: Stall::default(),
+            stall: Arc::default(),
             slow: Arc::clone(&self.slow),
         }
     }

@@ -256,36 +256,23 @@ impl Node {
     }
 
     /// Takes its descriptor away, which is closed once nobody uses it any more.
-    pub(super) fn cool(&self) -> Option<Cooled> {
-        matches!(self.place, Place::Handle(_)).then(|| Cooled {
-            fd: self.fd.swap(None),
-            mount: Arc::clone(&self.mount),
-        })
-    }
-
-    fn close(&self) {
-        if self.mount.is_slow() {
-            if let Some(fd) = self.fd.swap(None) {
-                self.mount.close(fd);
-            }
-        } else {
-            self.fd.store(None);
-        }
+    pub(super) fn cool(&self) -> Cooled {
+        let fd = matches!(self.place, Place::Handle(_))
+            .then(|| self.fd.swap(None))
+            .flatten();
+        Cooled(fd.map(|fd| (fd, Arc::clone(&self.mount))))
     }
 }
 
 /// The descriptor that a node had. To drop it may take as long as the file system likes, if it is
 /// the last of a file without a name: not to be done under a lock.
-#[derive(Debug)]
-pub(super) struct Cooled {
-    fd: Option<Arc<OwnedFd>>,
-    mount: Arc<Mount>,
-}
+#[derive(Debug, Default)]
+pub(super) struct Cooled(Option<(Arc<OwnedFd>, Arc<Mount>)>);
 
 impl Drop for Cooled {
     fn drop(&mut self) {
-        if let Some(fd) = self.fd.take() {
-            self.mount.close(fd);
+        if let Some((fd, mount)) = self.0.take() {
+            mount.close(fd);
         }
     }
 }
@@ -294,8 +281,10 @@ impl Drop for Cooled {
 /// requests, or one that has a part of the map locked.
 impl Drop for Node {
     fn drop(&mut self) {
-        if self.mount.is_slow() {
-            self.close();
+        if self.mount.is_slow()
+            && let Some(fd) = self.fd.swap(None)
+        {
+            self.mount.close(fd);
         }
     }
 }

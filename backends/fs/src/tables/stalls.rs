@@ -10,8 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use ringside_common::worker::monotonic_ns;
 
-use super::mounts::Mount;
-
 /// A request that takes so long is late.
 const LATE_NS: u64 = 40_000_000;
 /// How long none is to be late.
@@ -22,7 +20,7 @@ pub type Hung = Weak<dyn Any + Send + Sync>;
 
 /// What is known of the stall of one mount.
 #[derive(Debug, Default)]
-pub(super) struct Stall(Mutex<State>);
+pub struct Stall(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -74,17 +72,17 @@ impl State {
 /// A request under way that shows whether a mount is quick again.
 #[derive(Debug)]
 pub struct Watched {
-    mount: Arc<Mount>,
+    stall: Arc<Stall>,
     since_ns: u64,
 }
 
 impl Watched {
     /// One that is handed over.
-    pub fn new(mount: &Arc<Mount>) -> Self {
+    pub fn new(stall: &Arc<Stall>) -> Self {
         let since_ns = monotonic_ns();
-        mount.stalls().lock().under_way.push(since_ns);
+        stall.lock().under_way.push(since_ns);
         Self {
-            mount: Arc::clone(mount),
+            stall: Arc::clone(stall),
             since_ns,
         }
     }
@@ -93,7 +91,7 @@ impl Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         let now_ns = monotonic_ns();
-        self.mount.stalls().lock().end(self.since_ns, now_ns);
+        self.stall.lock().end(self.since_ns, now_ns);
     }
 }
 

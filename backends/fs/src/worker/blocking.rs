@@ -121,7 +121,7 @@ impl Job {
 
     /// Has it done, and the promise kept.
     pub(super) fn hand_over(self, to: &To, promise: Promise) {
-        let watched = to.stalled.as_ref().map(Watched::new);
+        let watched = to.stall.as_ref().map(Watched::new);
         let run = move |fate| {
             let replied = self.run(fate);
             drop(watched);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::passthrough::PassThrough;
 use crate::pool::{Pool, Work};
 use crate::server;
-use crate::tables::{Between, Mount, Place};
+use crate::tables::{Between, Mount, Place, Stall};
 use crate::wire::header::InHeader;
 use crate::wire::operation::{LookupName, Operation};
 
@@ -21,8 +21,8 @@ use crate::wire::operation::{LookupName, Operation};
 pub(super) struct To {
     pub(super) pool: Arc<Pool>,
     pub(super) work: Work,
-    /// The mount that stalled, if that is why: whether it is quick again is seen by such requests.
-    pub(super) stalled: Option<Arc<Mount>>,
+    /// The stall of a mount, if that is why: whether it is over is seen by such requests.
+    pub(super) stall: Option<Arc<Stall>>,
 }
 
 impl To {
@@ -30,7 +30,7 @@ impl To {
         Self {
             pool,
             work,
-            stalled: None,
+            stall: None,
         }
     }
 }
@@ -97,7 +97,7 @@ fn slow(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) -> Option<To> {
             Some(To {
                 pool: Arc::clone(mount.pool()),
                 work,
-                stalled: (!long && !mount.is_remote()).then_some(mount),
+                stall: mount.local_stall().filter(|_| !long).map(Arc::clone),
             })
         }
         (None, None) => None,

@@ -34,8 +34,8 @@ const TYPE_MASK: u16 = 0x3fff;
 pub(super) struct Interface {
     /// Its number, which no other of the namespace has had if nobody chose it.
     pub(super) index: u32,
-    /// Of a multi-queue tap: queues that are open, attached and detached. None for all else, and
-    /// where the kernel does not tell.
+    /// The open queues of a multi-queue tap. None for any other interface, and where the kernel does
+    /// not tell.
     pub(super) queues: Option<Queues>,
 }
 
@@ -59,7 +59,7 @@ impl Netlink {
 
     /// The interface of this name, if there is one.
     pub(super) fn interface(&self, name: &str) -> Result<Option<Interface>, Errno> {
-        send(&self.0, &question(name), SendFlags::empty())?;
+        send(&self.0, &question(name)?, SendFlags::empty())?;
         let mut answer = vec![0; ANSWER_BYTES];
         // The kernel has answered by now.
         let (bytes, _) = recv(&self.0, &mut answer[..], RecvFlags::empty())?;
@@ -71,19 +71,21 @@ impl Netlink {
     }
 }
 
-fn question(name: &str) -> Vec<u8> {
+fn question(name: &str) -> Result<Vec<u8>, Errno> {
     let attribute_bytes = ATTRIBUTE_HEADER_BYTES + name.len() + 1;
     let bytes = MESSAGE_HEADER_BYTES + LINK_BYTES + attribute_bytes.next_multiple_of(4);
+    let too_long = |_| Errno::NAMETOOLONG;
     let mut message = Vec::with_capacity(bytes);
-    message.extend(u32::try_from(bytes).unwrap_or(0).to_ne_bytes());
+    message.extend(u32::try_from(bytes).map_err(too_long)?.to_ne_bytes());
     message.extend(GET_LINK.to_ne_bytes());
     message.extend(REQUEST.to_ne_bytes());
     message.resize(MESSAGE_HEADER_BYTES + LINK_BYTES, 0);
-    message.extend(u16::try_from(attribute_bytes).unwrap_or(0).to_ne_bytes());
+    let attribute_bytes = u16::try_from(attribute_bytes).map_err(too_long)?;
+    message.extend(attribute_bytes.to_ne_bytes());
     message.extend(NAME.to_ne_bytes());
     message.extend(name.as_bytes());
     message.resize(bytes, 0);
-    message
+    Ok(message)
 }
 
 fn parse(answer: &[u8]) -> Result<Interface, Errno> {

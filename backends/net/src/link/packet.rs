@@ -21,9 +21,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
 use super::error::{LinkError, system};
 use super::namespace::Namespace;
 use super::netlink::Netlink;
-use super::presence::{self, Presence, Reopen};
+use super::presence::{Presence, Reopen, Sight, seek};
 use super::transfer::{Transfer, is_frame, not_received, sent};
-use super::{Payload, RETRY_NS, Received, Room, SPARE_BYTES, SendLoss, Sent};
+use super::{Payload, Received, Room, SPARE_BYTES, SendLoss, Sent};
 use crate::features::Offloads;
 use crate::header::{GSO_NONE, HEADER_BYTES, LEGACY_HEADER_BYTES, NEEDS_CSUM, NetHeader};
 use crate::sys::{self, AUXDATA_BYTES};
@@ -80,15 +80,11 @@ impl Packet {
     #[must_use]
     pub fn queue(&self) -> PacketQueue {
         let socket = self.device.socket();
-        let changes = self.device.presence.changes();
         PacketQueue {
             device: Arc::clone(&self.device),
             socket: Arc::clone(&socket),
-            // If it has gone, this is the socket of what was there before.
-            changes: changes & !1,
-            gone: !changes.is_multiple_of(2),
+            sight: Sight::new(&self.device.presence),
             down: false,
-            retry_at_ns: 0,
             transfer: Transfer::new(),
             frame: vec![0; TAG_BYTES + SPARE_BYTES],
         }
@@ -199,12 +195,9 @@ fn set_up(socket: &OwnedFd, index: c_int) -> Result<Offloads, Errno> {
 pub struct PacketQueue {
     device: Arc<Device>,
     socket: Arc<OwnedFd>,
-    /// How often the interface had gone and come back when this was its socket.
-    changes: u64,
-    gone: bool,
+    sight: Sight,
     /// The interface went down, which is all that is told of one that is deleted next.
     down: bool,
-    retry_at_ns: u64,
     transfer: Transfer,
     /// A frame, with space in front for its tag.
     frame: Vec<u8>,
@@ -221,60 +214,50 @@ impl PacketQueue {
     #[must_use]
     #[inline]
     pub fn generation(&self) -> u64 {
-        self.changes | u64::from(self.gone)
+        self.sight.generation()
     }
 
     /// Whether the interface was deleted.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        self.gone
+        self.sight.is_gone()
     }
 
     /// Whether the interface is there; a socket of one that was deleted is bound to none.
     pub fn check(&mut self) -> bool {
-        if !self.gone && sys::packet_index(&self.socket).is_ok_and(|index| index < 0) {
-            self.gone = true;
-            self.retry_at_ns = 0;
-            self.device.presence.lose(self.changes);
+        let is_unbound = || sys::packet_index(&self.socket).is_ok_and(|index| index < 0);
+        if !self.sight.is_gone() && is_unbound() {
+            self.sight.lose(&self.device.presence);
         }
-        !self.gone
+        !self.sight.is_gone()
     }
 
     /// When to [`retry`](Self::retry); none while the interface is there and up.
     #[must_use]
     #[inline]
     pub fn retry_at_ns(&self) -> Option<u64> {
-        let changes = self.device.presence.changes();
-        if changes == self.changes {
-            return self.down.then_some(self.retry_at_ns);
-        }
-        let is_back = changes.is_multiple_of(2);
-        Some(if is_back { 0 } else { self.retry_at_ns })
+        let is_down = || self.down.then(|| self.sight.look_at_ns());
+        self.sight
+            .retry_at_ns(&self.device.presence)
+            .or_else(is_down)
     }
 
     /// Has somebody look for an interface of the name, if it is time, or takes the socket of the one
     /// that was found; returns whether there is one.
     pub fn retry(&mut self, now_ns: u64) -> bool {
-        let changes = self.device.presence.changes();
-        if changes == self.changes {
-            if self.down && now_ns >= self.retry_at_ns {
-                self.retry_at_ns = now_ns.saturating_add(RETRY_NS);
-                return self.check();
-            }
-            return true;
+        if self.sight.is_same(&self.device.presence) {
+            return !(self.down && self.sight.is_due(now_ns)) || self.check();
         }
-        if changes.is_multiple_of(2) {
+        let found = self.sight.follow(&self.device.presence, || {
             self.socket = Arc::clone(&self.device.socket());
-            self.changes = changes;
-            (self.gone, self.down) = (false, false);
-            return true;
+            true
+        });
+        if found {
+            self.down = false;
+        } else if self.sight.is_due(now_ns) {
+            seek(&self.device);
         }
-        self.gone = true;
-        if now_ns >= self.retry_at_ns {
-            self.retry_at_ns = now_ns.saturating_add(RETRY_NS);
-            presence::seek(&self.device);
-        }
-        false
+        found
     }
 
     /// Sends a frame by `sendmsg(2)`. The kernel checks the header, and that the frame is no longer

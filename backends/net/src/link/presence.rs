@@ -12,6 +12,7 @@ use std::thread::Builder;
 
 use ringside_common::limited;
 
+use super::RETRY_NS;
 use super::error::LinkError;
 
 /// Told of each loss and each return, on whatever thread; it must not wait.
@@ -72,6 +73,90 @@ impl Presence {
         if let Some(observer) = self.observer.get() {
             observer();
         }
+    }
+}
+
+/// What a queue knows of the interface that it has a descriptor of.
+#[derive(Debug)]
+pub(super) struct Sight {
+    /// How often the interface had gone and come back when the descriptor was made.
+    changes: u64,
+    gone: bool,
+    look_at_ns: u64,
+}
+
+impl Sight {
+    /// With a descriptor of now.
+    pub(super) fn new(presence: &Presence) -> Self {
+        let changes = presence.changes();
+        Self {
+            // If it has gone, the descriptor is of what was there before.
+            changes: changes & !1,
+            gone: !changes.is_multiple_of(2),
+            look_at_ns: 0,
+        }
+    }
+
+    /// Grows when the interface is found to have gone, and when there is another one.
+    #[inline]
+    pub(super) fn generation(&self) -> u64 {
+        self.changes | u64::from(self.gone)
+    }
+
+    #[inline]
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone
+    }
+
+    /// Whether nobody has noticed that it has gone.
+    #[inline]
+    pub(super) fn is_same(&self, presence: &Presence) -> bool {
+        presence.changes() == self.changes
+    }
+
+    /// It has gone.
+    #[cold]
+    pub(super) fn lose(&mut self, presence: &Presence) {
+        self.gone = true;
+        self.look_at_ns = 0;
+        presence.lose(self.changes);
+    }
+
+    /// When it [`is_due`](Self::is_due).
+    #[inline]
+    pub(super) fn look_at_ns(&self) -> u64 {
+        self.look_at_ns
+    }
+
+    /// Whether it is time to look at the interface, or for another one. Not for a while, after that.
+    pub(super) fn is_due(&mut self, now_ns: u64) -> bool {
+        if now_ns < self.look_at_ns {
+            return false;
+        }
+        self.look_at_ns = now_ns.saturating_add(RETRY_NS);
+        true
+    }
+
+    /// When there may be another interface to go over to; none while this one is there, as far as
+    /// anybody has noticed.
+    #[inline]
+    pub(super) fn retry_at_ns(&self, presence: &Presence) -> Option<u64> {
+        let changes = presence.changes();
+        // Also where this queue has not noticed yet.
+        let is_back = changes.is_multiple_of(2);
+        (changes != self.changes).then_some(if is_back { 0 } else { self.look_at_ns })
+    }
+
+    /// Goes over to the interface that is there now, if there is one; `take` takes the descriptor of
+    /// it, and says whether there is one.
+    pub(super) fn follow(&mut self, presence: &Presence, take: impl FnOnce() -> bool) -> bool {
+        let changes = presence.changes();
+        let found = changes.is_multiple_of(2) && take();
+        if found {
+            self.changes = changes;
+        }
+        self.gone = !found;
+        found
     }
 }
 

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use super::receive::RxQueue;
-use super::{BUDGET_FRAMES, NetTurn, NetWorker, Side};
+use super::{BUDGET_FRAMES, NetQueue, NetTurn, NetWorker, Side};
 use crate::counters::DropReason;
 use crate::port::Port;
 
@@ -53,17 +53,23 @@ impl NetWorker {
     }
 
     /// The cable of a guest may have been plugged in or out.
+    #[inline]
     pub(super) fn follow_cable(&mut self, turn: &mut NetTurn<'_>, slot: usize) {
-        let Some((port, rx)) = receiver(turn, slot) else {
-            return;
-        };
-        let noticed = rx.cable_changes;
-        if !rx.serves || noticed == port.cable.changes() {
-            return;
+        let queue = turn.vrings.get(slot).map(|place| &place.queue);
+        if let Some(NetQueue { side, port, .. }) = queue
+            && let Side::Receive(rx) = side
+            && rx.serves
+            && rx.cable_changes != port.cable.changes()
+        {
+            self.notice_cable(turn, slot);
         }
+    }
+
+    #[cold]
+    fn notice_cable(&mut self, turn: &mut NetTurn<'_>, slot: usize) {
         self.lose_waiting(turn, slot, MOST_FRAMES);
         if let Some((port, rx)) = receiver(turn, slot) {
-            rx.cable_changes = port.cable.notice(noticed);
+            rx.cable_changes = port.cable.notice(rx.cable_changes);
         }
     }
 
@@ -80,6 +86,7 @@ impl NetWorker {
         let Side::Receive(rx) = &mut place.queue.side else {
             return 0;
         };
+        rx.lose_held(&place.queue.counters);
         let pending = usize::from(rx.pending.take().is_some());
         rx.starved = false;
         let wire = rx.wire.and_then(|at| self.wires.get_mut(at)?.as_mut());

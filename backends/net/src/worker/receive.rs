@@ -261,16 +261,13 @@ impl NetWorker {
         let Some(place) = turn.vrings.get_mut(slot) else {
             return false;
         };
-        let (is_live, is_up) = (place.vring.is_live(), place.queue.port.is_link_up());
-        if !(is_live && is_up)
-            && let Side::Receive(rx) = &mut place.queue.side
-        {
-            rx.lose_held(&place.queue.counters);
-        }
-        if !is_live {
+        if !place.vring.is_live() {
+            if let Side::Receive(rx) = &mut place.queue.side {
+                rx.lose_held(&place.queue.counters);
+            }
             return false;
         }
-        if !is_up {
+        if !place.queue.port.is_link_up() {
             return self.lose_what_comes(turn, slot);
         }
         place.queue.follow_filter();

@@ -27,12 +27,13 @@ pub(super) fn check(netlink: &Netlink, name: &str, ours: usize) -> Result<(), Li
     let Some(queues) = queues else {
         return Ok(());
     };
-    let of = |count| usize::try_from(count).unwrap_or(usize::MAX);
-    if of(queues.attached) > ours {
+    let (attached, detached) = (u64::from(queues.attached), u64::from(queues.detached));
+    let ours = ours as u64;
+    if attached > ours {
         let name = name.to_owned();
         return Err(LinkError::InUse { name });
     }
-    if of(queues.attached) + of(queues.detached) < ours {
+    if attached + detached < ours {
         let name = name.to_owned();
         return Err(LinkError::SameQueue { name });
     }
