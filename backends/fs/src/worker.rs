@@ -328,6 +328,11 @@ impl RequestWorker for FsWorker {
         self.reply(buffers, &header, kind, outcome)
     }
 
+    #[inline]
+    fn is_over(brought: &Brought) -> bool {
+        matches!(brought, Brought::Replied(..))
+    }
+
     fn brought(
         &mut self,
         queue: &mut FsQueue,

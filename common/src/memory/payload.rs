@@ -52,8 +52,8 @@ impl Payload {
 #[derive(Debug)]
 pub struct Lent(ManuallyDrop<Buffers>);
 
-// SAFETY: nothing but `exchange` gives the handle of the memory away, and a `&Buffers` cannot be
-// used to clone or drop it. What the pointers lead to is shared guest memory, see `Payload`.
+// SAFETY: nothing but `owned` and `exchange` gives the handle of the memory away, and a `&Buffers`
+// cannot be used to clone or drop it. What the pointers lead to is shared guest memory, see `Payload`.
 #[expect(unsafe_code, reason = "an iovec is not Send by itself, nor is an Rc")]
 unsafe impl Send for Lent {}
 
@@ -62,6 +62,12 @@ impl Lent {
     #[inline]
     pub(crate) fn new(buffers: Buffers) -> Self {
         Self(ManuallyDrop::new(buffers))
+    }
+
+    /// What is lent, for the thread that owns the vring.
+    #[inline]
+    pub(crate) fn owned(&mut self) -> &mut Buffers {
+        &mut self.0
     }
 
     /// Lends others, and gives those back: for the thread that owns the vring.

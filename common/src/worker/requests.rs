@@ -65,6 +65,11 @@ pub trait RequestWorker {
     /// has that by the end of it is given what is returned.
     fn errand(&mut self, buffers: &mut Lent, chain: Result<(), ChainFault>) -> Self::Brought;
 
+    /// Whether [`brought`](Self::brought) has no need of the buffers of the request.
+    fn is_over(_brought: &Self::Brought) -> bool {
+        false
+    }
+
     /// The errand for `head` is over, maybe another thread's. It must be answered, now or later,
     /// with [`RequestCx::complete`].
     fn brought(
@@ -106,7 +111,8 @@ pub struct Requests<W: RequestWorker> {
     /// The slot of the vring that is first in the next turn: the one at which the last turn had to
     /// end, while it has credit left, or else the one behind it.
     next: usize,
-    /// The errand to be run, if there is one.
+    /// The errand to be run, if there is one. Its buffers become the request's when it has an end of
+    /// its own.
     errand: Errand<W::Brought>,
     has_errand: bool,
     /// Errands of this turn.
@@ -230,6 +236,11 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
         let Some(place) = turn.vrings.get_mut(slot) else {
             return;
         };
+        if !self.errand.brought.as_ref().is_some_and(W::is_over) {
+            let heads = &mut place.queue.heads;
+            heads.take_back(self.errand.head, &mut self.errand.buffers);
+        }
+        self.errand.buffers.owned().release();
         give(&mut self.worker, &mut self.errand, place, turn.io, now_ns);
         if self.errands >= W::BUDGET {
             return;
@@ -251,6 +262,8 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
     fn brought(&mut self, turn: &mut Turn<'_, Self::Queue>, mut errand: Self::Brought) {
         let now_ns = turn.now_ns();
         if let Some(place) = turn.vrings.get_mut(usize::from(errand.slot)) {
+            let heads = &mut place.queue.heads;
+            heads.take_back(errand.head, &mut errand.buffers);
             give(&mut self.worker, &mut errand, place, turn.io, now_ns);
         }
     }
@@ -378,7 +391,8 @@ impl<W: RequestWorker> Requests<W> {
         let mut taken = 0;
         while taken < most && credit.is_left() && io.may_start() && place.vring.is_live() {
             let heads = &mut place.queue.heads;
-            let Some((head, chain, bytes)) = heads.take(&mut place.vring, now_ns) else {
+            let lent = W::ERRANDS.then(|| self.errand.buffers.owned());
+            let Some((head, chain, bytes)) = heads.take(&mut place.vring, now_ns, lent) else {
                 break;
             };
             taken += 1;
@@ -387,7 +401,6 @@ impl<W: RequestWorker> Requests<W> {
                 self.errand.slot = slot;
                 self.errand.head = head;
                 self.errand.chain = chain;
-                heads.lend(head, &mut self.errand.buffers);
                 self.has_errand = true;
                 break;
             }
@@ -407,7 +420,7 @@ impl<W: RequestWorker> Requests<W> {
     }
 }
 
-/// Gives the device what an errand has brought, and its buffers back to the request.
+/// Gives the device what an errand has brought.
 #[inline]
 fn give<W: RequestWorker>(
     worker: &mut W,
@@ -416,14 +429,12 @@ fn give<W: RequestWorker>(
     io: &mut IoQueue,
     now_ns: u64,
 ) {
-    let heads = &mut place.queue.heads;
-    heads.lend(errand.head, &mut errand.buffers);
     let Some(brought) = errand.brought.take() else {
         return;
     };
     let mut cx = RequestCx {
         vring: &mut place.vring,
-        heads,
+        heads: &mut place.queue.heads,
         io,
         slot: errand.slot,
         now_ns,

@@ -88,12 +88,14 @@ impl Heads {
         self.heads.get_mut(usize::from(place))
     }
 
-    /// Takes the next chain into a free place; returns that, and how many bytes the chain has.
+    /// Takes the next chain into a free place; returns that, and how many bytes the chain has. Its
+    /// buffers are the place's, or `lent`.
     #[inline]
     pub(super) fn take(
         &mut self,
         vring: &mut Vring,
         now_ns: u64,
+        lent: Option<&mut Buffers>,
     ) -> Option<(u16, Result<(), ChainFault>, u64)> {
         if !self.has_room() {
             return None;
@@ -120,18 +122,20 @@ impl Heads {
         head.descriptor = Some(descriptor);
         head.taken_ns = now_ns;
         self.in_flight += 1;
+        if let Some(lent) = lent {
+            let chain = vring.read_chain(descriptor, lent);
+            return Some((place, chain, bytes_of(lent)));
+        }
         let chain = vring.read_chain(descriptor, &mut head.buffers);
         head.note_segments(&mut self.segments);
-        let bytes = head.buffers.readable_bytes() + head.buffers.writable_bytes();
-        Some((place, chain, bytes))
+        Some((place, chain, bytes_of(&head.buffers)))
     }
 
-    /// Lends the buffers of a place to who serves the request without the vring, or takes them back:
-    /// they change places with empty ones.
-    #[inline]
-    pub(super) fn lend(&mut self, place: u16, lent: &mut Lent) {
+    /// Takes the buffers of the request in `place` from who has served it without the vring.
+    pub(super) fn take_back(&mut self, place: u16, lent: &mut Lent) {
         if let Some(head) = self.heads.get_mut(usize::from(place)) {
             lent.exchange(&mut head.buffers);
+            head.note_segments(&mut self.segments);
         }
     }
 
@@ -154,6 +158,11 @@ impl Heads {
         self.in_flight -= 1;
         Some((descriptor, head.taken_ns))
     }
+}
+
+#[inline]
+fn bytes_of(chain: &Buffers) -> u64 {
+    chain.readable_bytes() + chain.writable_bytes()
 }
 
 impl Head {
