@@ -3,11 +3,17 @@
 
 #[path = "host/lease.rs"]
 mod lease;
+#[path = "host/long_names.rs"]
+mod long_names;
+#[path = "host/names.rs"]
+mod names;
 
 use std::error::Error;
+use std::fs::FileTimes;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use lease::Lease;
 use ringside_fs::wire::flags::{AttrFlags, ROOT_NODE};
@@ -221,5 +227,89 @@ fn files_made_without_opening_leave_nothing_open_once_they_are_forgotten() -> Te
         std::thread::sleep(Duration::from_millis(10));
     }
     assert_eq!(open()?, before);
+    Ok(())
+}
+
+/// The flags with which a process has a file open to read or write, as `fdinfo` has them.
+fn open_flags(process: u32, path: &Path) -> Result<i32> {
+    for entry in std::fs::read_dir(format!("/proc/{process}/fd"))? {
+        let entry = entry?;
+        // One that has just been closed is not it.
+        if !std::fs::read_link(entry.path()).is_ok_and(|target| target == path) {
+            continue;
+        }
+        let number = entry.file_name();
+        let info = Path::new(&format!("/proc/{process}/fdinfo")).join(number);
+        let info = std::fs::read_to_string(info)?;
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = i32::from_str_radix(flags.ok_or("no flags")?.trim(), 8)?;
+        if flags & libc::O_PATH == 0 {
+            return Ok(flags);
+        }
+    }
+    Err(format!("{} is not open", path.display()).into())
+}
+
+/// Opens a file, and makes another, with `flag`; the host sees it with `option` only.
+fn flag_reaches_the_host_with(option: &str, flag: i32) -> TestResult {
+    let share = tempfile::tempdir()?;
+    let root = share.path().canonicalize()?;
+    std::fs::write(root.join("file"), "here before")?;
+    for (args, expected) in [(&[][..], 0), (&[option], flag)] {
+        let (back_end, mut client) = start(&root, args)?;
+        let process = back_end.process().id();
+        let queue = client.queue();
+        let wanted = (libc::O_RDWR | flag).cast_unsigned();
+        let entry = queue.lookup(ROOT_NODE, "file")?;
+        let opened = queue.open(entry.node, wanted)?;
+        let seen = open_flags(process, &root.join("file"))?;
+        assert_eq!(seen & flag, expected, "{args:?}");
+        queue.release_file(entry.node, opened.handle)?;
+        let (entry, opened) = queue.create(ROOT_NODE, "made", wanted, 0o600)?;
+        let seen = open_flags(process, &root.join("made"))?;
+        assert_eq!(seen & flag, expected, "{args:?}, made");
+        queue.release_file(entry.node, opened.handle)?;
+        queue.unlink(ROOT_NODE, "made")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn o_direct_reaches_the_host_if_it_is_allowed() -> TestResult {
+    let probe = tempfile::NamedTempFile::new()?;
+    let mut options = std::fs::OpenOptions::new();
+    let direct = options.read(true).custom_flags(libc::O_DIRECT);
+    if let Err(error) = direct.open(probe.path()) {
+        skip!("no O_DIRECT in the directory for temporary files: {error}");
+    }
+    flag_reaches_the_host_with("--allow-direct-io", libc::O_DIRECT)
+}
+
+/// Whether a read by a guest that opens the file with O_NOATIME is seen in its time of access.
+fn read_is_seen(share: &Path, args: &[&str]) -> Result<bool> {
+    let path = share.join("file");
+    std::fs::write(&path, "content")?;
+    // Older than the content: with any option of a mount but `noatime` a read is seen.
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+    let file = std::fs::File::options().write(true).open(&path)?;
+    file.set_times(FileTimes::new().set_accessed(long_ago))?;
+    let (_back_end, mut client) = start(share, args)?;
+    let queue = client.queue();
+    let node = queue.lookup(ROOT_NODE, "file")?.node;
+    let handle = queue.open(node, libc::O_NOATIME.cast_unsigned())?.handle;
+    assert_eq!(queue.read(node, handle, 0, 100)?, b"content");
+    queue.release_file(node, handle)?;
+    Ok(std::fs::metadata(&path)?.accessed()? != long_ago)
+}
+
+#[test]
+fn o_noatime_reaches_the_host_if_it_is_preserved() -> TestResult {
+    flag_reaches_the_host_with("--preserve-noatime", libc::O_NOATIME)?;
+    let share = match HostFs::tmpfs("") {
+        Ok(share) => share,
+        Err(error) => skip!("{error}"),
+    };
+    assert!(read_is_seen(&share.path(), &[])?);
+    assert!(!read_is_seen(&share.path(), &["--preserve-noatime"])?);
     Ok(())
 }

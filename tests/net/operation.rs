@@ -277,6 +277,25 @@ fn guest_of_a_network_without_offloads_is_offered_none() -> TestResult {
 }
 
 #[test]
+fn guest_is_told_the_speed_that_is_set_and_none_otherwise() -> TestResult {
+    const SPEED_DUPLEX: u64 = 1 << 63;
+    // `speed` and `duplex` of `struct virtio_net_config`; unknown is all ones.
+    for (args, told) in [
+        (&[][..], None),
+        (&["--speed-mbps", "40000"], Some([0x40, 0x9c, 0, 0, 1])),
+    ] {
+        let args = [&["--backend", "null"], args].concat();
+        let mut back_end = NetBackEnd::start(1, &args)?;
+        let mut port = open(&mut back_end, 0)?;
+        let offered = port.session.negotiated().offered & SPEED_DUPLEX != 0;
+        assert_eq!(offered, told.is_some(), "{args:?}");
+        let read = port.session.config(12, 5)?;
+        assert_eq!(read, told.unwrap_or([0xff; 5]), "{args:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn f6_8_start_says_what_is_served_and_how_it_is_caged() -> TestResult {
     let start = |ports: &[&str], args: &[&str], expected: &dyn Fn(&NetBackEnd) -> String| {
         let mut back_end = NetBackEnd::start_ports(ports, args)?;

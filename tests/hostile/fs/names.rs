@@ -208,7 +208,7 @@ fn g4_name_of_a_file_without_one_is_not_used() -> TestResult {
         (b"/abs", 0),
         (b"../x", 0),
         (b"a\0b", libc::EINVAL),
-        (&[b'n'; 1025], libc::ENAMETOOLONG),
+        (&[b'n'; 4096], libc::ENAMETOOLONG),
     ] {
         let mut request = Request::create(ROOT_NODE, name, 2, 0o600, 0);
         request.opcode = opcode::TMPFILE;

@@ -27,7 +27,7 @@ struct Hung {
     disk: Disk,
     _session: Session,
     raw: RawClient,
-    _driver: BlkDriver,
+    driver: BlkDriver,
     injection: Option<Injection>,
 }
 
@@ -51,7 +51,7 @@ impl Hung {
             disk,
             _session: session,
             raw,
-            _driver: driver,
+            driver,
             injection: Some(injection),
         })
     }
@@ -242,17 +242,79 @@ fn f1_11_second_front_end_on_a_busy_socket_is_told_of() -> TestResult {
 }
 
 /// A line of the control protocol, and who waits for the answer.
-fn ask(path: &Path, method: &str) -> Result<BufReader<UnixStream>> {
+pub(crate) fn ask(path: &Path, method: &str) -> Result<BufReader<UnixStream>> {
     let mut stream = UnixStream::connect(path)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     writeln!(stream, r#"{{"id":"{method}","method":"{method}"}}"#)?;
     Ok(BufReader::new(stream))
 }
 
-fn answer(client: &mut BufReader<UnixStream>) -> Result<Value> {
+/// What comes within [`PATIENCE`].
+pub(crate) fn answer(client: &mut BufReader<UnixStream>) -> Result<Value> {
     let mut line = String::new();
     client.read_line(&mut line)?;
     Ok(serde_json::from_str(&line)?)
+}
+
+/// Nothing has come.
+pub(crate) fn is_unanswered(client: &BufReader<UnixStream>) -> TestResult {
+    client.get_ref().set_nonblocking(true)?;
+    let nothing = client.get_ref().read(&mut [0]).map_err(|e| e.kind());
+    client.get_ref().set_nonblocking(false)?;
+    assert_eq!(nothing, Err(ErrorKind::WouldBlock));
+    Ok(())
+}
+
+/// Asks for a drain of a disk that hangs, and returns when it is waited for.
+fn drain_unanswered(hung: &Hung) -> Result<BufReader<UnixStream>> {
+    let drain = ask(&hung.disk.process.path("control.sock"), "drain")?;
+    wait_until("the wait to be told", || {
+        Ok(count(&hung.log(), "waiting for requests in flight to end") >= 1)
+    })?;
+    is_unanswered(&drain)?;
+    Ok(drain)
+}
+
+#[test]
+fn f1_10_f4_6_sigterm_while_a_hung_disk_is_drained_ends_within_the_bound() -> TestResult {
+    if !Injection::is_possible() {
+        skip!("strace cannot trace here");
+    }
+    let mut hung = Hung::start(&["--stop-timeout", "2"])?;
+    // It is no reason to end before: who has asked is told that it takes long.
+    let drain = drain_unanswered(&hung)?;
+    wait_until("more than the bound", || {
+        Ok(count(&hung.log(), "waiting for requests in flight to end") >= 4)
+    })?;
+    assert!(hung.disk.process.try_exit()?.is_none(), "{}", hung.log());
+    hung.disk.process.signal(Signal::TERM)?;
+    assert_eq!(hung.gave_up()?, GAVE_UP, "{}", hung.log());
+    drop(drain);
+    Ok(())
+}
+
+#[test]
+fn f1_10_f4_6_sigterm_while_a_disk_is_drained_that_goes_on_ends_in_good_order() -> TestResult {
+    if !Injection::is_possible() {
+        skip!("strace cannot trace here");
+    }
+    let mut hung = Hung::start(&["--stop-timeout", "60"])?;
+    let mut drain = drain_unanswered(&hung)?;
+    hung.disk.process.signal(Signal::TERM)?;
+    let told = count(&hung.log(), "waiting for requests in flight to end");
+    wait_until("the wait to go on", || {
+        Ok(count(&hung.log(), "waiting for requests in flight to end") > told)
+    })?;
+    assert!(hung.disk.process.try_exit()?.is_none(), "{}", hung.log());
+    hung.injection = None;
+    let status = hung.disk.process.wait_exit(PATIENCE)?;
+    assert!(status.success(), "{status}: {}", hung.log());
+    // What it has waited for was done, and it is told so.
+    assert_eq!(answer(&mut drain)?["result"]["done"], true);
+    // So was the read.
+    let read = hung.driver.poll()?.ok_or("the read was not answered")?;
+    read.ok()?;
+    Ok(())
 }
 
 #[test]
@@ -286,11 +348,7 @@ fn f4_6_drain_of_a_hung_disk_holds_up_nobody_else() -> TestResult {
     }
     // All of that while they wait.
     for drain in &drains {
-        drain.get_ref().set_nonblocking(true)?;
-        let mut byte = [0];
-        let nothing = (&mut drain.get_ref()).read(&mut byte).map_err(|e| e.kind());
-        assert_eq!(nothing, Err(ErrorKind::WouldBlock), "{:?}", start.elapsed());
-        drain.get_ref().set_nonblocking(false)?;
+        is_unanswered(drain)?;
     }
     for drain in &mut drains {
         assert_eq!(answer(drain)?["result"]["done"], false);

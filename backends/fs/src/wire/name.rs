@@ -5,12 +5,13 @@ use std::ffi::CStr;
 
 use thiserror::Error;
 
-/// The longest name of a directory entry that FUSE has (`FUSE_NAME_MAX`). What a file system takes
-/// is for the host to say: 255 bytes of most, but 255 units of UTF-16 of vfat, exfat and ntfs3, which
-/// are up to 765 bytes here.
-pub const NAME_MAX_BYTES: usize = 1024;
+/// The longest name of a directory entry that a path can have (`PATH_MAX` without the NUL), and that
+/// FUSE has (`FUSE_NAME_MAX`; 1024 before Linux 6.15). What a file system takes is for the host to
+/// say: 255 bytes of most, but 255 units of UTF-16 of vfat, exfat and ntfs3, which are up to 765 bytes
+/// here, and more of those by FUSE.
+pub const NAME_MAX_BYTES: usize = 4095;
 
-/// One component of a path: 1 to 1024 bytes, none of them NUL or a slash, and neither "." nor "..".
+/// One component of a path: 1 to 4095 bytes, none of them NUL or a slash, and neither "." nor "..".
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Name<'a>(&'a CStr);
 
@@ -27,7 +28,7 @@ pub enum NameError {
     /// A slash in it.
     #[error("a name with a slash")]
     Slash,
-    /// More than 1024 bytes.
+    /// More than 4095 bytes.
     #[error("a name of more than {NAME_MAX_BYTES} bytes")]
     TooLong,
 }

@@ -84,7 +84,7 @@ fn damage(bytes: &mut Vec<u8>, random: &mut Random) {
 
 fn check_name(name: Name<'_>) {
     let bytes = name.to_bytes();
-    assert!((1..=1024).contains(&bytes.len()));
+    assert!((1..=4095).contains(&bytes.len()));
     assert!(!bytes.contains(&b'/') && bytes != b"." && bytes != b"..");
 }
 
