@@ -71,13 +71,13 @@ impl Ask {
         Ok(())
     }
 
-    /// It is done.
+    /// It is done, or was not to be done.
     ///
     /// # Errors
     ///
     /// When nobody asks any more.
-    pub fn answer(asks: BorrowedFd<'_>) -> TestResult {
-        rustix::net::send(asks, &[0], SendFlags::NOSIGNAL)?;
+    pub fn answer(asks: BorrowedFd<'_>, done: bool) -> TestResult {
+        rustix::net::send(asks, &[u8::from(done)], SendFlags::NOSIGNAL)?;
         Ok(())
     }
 }
@@ -139,8 +139,8 @@ impl SilentFile {
         sendmsg(&self.asks, &slices, &mut control, SendFlags::NOSIGNAL)?;
         let mut answer = [0; 1];
         let (answered, _) = rustix::net::recv(&self.asks, &mut answer, RecvFlags::empty())?;
-        match answered {
-            1 => Ok(()),
+        match (answered, answer) {
+            (1, [1]) => Ok(()),
             _ => Err(format!("not handed over: {}", self.hander.stderr()).into()),
         }
     }

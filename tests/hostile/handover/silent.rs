@@ -92,12 +92,12 @@ fn f1_6_front_end_that_hands_over_many_is_left_and_its_socket_serves_nobody() ->
     if let Some(reason) = needs() {
         skip!("{reason}");
     }
+    let file = silent_file()?;
     for (id, body) in [
         (request::REM_MEM_REG, mem_region(&REGION)),
         (request::SET_DEVICE_STATE_FD, wire::words(&[0])),
     ] {
         for mut target in Target::all()? {
-            let file = silent_file()?;
             let client = target.negotiated()?;
             let before = descriptors(&target.process)?;
             hand_over_again_and_again(&client, &file, id, &body);
