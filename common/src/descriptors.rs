@@ -12,7 +12,8 @@ use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::sync::OnceLock;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, OFlags, StatxFlags, fcntl_get_seals, fcntl_getfl, readlinkat, statx,
+    AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, fcntl_get_seals, fcntl_getfl, openat,
+    readlinkat, statx,
 };
 use rustix::net::sockopt::{socket_domain, socket_type};
 use rustix::net::{AddressFamily, SocketType};
@@ -24,6 +25,15 @@ static PROC_SELF_FD: OnceLock<OwnedFd> = OnceLock::new();
 pub(crate) fn keep(proc_self_fd: OwnedFd) {
     // There is one sandbox in the life of a process.
     let _ = PROC_SELF_FD.set(proc_self_fd);
+}
+
+/// Opens `/proc/self/maps` of whoever calls, without an allocation.
+pub(crate) fn open_own_maps() -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    match PROC_SELF_FD.get() {
+        Some(directory) => openat(directory, c"../../self/maps", flags, Mode::empty()),
+        None => openat(CWD, c"/proc/self/maps", flags, Mode::empty()),
+    }
 }
 
 /// A path, or for what has none a name like `anon_inode:[eventfd]`.

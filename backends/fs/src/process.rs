@@ -91,5 +91,5 @@ pub fn seal(config: &ProcessConfig, connects: bool) -> Result<(), SandboxError> 
         info!("without the capabilities {missing:?}: not every user's files can be served");
     }
     harden()?;
-    allow_list(connects, config.sandbox == Mode::None)?.install(config.seccomp)
+    allow_list(connects)?.install(config.seccomp)
 }

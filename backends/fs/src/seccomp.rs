@@ -62,19 +62,16 @@ const FILE_IOCTLS: &[u64] = &[
     0x401c_5820, // FS_IOC_FSSETXATTR
 ];
 
-/// Everything `ringside-fs` may call; whether it `connects` to its front-end again and again, and is
-/// `alone`, without a parent outside.
+/// Everything `ringside-fs` may call; whether it `connects` to its front-end again and again.
 ///
 /// # Errors
 /// Never in practice: the rules are well-formed.
-pub fn allow_list(connects: bool, alone: bool) -> Result<AllowList, SandboxError> {
+pub fn allow_list(connects: bool) -> Result<AllowList, SandboxError> {
     let mut list = AllowList::common()?;
     if connects {
         list.allow_unix_connections()?;
     }
-    if alone {
-        list.allow_heir()?;
-    }
+    list.allow_heir()?;
     list.allow(FILES);
     let file_system = u64::from(libc::CLONE_FS.unsigned_abs());
     list.allow_value(libc::SYS_unshare, 0, file_system)?;

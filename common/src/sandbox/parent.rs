@@ -71,7 +71,7 @@ pub(super) fn split(separation: Separation<'_>) -> Result<Option<u8>, SandboxErr
         sys::fork(separation.flags()).map_err(SandboxError::system("start a process inside"))?;
     let Some(child) = child else {
         drop((map, told));
-        heir::leave_to_parent(tell);
+        heir::leave_to_parent(tell, matches!(separation, Separation::None));
         if let Err(error) = settle_in(separation, mapped, &parent) {
             // Not for the caller, who might go on with less, as its copy in the parent may.
             // No destructor runs: what they would undo belongs to the parent.

@@ -22,6 +22,7 @@ use seccompiler::{
 };
 
 use super::error::SandboxError;
+use crate::sys::heir;
 
 /// What happens on a system call that is not allowed (`--seccomp`).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
@@ -227,12 +228,15 @@ impl AllowList {
         Ok(())
     }
 
-    /// Allows what a process needs that no parent waits for outside, to leave files to be closed to
-    /// another (see `sys::heir`).
+    /// Allows what a process needs to leave files to be closed to another, where it may (see
+    /// `sys::heir`).
     ///
     /// # Errors
     /// Never in practice: the rules are well-formed.
     pub fn allow_heir(&mut self) -> Result<(), SandboxError> {
+        if !heir::may_be() {
+            return Ok(());
+        }
         let shared = libc::CLONE_VM | libc::CLONE_FILES;
         self.allow_value(libc::SYS_clone, 0, u64::from(shared.unsigned_abs()))?;
         self.allow(&[libc::SYS_close_range, libc::SYS_pidfd_open]);

@@ -16,7 +16,7 @@ use ringside_tests::hostile::wire::{self, mem_region};
 use ringside_tests::hostile::{Result, TestResult, wait_until};
 use ringside_tests::process::{Launch, Process};
 use ringside_tests::skip;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::walk::messages;
 use super::{BOUND, PATIENCE, REGION, Target, answered_or_closed};
@@ -186,12 +186,10 @@ fn f1_6_disk_with_silent_files_that_is_ended_or_killed_is_gone_and_its_socket_to
         process.signal(signal)?;
         let status = process.wait_exit(BOUND)?;
         assert_eq!(status.success(), signal == Signal::TERM, "{status}");
-        let mut stream = UnixStream::connect(process.socket());
-        assert!(stream.is_err(), "{signal:?}: somebody still listens");
-        if signal == Signal::KILL {
-            // What a ring has mapped at that moment is let go behind the file.
-            continue;
-        }
+        // The heir closes what a killed process leaves, a moment after its end.
+        wait_until("nobody listens", || {
+            Ok(UnixStream::connect(process.socket()).is_err())
+        })?;
         let mut again = None;
         wait_until("the image is free", || {
             let mut process = disk(&image)?;
@@ -199,8 +197,61 @@ fn f1_6_disk_with_silent_files_that_is_ended_or_killed_is_gone_and_its_socket_to
             again = Some(process).filter(|_| listens);
             Ok(listens)
         })?;
-        stream = Ok(again.ok_or("not served")?.connect(PATIENCE)?);
+        let stream = again.ok_or("not served")?.connect(PATIENCE)?;
         drop((stream, driver, session));
+    }
+    Ok(())
+}
+
+/// The process that serves; it is the child of the one that was started, if there is a sandbox.
+fn serving(process: &Process, sandbox: &str) -> Result<Pid> {
+    let own = process.id();
+    let number = if sandbox == "none" {
+        own.to_string()
+    } else {
+        std::fs::read_to_string(format!("/proc/{own}/task/{own}/children"))?
+    };
+    let pid = Pid::from_raw(number.trim().parse()?);
+    Ok(pid.ok_or("no process serves")?)
+}
+
+#[test]
+fn f1_6_folder_with_silent_files_that_is_killed_is_gone_and_its_socket_too() -> TestResult {
+    if let Some(reason) = needs() {
+        skip!("{reason}");
+    }
+    let file = silent_file()?;
+    // In namespaces a process that is killed is gone with its file only.
+    for (sandbox, inside) in [("none", true), ("chroot", true), ("chroot", false)] {
+        let mut target = Target::start_in(super::Device::Folder, &[], sandbox)?;
+        let client = target.negotiated()?;
+        let header = Header::new(request::SET_DEVICE_STATE_FD, 8);
+        file.hand_over(client.stream(), header, &wire::words(&[0]), 1)?;
+        answered_or_closed(&client)?;
+        says(&target.process, "a file whose close may never end")?;
+        drop(client);
+        let stream = target.process.connect(PATIENCE)?;
+        let watched = RawClient::from_stream(stream.try_clone()?)?;
+        let mut session = Session::builder().from_stream(stream)?;
+        let vring = session.create_vring(1)?;
+        session.start(&vring, 0)?;
+        let serving = serving(&target.process, sandbox)?;
+        let victim = if inside {
+            serving
+        } else {
+            Pid::from_raw(target.process.id().cast_signed()).ok_or("no process")?
+        };
+        kill_process(victim, Signal::KILL)?;
+        let status = target.process.wait_exit(BOUND)?;
+        assert!(!status.success(), "{sandbox}, {inside}: {status}");
+        wait_until("nobody listens", || {
+            Ok(UnixStream::connect(target.process.socket()).is_err())
+        })
+        .map_err(|e| format!("{sandbox}, {inside}: {e}"))?;
+        // So is the session: a front-end sees it, and comes again.
+        watched
+            .expect_closed(BOUND)
+            .map_err(|e| format!("{sandbox}, {inside}: {e}"))?;
     }
     Ok(())
 }
