@@ -14,6 +14,7 @@
 //! * [`covering`]: which cases of a large matrix cover all pairs of its values.
 //! * [`host_fs`]: file systems that a test mounts for itself.
 //! * [`fs_tools`]: where other people's file system programs are.
+//! * [`libvirt`]: the README's lines for libvirt, and what it makes of them.
 //! * [`vm`]: boots a real Linux guest in QEMU with a back-end attached.
 //! * [`mod@skip`]: how a test says, countably, that its machine lacks something.
 
@@ -26,6 +27,7 @@ pub mod fs_tools;
 pub mod host_fs;
 pub mod hostile;
 pub mod in_process;
+pub mod libvirt;
 pub mod net_back_end;
 pub mod process;
 pub mod skip;

@@ -174,23 +174,6 @@ fn serial(text: &str) -> Result<String, SerialError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
-
-    #[test]
-    fn command_line_is_consistent() {
-        Options::command().debug_assert();
-    }
-
-    #[test]
-    fn man_page_that_is_shipped_is_the_one_of_this_command_line() {
-        let shipped = include_str!("../../../dist/ringside-blk.1");
-        let made = ringside_common::cli::man_page(Options::command()).unwrap();
-        assert_eq!(
-            shipped,
-            String::from_utf8(made).unwrap(),
-            "see dist/README.md"
-        );
-    }
 
     #[test]
     fn discovery_file_that_is_shipped_is_for_a_block_device() {
@@ -198,19 +181,6 @@ mod tests {
         let shipped: serde_json::Value = serde_json::from_str(shipped).unwrap();
         assert_eq!(shipped["type"], "block");
         assert_eq!(shipped["binary"], "/usr/bin/ringside-blk");
-    }
-
-    #[test]
-    fn unit_that_is_shipped_has_a_command_line_that_is_taken() {
-        let unit = include_str!("../../../dist/systemd/ringside-blk@.service");
-        let command = unit
-            .lines()
-            .find_map(|line| line.strip_prefix("ExecStart="))
-            .unwrap();
-        // What systemd passes is found without an option.
-        let words = command.split(' ').chain(["--fd", "3"]);
-        Options::try_parse_from(words).unwrap();
-        assert!(command.starts_with("/usr/bin/ringside-blk "));
     }
 
     #[test]

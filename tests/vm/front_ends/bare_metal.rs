@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use ringside_tests::libvirt::{LibvirtDisk, LibvirtFilesystem, LibvirtInterface};
 use ringside_tests::skip;
 use ringside_tests::skip::front_end;
 use ringside_tests::vm::{
@@ -272,6 +273,38 @@ fn f7_8_qemu_runs_the_guest_that_polls_its_devices() -> Result<(), BoxError> {
         run_in_qemu(&format!("oldest {name}"), machine, &expected)?;
     }
     Ok(())
+}
+
+/// The README's lines for libvirt, with other sockets. It says nothing of request queues of a folder:
+/// there is one.
+#[test]
+fn qemu_as_libvirt_starts_it_takes_all_devices() -> Result<(), BoxError> {
+    if let Some(reason) = lacking() {
+        skip!("{reason}");
+    }
+    let disk = LibvirtDisk::of_readme()?;
+    let interface = LibvirtInterface::of_readme()?;
+    let filesystem = LibvirtFilesystem::of_readme()?;
+    let machine = |sockets: [&Path; 3]| {
+        let nic = Device::net("nic", sockets[1]).queue_pairs(interface.pairs);
+        Guest::new()
+            .device(
+                Device::block("disk", sockets[0])
+                    .num_queues(disk.queues)
+                    .reconnect(disk.reconnect),
+            )
+            .device(nic.mac(&interface.mac).reconnect(interface.reconnect))
+            .device(
+                Device::fs("share", sockets[2], &filesystem.tag).queue_size(filesystem.queue_size),
+            )
+    };
+    let expected = [
+        format!("disk: {} queues of 128 entries ok", disk.queues),
+        format!("network: {} queues of 256 entries ok", 2 * interface.pairs),
+        format!("folder: 2 queues of {} entries ok", filesystem.queue_size),
+    ];
+    let expected = expected.each_ref().map(String::as_str);
+    run_in_qemu("QEMU as libvirt starts it", machine, &expected)
 }
 
 /// QEMU's microvm has virtio-mmio, by default as it was before virtio 1, which only disks are.

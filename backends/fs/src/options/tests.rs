@@ -2,7 +2,6 @@
 
 use std::num::NonZeroUsize;
 
-use clap::CommandFactory as _;
 use clap::error::ErrorKind;
 use log::LevelFilter;
 use ringside_common::cli::Endpoint;
@@ -31,35 +30,6 @@ fn fs(args: &[&str]) -> FsConfig {
 
 fn refused(args: &[&str]) -> ErrorKind {
     parse(args).unwrap_err().kind()
-}
-
-#[test]
-fn command_line_is_consistent() {
-    Options::command().debug_assert();
-}
-
-#[test]
-fn man_page_that_is_shipped_is_the_one_of_this_command_line() {
-    let shipped = include_str!("../../../../dist/ringside-fs.1");
-    let made = ringside_common::cli::man_page(Options::command()).unwrap();
-    assert_eq!(
-        shipped,
-        String::from_utf8(made).unwrap(),
-        "see dist/README.md"
-    );
-}
-
-#[test]
-fn unit_that_is_shipped_has_a_command_line_that_is_taken() {
-    let unit = include_str!("../../../../dist/systemd/ringside-fs@.service");
-    let command = unit
-        .lines()
-        .find_map(|line| line.strip_prefix("ExecStart="))
-        .unwrap();
-    // What systemd passes is found without an option.
-    let words = command.split(' ').chain(["--fd", "3"]);
-    Options::read(words).unwrap();
-    assert!(command.starts_with("/usr/bin/ringside-fs "));
 }
 
 #[test]

@@ -5,7 +5,6 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::CommandFactory as _;
 use clap::error::ErrorKind;
 use ringside_common::cli::Endpoint;
 use tempfile::TempDir;
@@ -25,35 +24,6 @@ fn config(args: &[&str]) -> Result<NetConfig, OptionsError> {
 fn rate(per_s: u64, burst: Option<u64>) -> Option<Rate> {
     let per_s = per_s.try_into().unwrap();
     Some(Rate { per_s, burst })
-}
-
-#[test]
-fn command_line_is_consistent() {
-    Options::command().debug_assert();
-}
-
-#[test]
-fn man_page_that_is_shipped_is_the_one_of_this_command_line() {
-    let shipped = include_str!("../../../../dist/ringside-net.1");
-    let made = ringside_common::cli::man_page(Options::command()).unwrap();
-    assert_eq!(
-        shipped,
-        String::from_utf8(made).unwrap(),
-        "see dist/README.md"
-    );
-}
-
-#[test]
-fn unit_that_is_shipped_has_a_command_line_that_is_taken() {
-    let unit = include_str!("../../../../dist/systemd/ringside-net@.service");
-    let command = unit
-        .lines()
-        .find_map(|line| line.strip_prefix("ExecStart="))
-        .unwrap();
-    // What systemd passes is found without an option.
-    let words = command.split(' ').chain(["--fd", "3"]);
-    Options::try_parse_from(words).unwrap();
-    assert!(command.starts_with("/usr/bin/ringside-net "));
 }
 
 #[test]
