@@ -41,6 +41,12 @@ impl Descriptor {
     pub fn is_writable(&self) -> bool {
         self.flags & flag::WRITE != 0
     }
+
+    /// Whether it is a buffer, and nothing comes behind it.
+    #[inline]
+    fn is_last_buffer(&self) -> bool {
+        self.flags & !flag::WRITE == 0
+    }
 }
 
 /// Bytes of a descriptor in guest memory.
@@ -165,13 +171,23 @@ struct Seen {
     hole: Option<ChainFault>,
 }
 
+impl Seen {
+    /// Nothing yet, but that `writable` descriptors may have come before.
+    #[inline]
+    fn behind(writable: bool) -> Self {
+        Self {
+            writable,
+            ..Self::default()
+        }
+    }
+}
+
 impl Walk<'_> {
     /// Walks the chain that starts at `head` of `table` into `out`.
     #[inline]
     pub(crate) fn run(&mut self, table: &impl Table, head: u16) -> Result<(), ChainFault> {
         self.out.begin(self.memory);
-        let mut seen = Seen::default();
-        self.whole(table, head, &mut seen)
+        self.whole(table, head, false)
     }
 
     /// Walks the chain that starts at `head` of `table`, all of it device-writable, into `out`
@@ -181,43 +197,65 @@ impl Walk<'_> {
         let mark = self.out.resume(self.memory);
         let mark = mark.ok_or(ChainFault::OtherMemory)?;
         // As if a device-writable descriptor had come before: a readable one is out of order.
-        let mut seen = Seen {
-            writable: true,
-            ..Seen::default()
-        };
-        let result = self.whole(table, head, &mut seen);
+        let result = self.whole(table, head, true);
         if result.is_err() {
             self.out.rewind(mark);
         }
         result
     }
 
+    /// Walks a whole chain; `writable` if device-writable descriptors have come before it.
     #[inline]
-    fn whole(&mut self, table: &impl Table, head: u16, seen: &mut Seen) -> Result<(), ChainFault> {
-        let result = match self.links(table, head, self.indirect, seen) {
+    fn whole(&mut self, table: &impl Table, head: u16, writable: bool) -> Result<(), ChainFault> {
+        let first = table.get(head);
+        let mut seen = Seen::behind(writable);
+        // Most frames are in one buffer.
+        if let Some(only) = first.filter(Descriptor::is_last_buffer) {
+            let result = self.add(head, &only, &mut seen);
+            return self.end(&seen, result);
+        }
+        self.several(table, (head, first), writable)
+    }
+
+    /// The same of a chain whose `first` descriptor has been read, and is not its last. Not inlined,
+    /// so that a chain of one does not pay for what this one needs.
+    #[inline(never)]
+    fn several(
+        &mut self,
+        table: &impl Table,
+        first: (u16, Option<Descriptor>),
+        writable: bool,
+    ) -> Result<(), ChainFault> {
+        let mut seen = Seen::behind(writable);
+        let result = match self.links(table, first, self.indirect, &mut seen) {
             Ok(None) => Ok(()),
-            Ok(Some((index, indirect))) => self.indirect_table(index, &indirect, seen),
+            Ok(Some((index, indirect))) => self.indirect_table(index, &indirect, &mut seen),
             Err(fault) => Err(fault),
         };
+        self.end(&seen, result)
+    }
+
+    #[inline]
+    fn end(&mut self, seen: &Seen, result: Result<(), ChainFault>) -> Result<(), ChainFault> {
         self.out.note_descriptors(seen.descriptors);
         result?;
         seen.hole.map_or(Ok(()), Err)
     }
 
-    /// Follows the links of one table; stops at an indirect descriptor and returns it.
+    /// Follows the links of one table from its descriptor `index`, which has been read; stops at an
+    /// indirect descriptor and returns it.
     #[inline]
     fn links(
         &mut self,
         table: &impl Table,
-        head: u16,
+        (mut index, mut read): (u16, Option<Descriptor>),
         indirect: bool,
         seen: &mut Seen,
     ) -> Result<Option<(u16, Descriptor)>, ChainFault> {
         let size = table.size();
         let limit = size.min(MAX_DIRECT);
-        let mut index = head;
         for _ in 0..limit {
-            let Some(descriptor) = table.get(index) else {
+            let Some(descriptor) = read else {
                 return Err(ChainFault::IndirectAddress {
                     guest: u64::from(index),
                 });
@@ -239,6 +277,7 @@ impl Walk<'_> {
                 });
             }
             index = descriptor.next;
+            read = table.get(index);
         }
         Err(ChainFault::TooLong { limit })
     }
@@ -287,7 +326,8 @@ impl Walk<'_> {
                     guest: descriptor.addr,
                 })?;
         // A nested table is refused by `special_flags`: the last argument allows none.
-        self.links(&table, 0, false, seen).map(|_none| ())
+        let first = (0, table.get(0));
+        self.links(&table, first, false, seen).map(|_none| ())
     }
 }
 

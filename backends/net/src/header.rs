@@ -120,6 +120,8 @@ pub enum HeaderFault {
 }
 
 /// `struct virtio_net_hdr_v1`.
+/// Laid out as in memory, so that to encode it is to copy it.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct NetHeader {
     /// [`NEEDS_CSUM`], [`DATA_VALID`].
@@ -209,6 +211,9 @@ impl NetHeader {
     #[inline]
     pub fn for_receiver(self, receiver: Offloads) -> Option<Self> {
         let mut passed = Self::default();
+        if self.flags == 0 && self.gso_type == GSO_NONE {
+            return Some(passed);
+        }
         if self.gso_type != GSO_NONE {
             let needed = self.gso_offloads()? | Offloads::CSUM;
             if !self.needs_checksum() || !receiver.contains(needed) {

@@ -215,6 +215,7 @@ impl Buffers {
     }
 
     /// Copies from `offset` of the readable stream; returns how many bytes there were.
+    #[inline]
     pub fn read_at(&self, offset: usize, to: &mut [u8]) -> usize {
         copy_out(self.readable(), offset, to)
     }
@@ -239,11 +240,13 @@ impl Buffers {
     }
 
     /// Copies back from `offset` of the writable stream; returns how many bytes there were.
+    #[inline]
     pub fn written_at(&self, offset: usize, to: &mut [u8]) -> usize {
         copy_out(self.writable(), offset, to)
     }
 
     /// Copies to `offset` of the writable stream; returns how many bytes fitted.
+    #[inline]
     pub fn write_at(&self, offset: usize, from: &[u8]) -> usize {
         copy_in(self.writable(), offset, from)
     }
@@ -378,13 +381,14 @@ fn consume(iovecs: &mut [iovec], start: &mut usize, end: usize, bytes: usize) ->
         let Some(iov) = iovecs.get_mut(*start) else {
             break;
         };
-        let step = left.min(iov.iov_len);
-        iov.iov_base = iov.iov_base.wrapping_byte_add(step);
-        iov.iov_len -= step;
-        left -= step;
-        if iov.iov_len == 0 {
-            *start += 1;
+        if left < iov.iov_len {
+            iov.iov_base = iov.iov_base.wrapping_byte_add(left);
+            iov.iov_len -= left;
+            return bytes;
         }
+        // One that is all consumed stays as it is: nobody looks in front of `start`.
+        left -= iov.iov_len;
+        *start += 1;
     }
     bytes - left
 }

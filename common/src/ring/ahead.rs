@@ -22,12 +22,13 @@ impl SplitRing {
     #[inline]
     pub(super) fn look_ahead(&self) {
         let left = self.avail_idx.wrapping_sub(self.next_avail);
+        if left <= BUFFERS_AHEAD {
+            return;
+        }
         if left > DESCRIPTORS_AHEAD {
             self.fetch_descriptor(DESCRIPTORS_AHEAD);
         }
-        if left > BUFFERS_AHEAD {
-            self.fetch_buffer(BUFFERS_AHEAD);
-        }
+        self.fetch_buffer(BUFFERS_AHEAD);
     }
 
     /// The same for the first chains of a batch, all at once.
@@ -59,13 +60,14 @@ impl SplitRing {
         let Some(run) = self.memory.guest_run(descriptor.addr, 1, &mut hint) else {
             return;
         };
-        let fetch = if descriptor.is_writable() {
-            sys::prefetch_to_write
-        } else {
-            sys::prefetch
-        };
-        fetch(run.start);
-        fetch(run.start.wrapping_add(64));
+        let lines = [run.start, run.start.wrapping_add(64)];
+        for line in lines {
+            if descriptor.is_writable() {
+                sys::prefetch_to_write(line);
+            } else {
+                sys::prefetch(line);
+            }
+        }
     }
 
     /// The descriptor of the head that comes `ahead` of the next, if it is one.

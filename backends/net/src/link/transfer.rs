@@ -46,6 +46,10 @@ impl Transfer {
     ) -> io::Result<usize> {
         let mut gather = self.scratch.gather();
         match payload {
+            Payload::Guest { head: [], rest } => {
+                gather.push(prefix);
+                gather.push_readable(rest);
+            }
             Payload::Guest { head, rest } => {
                 match joined(&mut self.front, prefix, head) {
                     Some(front) => gather.push(front),

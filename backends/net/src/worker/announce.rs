@@ -89,14 +89,13 @@ impl NetWorker {
         port: &Port,
         bytes: &[u8],
     ) -> Fate {
-        let header = NetHeader::default();
-        let payload = Payload::Bytes(bytes);
+        let frame = Frame::of(NetHeader::default(), bytes);
         match self.hub.fabric() {
             Fabric::Wire => {
                 let Some(wire) = wire_of(turn, slot, &mut self.wires) else {
                     return Fate::Lost(DropReason::LinkDown);
                 };
-                let sent = wire.queue.send(&header, payload);
+                let sent = wire.queue.send(&frame.header, frame.payload);
                 if sent == Sent::Blocked || wire.queue.has_unsent() {
                     wire.block(turn.io);
                 }
@@ -106,15 +105,7 @@ impl NetWorker {
                     Sent::Dropped(loss) => Fate::Lost(reason_of(loss)),
                 }
             }
-            Fabric::Switch => {
-                let frame = Frame {
-                    header,
-                    payload,
-                    bytes: bytes.len(),
-                    start: bytes,
-                };
-                self.lan.announce(turn, &mut self.wires, port.id, &frame)
-            }
+            Fabric::Switch => self.lan.announce(turn, &mut self.wires, port.id, &frame),
             Fabric::Null { .. } | Fabric::Loopback => Fate::Gone,
         }
     }

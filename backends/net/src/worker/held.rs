@@ -11,12 +11,10 @@ use ringside_common::worker::Place;
 
 use super::lan::Frame;
 use super::receive::{Put, RxQueue};
-use super::transmit::PEEK_BYTES;
 use super::{BUDGET_BYTES, BUDGET_FRAMES, NetQueue, NetTurn, NetWorker, Side};
 use crate::counters::{DropReason, PacketCounters};
 use crate::header::NetHeader;
 use crate::limit::Admission;
-use crate::link::Payload;
 
 /// What a short frame takes at least, so that there are not too many of them.
 const MIN_ROOM_BYTES: usize = 256;
@@ -192,12 +190,7 @@ impl NetWorker {
             }
             let mut held = std::mem::take(&mut rx.held);
             let put = held.first().map(|(header, bytes)| {
-                let frame = Frame {
-                    header,
-                    payload: Payload::Bytes(bytes),
-                    bytes: bytes.len(),
-                    start: bytes.get(..PEEK_BYTES).unwrap_or(bytes),
-                };
+                let frame = Frame::of(header, bytes);
                 moved += frame.bytes;
                 self.lan.hand_over(place, now_ns, &frame)
             });

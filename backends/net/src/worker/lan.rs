@@ -27,7 +27,7 @@ use super::held::hold_back;
 use super::patience::Patience;
 use super::receive::{Put, give};
 use super::standing::LanPort;
-use super::transmit::Fate;
+use super::transmit::{Fate, PEEK_BYTES};
 use super::wire::Wire;
 use super::workbench::Workbench;
 use super::{NetQueue, NetTurn, NetVrings, Side, captured};
@@ -50,6 +50,19 @@ pub(super) struct Frame<'a> {
     pub(super) bytes: usize,
     /// Its first bytes.
     pub(super) start: &'a [u8],
+}
+
+impl<'a> Frame<'a> {
+    /// One that is ours.
+    #[inline]
+    pub(super) fn of(header: NetHeader, bytes: &'a [u8]) -> Self {
+        Self {
+            header,
+            payload: Payload::Bytes(bytes),
+            bytes: bytes.len(),
+            start: bytes.get(..PEEK_BYTES).unwrap_or(bytes),
+        }
+    }
 }
 
 /// Where a frame comes from.
@@ -448,14 +461,7 @@ impl Lan {
             return Put::Lost(DropReason::MtuExceeded);
         }
         if let Some(header) = frame.header.for_receiver(takes) {
-            let put = give(
-                place,
-                now_ns,
-                header,
-                frame.payload,
-                frame.bytes,
-                frame.start,
-            );
+            let put = give(place, now_ns, header, frame);
             if put == Put::Done {
                 captured(&self.hub, port, Direction::Rx, now_ns, frame.payload);
             }

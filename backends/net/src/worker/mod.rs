@@ -40,6 +40,7 @@ use crate::counters::{Direction, DropReason, PacketCounters};
 use crate::hub::Hub;
 use crate::link::{Payload, SPARE_BYTES};
 use crate::mac_table::PortId;
+use crate::offload::MAX_HEADERS_BYTES;
 use crate::port::{Negotiated, Port, Role};
 use lan::Lan;
 use receive::RxQueue;
@@ -88,6 +89,8 @@ pub struct NetWorker {
     wires: Vec<Option<Wire>>,
     /// The frame that is being moved.
     frame: Buffers,
+    /// Its first bytes, as far as they were looked at.
+    front: [u8; MAX_HEADERS_BYTES],
     /// Room for one that came from a link and did not fit.
     spare: Box<[u8]>,
     /// Wakes us for what the control side asks for.
@@ -104,6 +107,7 @@ impl NetWorker {
             wires: (0..hub.link_count()).map(|_| None).collect(),
             hub,
             frame: Buffers::default(),
+            front: [0; MAX_HEADERS_BYTES],
             spare: vec![0; SPARE_BYTES].into_boxed_slice(),
             outbox: None,
             first: 0,

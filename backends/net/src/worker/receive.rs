@@ -5,6 +5,7 @@ use ringside_common::memory::Buffers;
 use ringside_common::worker::{Place, Vring};
 
 use super::held::Held;
+use super::lan::Frame;
 use super::patience::Patience;
 use super::window::{Layout, Window};
 use super::wire::Wire;
@@ -103,17 +104,9 @@ impl RxQueue {
 
     /// Puts a frame that this driver takes as it is into its chains.
     #[inline]
-    pub(super) fn put(
-        &mut self,
-        vring: &mut Vring,
-        header: NetHeader,
-        payload: Payload<'_>,
-        bytes: usize,
-    ) -> Put {
-        if !self.window.make_room(vring, bytes) && self.window.has_longer(vring, bytes) {
-            self.window.skip_to_longer(vring, bytes);
-        }
-        if !self.window.make_room(vring, bytes) {
+    pub(super) fn put(&mut self, vring: &mut Vring, header: NetHeader, frame: &Frame<'_>) -> Put {
+        let bytes = frame.bytes;
+        if !self.window.make_room(vring, bytes) && !self.window.make_room_behind(vring, bytes) {
             return if self.window.is_hopeless(vring, bytes) {
                 Put::Lost(DropReason::NoBuffer)
             } else {
@@ -122,11 +115,12 @@ impl RxQueue {
         }
         let header_bytes = self.negotiated.header_bytes;
         let stream = self.window.stream_mut();
-        match payload {
+        match frame.payload {
             Payload::Guest { head, rest } => {
                 stream.write_at(header_bytes, head);
-                let behind = header_bytes + head.len();
-                stream.copy_from(behind, rest, 0, bytes.saturating_sub(head.len()));
+                if let Some(left @ 1..) = bytes.checked_sub(head.len()) {
+                    stream.copy_from(header_bytes + head.len(), rest, 0, left);
+                }
             }
             Payload::Bytes(from) => {
                 stream.write_at(header_bytes, from);
@@ -172,15 +166,13 @@ impl NetQueue {
     }
 }
 
-/// Gives a frame to the guest, whose limit allows it; the frame is as the driver takes it.
+/// Gives a frame to the guest, whose limit allows it; it is as the driver takes it, with `header`.
 #[inline]
 pub(super) fn give(
     place: &mut Place<NetQueue>,
     now_ns: u64,
     header: NetHeader,
-    payload: Payload<'_>,
-    bytes: usize,
-    start: &[u8],
+    frame: &Frame<'_>,
 ) -> Put {
     let Place { vring, queue } = place;
     if !vring.is_live() || !queue.port.is_link_up() {
@@ -190,15 +182,16 @@ pub(super) fn give(
     let Side::Receive(rx) = &mut queue.side else {
         return Put::Lost(DropReason::NoReceiver);
     };
-    if !rx.wants(start) {
+    if !rx.wants(frame.start) {
         return Put::Lost(DropReason::Filtered);
     }
-    let put = rx.put(vring, header, payload, bytes);
+    let put = rx.put(vring, header, frame);
     if put == Put::Done {
         rx.patience.end(now_ns);
-        let segments = || header.segments(bytes, |at| payload.byte(at));
+        let bytes = frame.bytes;
+        let segments = || header.segments(bytes, |at| frame.payload.byte(at));
         queue.port.to_guest.charge(now_ns, bytes, segments);
-        queue.counters.count(bytes, destination(start));
+        queue.counters.count(bytes, destination(frame.start));
     }
     put
 }
@@ -478,12 +471,11 @@ impl NetWorker {
                 resume_ns = at_ns;
                 break;
             }
-            let header = NetHeader::default();
-            let payload = Payload::Bytes(frame);
+            let made_up = Frame::of(NetHeader::default(), frame);
             let put = if bytes > place.queue.port.max_frame_bytes() {
                 Put::Lost(DropReason::MtuExceeded)
             } else {
-                give(place, now_ns, header, payload, bytes, frame)
+                give(place, now_ns, made_up.header, &made_up)
             };
             if let Some(reason) = put.loss() {
                 // The next one would fare no better.
@@ -511,10 +503,7 @@ fn finish_pending(
     frame: Vec<u8>,
 ) -> Got {
     let bytes = frame.len();
-    let put = {
-        let payload = Payload::Bytes(&frame);
-        give(place, now_ns, header, payload, bytes, &frame)
-    };
+    let put = give(place, now_ns, header, &Frame::of(header, &frame));
     let Side::Receive(rx) = &mut place.queue.side else {
         return Got::Nothing;
     };

@@ -53,14 +53,18 @@ pub(super) enum Fate {
     },
 }
 
-/// What is known of a frame that was taken.
-#[derive(Clone, Copy, Debug, Default)]
-struct Seen<'a> {
+/// A frame that was taken from a ring.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    /// Of the ring.
+    slot: usize,
+    /// Of its chain.
+    head: u16,
     header: NetHeader,
     bytes: usize,
-    destination: [u8; 6],
-    /// The first bytes, as far as they were taken out of guest memory.
-    start: &'a [u8],
+    /// How many of its first bytes are in [`NetWorker::front`]. They are taken out of guest memory
+    /// once, and what is checked of them is what is delivered, whatever the driver does meanwhile.
+    seen: usize,
 }
 
 impl TxQueue {
@@ -213,120 +217,104 @@ impl NetWorker {
         let header = match opened {
             Ok(header) => header,
             Err(reason) => {
-                return self.settle(turn, slot, head, Fate::Lost(reason), &Seen::default());
+                self.lose(turn, (slot, head), reason);
+                return Some(0);
             }
         };
-        match (self.hub.fabric(), header.gso_type) {
-            (Fabric::Wire | Fabric::Null { .. }, _) if is_checked => {
-                self.send_seen::<TAGGED_HEADER_BYTES>(turn, slot, head, &header)
-            }
-            (Fabric::Wire | Fabric::Null { .. }, _) => self.send_unseen(turn, slot, head, &header),
-            (Fabric::Switch | Fabric::Loopback, GSO_NONE) => {
-                self.send_seen::<PEEK_BYTES>(turn, slot, head, &header)
-            }
-            (Fabric::Switch | Fabric::Loopback, _) => {
-                self.send_seen::<MAX_HEADERS_BYTES>(turn, slot, head, &header)
-            }
-        }
-    }
-
-    /// Sends a frame on of which nothing is checked; whom it is for is looked at to be counted.
-    #[inline]
-    fn send_unseen(
-        &mut self,
-        turn: &mut NetTurn<'_>,
-        slot: usize,
-        head: u16,
-        header: &NetHeader,
-    ) -> Option<usize> {
-        let bytes = frame_bytes(&self.frame);
-        let destination = self.frame.peek().unwrap_or_default();
-        let fate = self.pass_on(turn, slot, header, bytes, &[]);
-        let seen = Seen {
-            header: *header,
-            bytes,
-            destination,
-            start: &[],
+        let mut frame = Taken {
+            slot,
+            head,
+            header,
+            bytes: frame_bytes(&self.frame),
+            seen: 0,
         };
-        self.settle(turn, slot, head, fate, &seen)
-    }
-
-    /// Sends a frame on whose first `N` bytes are looked at. They are taken out of guest memory
-    /// once, and what is checked of them is what is delivered, whatever the driver does meanwhile.
-    #[inline]
-    fn send_seen<const N: usize>(
-        &mut self,
-        turn: &mut NetTurn<'_>,
-        slot: usize,
-        head: u16,
-        header: &NetHeader,
-    ) -> Option<usize> {
-        let bytes = frame_bytes(&self.frame);
-        let mut front = [0; N];
-        let seen = self.frame.take_front(&mut front);
-        let start = front.get(..seen).unwrap_or_default();
-        let fate = self.pass_on(turn, slot, header, bytes, start);
-        let seen = Seen {
-            header: *header,
-            bytes,
-            destination: destination(start),
-            start,
+        let destination = match self.looked_at(is_checked, &header) {
+            // Whom it is for is looked at to be counted.
+            0 => self.frame.peek().unwrap_or_default(),
+            bytes => {
+                let front = self.front.get_mut(..bytes).unwrap_or_default();
+                frame.seen = self.frame.take_front(front);
+                // `open` has seen to it that there is one.
+                destination(front)
+            }
         };
-        self.settle(turn, slot, head, fate, &seen)
-    }
-
-    /// Gives the chain of a frame back, or leaves it in the ring.
-    #[inline]
-    fn settle(
-        &mut self,
-        turn: &mut NetTurn<'_>,
-        slot: usize,
-        head: u16,
-        fate: Fate,
-        seen: &Seen<'_>,
-    ) -> Option<usize> {
-        let now_ns = turn.now_ns();
-        let place = turn.vrings.get_mut(slot)?;
-        let queue = &mut place.queue;
-        let mut at_fault = false;
-        match fate {
+        match self.pass_on(turn, &frame) {
+            Fate::Gone => self.settle(turn, &frame, destination),
+            Fate::Lost(reason) => self.lose(turn, (slot, head), reason),
             Fate::Kept {
                 resume_ns,
                 waits_for,
             } => {
-                place.vring.undo(1);
-                if let Side::Transmit(tx) = &mut queue.side {
-                    tx.resume_ns = resume_ns;
-                    tx.waits_for = waits_for;
-                }
-                if resume_ns != 0 {
-                    self.wake_at(resume_ns);
-                }
+                self.keep(turn, slot, resume_ns, waits_for);
                 return None;
             }
-            Fate::Lost(reason) => {
-                queue.counters.count_drop(reason);
-                if self.hub.fabric() == Fabric::Switch {
-                    let descriptors = self.frame.descriptors();
-                    self.lan
-                        .note_loss(queue.port.id, now_ns, reason, descriptors);
-                    at_fault = true;
-                }
-            }
-            Fate::Gone => {
-                queue.counters.count(seen.bytes, seen.destination);
-                let (head, rest) = (seen.start, &self.frame);
-                let payload = Payload::Guest { head, rest };
-                let segments = || seen.header.segments(seen.bytes, |at| payload.byte(at));
-                queue.port.from_guest.charge(now_ns, seen.bytes, segments);
-                captured(&self.hub, queue.port.id, Direction::Tx, now_ns, payload);
-            }
         }
+        Some(frame.bytes)
+    }
+
+    /// How many bytes of a frame are looked at.
+    #[inline]
+    fn looked_at(&self, is_checked: bool, header: &NetHeader) -> usize {
+        match (self.hub.fabric(), header.gso_type) {
+            (Fabric::Wire | Fabric::Null { .. }, _) if is_checked => TAGGED_HEADER_BYTES,
+            (Fabric::Wire | Fabric::Null { .. }, _) => 0,
+            (Fabric::Switch | Fabric::Loopback, GSO_NONE) => PEEK_BYTES,
+            (Fabric::Switch | Fabric::Loopback, _) => MAX_HEADERS_BYTES,
+        }
+    }
+
+    /// Counts a frame that is on its way, and gives its chain back.
+    #[inline]
+    fn settle(&mut self, turn: &mut NetTurn<'_>, frame: &Taken, destination: [u8; 6]) {
+        let now_ns = turn.now_ns();
+        let Some(Place { vring, queue }) = turn.vrings.get_mut(frame.slot) else {
+            return;
+        };
+        queue.counters.count(frame.bytes, destination);
+        let payload = Payload::Guest {
+            head: self.front.get(..frame.seen).unwrap_or_default(),
+            rest: &self.frame,
+        };
+        let segments = || frame.header.segments(frame.bytes, |at| payload.byte(at));
+        queue.port.from_guest.charge(now_ns, frame.bytes, segments);
+        captured(&self.hub, queue.port.id, Direction::Tx, now_ns, payload);
+        vring.push_used(frame.head, 0);
+    }
+
+    /// Counts a frame that is lost, and gives its chain back.
+    fn lose(&mut self, turn: &mut NetTurn<'_>, (slot, head): (usize, u16), reason: DropReason) {
+        let now_ns = turn.now_ns();
+        let Some(place) = turn.vrings.get_mut(slot) else {
+            return;
+        };
+        place.queue.counters.count_drop(reason);
         place.vring.push_used(head, 0);
-        if at_fault {
+        if self.hub.fabric() == Fabric::Switch {
+            let (port, descriptors) = (place.queue.port.id, self.frame.descriptors());
+            self.lan.note_loss(port, now_ns, reason, descriptors);
             self.rest(place, now_ns);
         }
-        Some(seen.bytes)
+    }
+
+    /// Leaves a frame in the ring until it may be tried again.
+    fn keep(
+        &mut self,
+        turn: &mut NetTurn<'_>,
+        slot: usize,
+        resume_ns: u64,
+        waits_for: Option<usize>,
+    ) {
+        let Some(place) = turn.vrings.get_mut(slot) else {
+            return;
+        };
+        place.vring.undo(1);
+        if let Side::Transmit(tx) = &mut place.queue.side {
+            tx.resume_ns = resume_ns;
+            tx.waits_for = waits_for;
+        }
+        if resume_ns != 0 {
+            self.wake_at(resume_ns);
+        }
     }
 
     /// Takes nothing more from a port of a switch that has sent too much rubbish; returns whether
@@ -343,70 +331,38 @@ impl NetWorker {
     }
 
     #[inline]
-    fn pass_on(
-        &mut self,
-        turn: &mut NetTurn<'_>,
-        slot: usize,
-        header: &NetHeader,
-        bytes: usize,
-        start: &[u8],
-    ) -> Fate {
-        if self.hub.fabric() != Fabric::Switch
-            && let Some(place) = turn.vrings.get(slot)
+    fn pass_on(&mut self, turn: &mut NetTurn<'_>, frame: &Taken) -> Fate {
+        let start = self.front.get(..frame.seen).unwrap_or_default();
+        let fabric = self.hub.fabric();
+        if fabric != Fabric::Switch
+            && let Some(place) = turn.vrings.get(frame.slot)
             && place.queue.port.is_spoofed(start)
         {
             return Fate::Lost(DropReason::Spoofed);
         }
-        match self.hub.fabric() {
-            Fabric::Wire => self.send_to_wire(turn, slot, header, start),
+        let payload = Payload::Guest {
+            head: start,
+            rest: &self.frame,
+        };
+        match fabric {
+            Fabric::Wire => {
+                let wire = wire_of(turn, frame.slot, &mut self.wires);
+                send_to_wire(turn, wire, &frame.header, payload)
+            }
             Fabric::Null { .. } => {
                 self.frame.read_at(0, &mut self.spare);
                 Fate::Gone
             }
             Fabric::Switch | Fabric::Loopback => {
-                let rest = &self.frame;
-                let payload = Payload::Guest { head: start, rest };
-                let frame = Frame {
-                    header: *header,
+                let passing = Frame {
+                    header: frame.header,
                     payload,
-                    bytes,
+                    bytes: frame.bytes,
                     start,
                 };
                 self.lan
-                    .send_from_guest(turn, &mut self.wires, slot, &frame)
+                    .send_from_guest(turn, &mut self.wires, frame.slot, &passing)
             }
-        }
-    }
-
-    fn send_to_wire(
-        &mut self,
-        turn: &mut NetTurn<'_>,
-        slot: usize,
-        header: &NetHeader,
-        start: &[u8],
-    ) -> Fate {
-        let rest = &self.frame;
-        let Some(wire) = wire_of(turn, slot, &mut self.wires) else {
-            return Fate::Lost(DropReason::LinkDown);
-        };
-        match wire
-            .queue
-            .send(header, Payload::Guest { head: start, rest })
-        {
-            Sent::Done => {
-                if wire.queue.has_unsent() {
-                    wire.block(turn.io);
-                }
-                Fate::Gone
-            }
-            Sent::Blocked => {
-                wire.block(turn.io);
-                Fate::Kept {
-                    resume_ns: 0,
-                    waits_for: None,
-                }
-            }
-            Sent::Dropped(loss) => Fate::Lost(reason_of(loss)),
         }
     }
 
@@ -425,6 +381,34 @@ impl NetWorker {
             frames += 1;
         }
         frames > 0
+    }
+}
+
+#[inline]
+fn send_to_wire(
+    turn: &mut NetTurn<'_>,
+    wire: Option<&mut Wire>,
+    header: &NetHeader,
+    payload: Payload<'_>,
+) -> Fate {
+    let Some(wire) = wire else {
+        return Fate::Lost(DropReason::LinkDown);
+    };
+    match wire.queue.send(header, payload) {
+        Sent::Done => {
+            if wire.queue.has_unsent() {
+                wire.block(turn.io);
+            }
+            Fate::Gone
+        }
+        Sent::Blocked => {
+            wire.block(turn.io);
+            Fate::Kept {
+                resume_ns: 0,
+                waits_for: None,
+            }
+        }
+        Sent::Dropped(loss) => Fate::Lost(reason_of(loss)),
     }
 }
 

@@ -6,7 +6,7 @@ use ringside_common::memory::Buffers;
 use super::lan::{Frame, Lan, NO_PAIR, Origin, seconds};
 use super::patience::{Awaited, Patience};
 use super::receive::destination;
-use super::transmit::{Fate, PEEK_BYTES, reason_of};
+use super::transmit::{Fate, reason_of};
 use super::wire::Wire;
 use super::{BUDGET_BYTES, BUDGET_FRAMES, NetTurn, NetWorker};
 use crate::counters::DropReason;
@@ -15,7 +15,7 @@ use crate::frame::{
 };
 use crate::header::{GSO_NONE, NetHeader};
 use crate::hub::Fabric;
-use crate::link::{Payload, Received, Room, Sent};
+use crate::link::{Received, Room, Sent};
 
 impl NetWorker {
     /// Whether the uplink may have frames.
@@ -98,12 +98,7 @@ impl Lan {
         self.hub
             .table()
             .learn(vlan, ethernet.source, self.uplink, seconds(turn.now_ns()));
-        let frame = Frame {
-            header,
-            payload: Payload::Bytes(whole),
-            bytes: whole.len(),
-            start: whole.get(..PEEK_BYTES).unwrap_or(whole),
-        };
+        let frame = Frame::of(header, whole);
         match self.forward(turn, wires, origin, &ethernet, &frame) {
             // Nobody out there is kept waiting.
             Fate::Gone | Fate::Kept { .. } => {

@@ -86,20 +86,23 @@ impl Window {
     pub(super) fn make_room(&mut self, vring: &mut Vring, frame_bytes: usize) -> bool {
         let want = self.layout.header_bytes + frame_bytes;
         let mut walked = 0;
-        loop {
-            if self.layout.mergeable || self.chains.is_empty() {
-                if self.room_for_packet() >= want {
-                    return true;
-                }
-            } else {
-                return self.room_for_packet() >= want;
-            }
+        while self.room_for_packet() < want {
+            let more = self.layout.mergeable || self.chains.is_empty();
             // What was taken stays: the next call goes on from there.
             let tired = walked >= MAX_DESCRIPTORS;
-            if tired || self.chains.len() >= MAX_CHAINS || !self.take(vring) {
+            if !more || tired || self.chains.len() >= MAX_CHAINS || !self.take(vring) {
                 return false;
             }
             walked += self.stream.descriptors().max(1);
+        }
+        true
+    }
+
+    /// As [`make_room`](Self::make_room), behind a chain at the front that is too short.
+    pub(super) fn make_room_behind(&mut self, vring: &mut Vring, frame_bytes: usize) -> bool {
+        self.has_longer(vring, frame_bytes) && {
+            self.skip_to_longer(vring, frame_bytes);
+            self.make_room(vring, frame_bytes)
         }
     }
 
@@ -199,10 +202,10 @@ impl Window {
     #[inline]
     pub(super) fn commit(&mut self, vring: &mut Vring, mut header: NetHeader, frame_bytes: usize) {
         let mut left = self.layout.header_bytes + frame_bytes;
-        header.num_buffers = if self.layout.mergeable {
-            self.count_chains(left)
-        } else {
-            1
+        // Where a packet has one chain, it has room.
+        header.num_buffers = match self.chains.front() {
+            Some(first) if !first.has_room(left) => self.count_chains(left),
+            _ => 1,
         };
         let encoded = header.encode();
         if self.layout.header_bytes == HEADER_BYTES {

@@ -4,6 +4,7 @@
 
 use ringside_common::worker::Place;
 
+use super::lan::Frame;
 use super::receive::{Put, give};
 use super::wire::Wire;
 use super::{NetQueue, Side, captured};
@@ -64,12 +65,12 @@ impl Workbench {
             segment.clear();
             segment.extend_from_slice(part.head);
             segment.extend_from_slice(part.payload);
-            let payload = Payload::Bytes(segment);
-            result = give(place, now_ns, part.header, payload, segment.len(), segment);
+            let cut = Frame::of(part.header, segment);
+            result = give(place, now_ns, part.header, &cut);
             match result {
                 Put::Done => {
                     some_arrived = true;
-                    captured(hub, place.queue.port.id, Direction::Rx, now_ns, payload);
+                    captured(hub, place.queue.port.id, Direction::Rx, now_ns, cut.payload);
                 }
                 // The frame is not sent again.
                 Put::NoRoom if some_arrived => result = Put::Lost(DropReason::NoBuffer),
