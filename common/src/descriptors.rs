@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     fn open(path: &str, flags: OFlags) -> OwnedFd {
-        rustix::fs::open(path, flags, rustix::fs::Mode::empty()).unwrap()
+        rustix::fs::open(path, flags, Mode::empty()).unwrap()
     }
 
     #[test]
