@@ -1,146 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! From a request to its reply, but for the bytes of files.
 //!
-//! [`serve`] does what a request asks for and appends the reply to a buffer. [`is_long`] tells
+//! [`serve`] does what a request asks for and appends the reply to a buffer. Its [`Traits`] tell
 //! which requests are better served on a thread that may wait; what they do there is the same.
+
+mod traits;
 
 use crate::dax::Mapping;
 use crate::error::{Errno, Result};
 use crate::passthrough::{Cx, DirScratch, Kind, NewFile, PassThrough};
-use crate::pool::Work;
-use crate::wire::flags::MappingFlags;
-use crate::wire::operation::{LookupName, Operation};
+pub use crate::server::traits::{KINDS, Traits, Wait};
+use crate::wire::flags::OpenInFlags;
+use crate::wire::operation::Operation;
 use crate::wire::reply::{CopiedWide, Lseek, Written};
 
-/// The kinds of operations that are counted apart.
-pub const KINDS: &[&str] = &[
-    "lookup",
-    "metadata",
-    "open",
-    "read",
-    "write",
-    "directory",
-    "sync",
-    "other",
-];
-
-/// Which of [`KINDS`] an operation is.
+/// Whether an operation on `node` may wait for a disk for long, so that others would wait with it,
+/// although its files are on this machine.
 #[must_use]
-pub fn kind_of(op: &Operation<'_>) -> usize {
-    match op {
-        Operation::Lookup { .. } | Operation::Forget { .. } | Operation::BatchForget { .. } => 0,
-        Operation::Open { .. } | Operation::Create { .. } | Operation::TmpFile { .. } => 2,
-        Operation::Release(_) | Operation::Flush { .. } => 2,
-        Operation::Read(_) => 3,
-        Operation::Write(_) => 4,
-        Operation::OpenDir { .. }
-        | Operation::ReadDir(_)
-        | Operation::ReadDirPlus(_)
-        | Operation::ReleaseDir(_) => 5,
-        Operation::Fsync { .. } | Operation::FsyncDir { .. } | Operation::SyncFs => 6,
-        Operation::GetAttr { .. }
-        | Operation::SetAttr(_)
-        | Operation::Statx { .. }
-        | Operation::ReadLink
-        | Operation::Symlink { .. }
-        | Operation::MkNod { .. }
-        | Operation::MkDir { .. }
-        | Operation::Unlink { .. }
-        | Operation::RmDir { .. }
-        | Operation::Rename { .. }
-        | Operation::Link { .. }
-        | Operation::SetXattr { .. }
-        | Operation::GetXattr { .. }
-        | Operation::ListXattr { .. }
-        | Operation::RemoveXattr { .. } => 1,
-        _ => 7,
-    }
-}
-
-/// Whether a request may wait for a disk for long, so that others would wait with it, although its
-/// files are on this machine.
-#[must_use]
-pub fn is_long(fs: &PassThrough, node: u64, op: &Operation<'_>) -> bool {
-    use crate::wire::flags::SetAttrValid;
-    match op {
-        Operation::Fsync { .. }
-        | Operation::FsyncDir { .. }
-        | Operation::SyncFs
-        | Operation::Fallocate { .. }
-        | Operation::CopyFileRange(_)
-        | Operation::SetupMapping { .. }
-        | Operation::RemoveMapping { .. }
-        // It goes all the way up, over whatever mounts there are.
-        | Operation::Lookup {
-            name: LookupName::Parent,
-        } => true,
-        // What is mapped is taken away.
-        Operation::Init(_) | Operation::Destroy => fs.window.is_in_use(),
-        Operation::Open { flags, .. }
-            if flags & libc::O_TRUNC.cast_unsigned() != 0 && fs.is_long_truncation(node, 0) =>
-        {
-            true
-        }
-        Operation::SetAttr(set)
-            if set.valid.contains(SetAttrValid::SIZE)
-                && fs.is_long_truncation(node, set.size_bytes) =>
-        {
-            true
-        }
-        _ => false,
-    }
-}
-
-/// What kind of work a request is for who has it done.
-#[must_use]
-pub fn work_of(op: &Operation<'_>) -> Work {
-    match op {
-        Operation::Fsync { .. }
-        | Operation::FsyncDir { .. }
-        | Operation::SyncFs
-        | Operation::Flush { .. }
-        | Operation::Release(_)
-        | Operation::ReleaseDir(_)
-        | Operation::SetLock { .. }
-        | Operation::SetupMapping { .. }
-        | Operation::RemoveMapping { .. } => Work::Changes,
-        op if changes(op) => Work::Changes,
-        _ => Work::Reads,
-    }
-}
-
-/// Whether a request that is not long opens a file of the host. If the answer to that is EAGAIN,
-/// somebody has a lease on the file, and it is for a thread that may wait.
-#[must_use]
-pub fn may_open(op: &Operation<'_>) -> bool {
-    matches!(
-        op,
-        Operation::Open { .. } | Operation::Ioctl(_) | Operation::Lseek { .. }
-    )
-}
-
-/// Whether a request changes something, which a share that is read-only has none of.
-fn changes(op: &Operation<'_>) -> bool {
-    const WRITES: u32 = (libc::O_ACCMODE | libc::O_TRUNC).cast_unsigned();
-    match op {
-        Operation::SetAttr(_)
-        | Operation::Symlink { .. }
-        | Operation::MkNod { .. }
-        | Operation::MkDir { .. }
-        | Operation::Unlink { .. }
-        | Operation::RmDir { .. }
-        | Operation::Rename { .. }
-        | Operation::Link { .. }
-        | Operation::Create { .. }
-        | Operation::TmpFile { .. }
-        | Operation::Write(_)
-        | Operation::SetXattr { .. }
-        | Operation::RemoveXattr { .. }
-        | Operation::Fallocate { .. }
-        | Operation::CopyFileRange(_) => true,
-        Operation::Open { flags, .. } => flags & WRITES != 0,
-        Operation::SetupMapping { flags, .. } => flags & MappingFlags::WRITE.bits() != 0,
-        _ => false,
+#[inline]
+pub fn is_long(fs: &PassThrough, node: u64, wait: Wait) -> bool {
+    match wait {
+        Wait::Short => false,
+        Wait::Long => true,
+        Wait::LongIfMapped => fs.window.is_in_use(),
+        Wait::LongIfCut(size_bytes) => fs.is_long_truncation(node, size_bytes),
     }
 }
 
@@ -148,8 +31,9 @@ fn changes(op: &Operation<'_>) -> bool {
 ///
 /// # Errors
 /// EROFS.
-pub fn check_read_only(fs: &PassThrough, op: &Operation<'_>) -> Result<()> {
-    if fs.config.readonly && changes(op) {
+#[inline]
+pub fn check_read_only(fs: &PassThrough, traits: &Traits) -> Result<()> {
+    if fs.config.readonly && traits.changes {
         return Err(Errno::ROFS);
     }
     Ok(())
@@ -161,6 +45,10 @@ pub fn check_read_only(fs: &PassThrough, op: &Operation<'_>) -> Result<()> {
 ///
 /// # Errors
 /// The errno of the reply; `out` is then of no use.
+#[expect(
+    clippy::too_many_lines,
+    reason = "one line for each operation: the compiler tells of one that is missing"
+)]
 pub fn serve(
     fs: &PassThrough,
     cx: &mut Cx<'_>,
@@ -183,20 +71,27 @@ pub fn serve(
         Operation::ReadDirPlus(read) => fs.read_dir(cx, read, true, dirs, out)?,
         Operation::Init(init) => put(out, &fs.init(init)?.to_bytes()),
         Operation::Destroy => fs.end(),
-        _ => return serve_names(fs, cx, op, out),
-    }
-    Ok(())
-}
-
-/// What makes, moves and takes names, and what is about nodes.
-fn serve_names(
-    fs: &PassThrough,
-    cx: &mut Cx<'_>,
-    op: &Operation<'_>,
-    out: &mut Vec<u8>,
-) -> Result<()> {
-    match op {
-        Operation::Create { .. } | Operation::TmpFile { .. } => return create(fs, cx, op, out),
+        Operation::Create {
+            name,
+            flags,
+            mode,
+            umask,
+            open_flags,
+            with,
+        } => {
+            let file = new_file(*flags, *mode, *umask, *open_flags);
+            put(out, &fs.create(cx, *name, file, with)?.to_bytes());
+        }
+        Operation::TmpFile {
+            flags,
+            mode,
+            umask,
+            open_flags,
+            with,
+        } => {
+            let file = new_file(*flags, *mode, *umask, *open_flags);
+            put(out, &fs.create_nameless(cx, file, with)?.to_bytes());
+        }
         Operation::MkDir {
             name,
             mode,
@@ -235,19 +130,6 @@ fn serve_names(
         Operation::Statx { handle, .. } => put(out, &fs.statx(cx, *handle)?.to_bytes()),
         Operation::StatFs => put(out, &fs.stat_fs(cx)?.to_bytes()),
         Operation::Access { mask } => fs.access(cx, *mask)?,
-        _ => return serve_rest(fs, cx, op, out),
-    }
-    Ok(())
-}
-
-/// Extended attributes, what is done to open files, and locks.
-fn serve_rest(
-    fs: &PassThrough,
-    cx: &mut Cx<'_>,
-    op: &Operation<'_>,
-    out: &mut Vec<u8>,
-) -> Result<()> {
-    match op {
         Operation::GetXattr { name, size_bytes } => fs.get_xattr(cx, name, *size_bytes, out)?,
         Operation::ListXattr { size_bytes } => fs.list_xattr(cx, *size_bytes, out)?,
         Operation::SetXattr {
@@ -303,42 +185,24 @@ fn serve_rest(
             fs.set_up_mapping(cx, *handle, *flags, mapping)?;
         }
         Operation::RemoveMapping { mappings } => fs.remove_mappings(mappings)?,
-        _ => return Err(Errno::NOSYS),
+        // Those with data are served beside their buffers, and those without a reply elsewhere.
+        Operation::Read(_)
+        | Operation::Write(_)
+        | Operation::Forget { .. }
+        | Operation::BatchForget { .. }
+        | Operation::Interrupt { .. }
+        | Operation::NotifyReply => return Err(Errno::NOSYS),
     }
     Ok(())
 }
 
-fn create(fs: &PassThrough, cx: &mut Cx<'_>, op: &Operation<'_>, out: &mut Vec<u8>) -> Result<()> {
-    let (Operation::Create {
+fn new_file(flags: u32, mode: u32, umask: u32, open_flags: OpenInFlags) -> NewFile {
+    NewFile {
         flags,
         mode,
         umask,
         open_flags,
-        with,
-        ..
     }
-    | Operation::TmpFile {
-        flags,
-        mode,
-        umask,
-        open_flags,
-        with,
-    }) = *op
-    else {
-        return Err(Errno::NOSYS);
-    };
-    let file = NewFile {
-        flags,
-        mode,
-        umask,
-        open_flags,
-    };
-    let created = match *op {
-        Operation::Create { name, .. } => fs.create(cx, name, file, &with)?,
-        _ => fs.create_nameless(cx, file, &with)?,
-    };
-    put(out, &created.to_bytes());
-    Ok(())
 }
 
 #[inline]

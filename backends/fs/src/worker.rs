@@ -32,7 +32,7 @@ use crate::credentials::ThreadContext;
 use crate::device::Shared;
 use crate::error::{Errno, Result};
 use crate::passthrough::{Cx, DirScratch};
-use crate::server::{self, kind_of};
+use crate::server;
 use crate::wire::flags::opcode;
 use crate::wire::header::{IN_HEADER_BYTES, InHeader, OUT_HEADER_BYTES, out_header};
 use crate::wire::limits::{args_limit_bytes, has_reply};
@@ -157,7 +157,8 @@ impl FsWorker {
         buffers.read_at(0, args);
         let op = Operation::parse(header, args, self.shared.fs.negotiated())
             .map_err(|error| Errno::from_raw_os_error(error.errno()))?;
-        *kind = kind_of(&op);
+        let traits = op.traits();
+        *kind = traits.kind;
         self.at.goes_to(header.node, &op);
         if !has_reply(header.opcode) {
             self.shared.serve_silent(header, &op);
@@ -168,7 +169,7 @@ impl FsWorker {
         if room < op.reply_bytes() {
             return Err(Errno::INVAL);
         }
-        server::check_read_only(&self.shared.fs, &op)?;
+        server::check_read_only(&self.shared.fs, &traits)?;
         let mut request = Request {
             shared: &self.shared,
             buffers,
@@ -179,7 +180,7 @@ impl FsWorker {
             },
             args,
             room,
-            kind: *kind,
+            traits,
         };
         request.serve(&op, reply, dirs, io)
     }

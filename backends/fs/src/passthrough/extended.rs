@@ -174,9 +174,6 @@ impl PassThrough {
     /// Of the host; ENOTTY for anything else.
     pub fn ioctl(&self, cx: &mut Cx<'_>, request: &IoctlIn<'_>, out: &mut Vec<u8>) -> Result<()> {
         let ioctl = Ioctl::decode(request)?;
-        if ioctl.writes() && self.config.readonly {
-            return Err(Errno::ROFS);
-        }
         let node = self.node(cx)?;
         // Never that of the handle: it may be open to write, which an immutable file cannot be.
         let file = self.open_host(cx, &node, OFlags::RDONLY)?;

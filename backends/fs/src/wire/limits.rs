@@ -76,7 +76,33 @@ impl Operation<'_> {
             Self::StatFs => 80,
             Self::Init(_) => 64,
             Self::GetLock(_) => 24,
-            _ => 0,
+            Self::Forget { .. }
+            | Self::BatchForget { .. }
+            | Self::Interrupt { .. }
+            | Self::NotifyReply
+            | Self::ReadLink
+            | Self::Unlink { .. }
+            | Self::RmDir { .. }
+            | Self::Rename { .. }
+            | Self::Read(_)
+            | Self::Release(_)
+            | Self::ReleaseDir(_)
+            | Self::Fsync { .. }
+            | Self::FsyncDir { .. }
+            | Self::SyncFs
+            | Self::Flush { .. }
+            | Self::SetXattr { .. }
+            | Self::GetXattr { .. }
+            | Self::ListXattr { .. }
+            | Self::RemoveXattr { .. }
+            | Self::ReadDir(_)
+            | Self::ReadDirPlus(_)
+            | Self::SetLock { .. }
+            | Self::Access { .. }
+            | Self::Destroy
+            | Self::Fallocate { .. }
+            | Self::SetupMapping { .. }
+            | Self::RemoveMapping { .. } => 0,
         }
     }
 }

@@ -126,16 +126,22 @@ impl<'a> Operation<'a> {
             opcode::GETATTR => Reader::exact::<16, _>(args, get_attr),
             opcode::READ => Reader::exact::<40, _>(args, read_in).map(Self::Read),
             opcode::WRITE => Reader::exact::<40, _>(args, write_in).map(Self::Write),
-            _ => Self::parse_file(header, args, negotiated),
+            _ => Self::parse_other(header, args, negotiated),
         }
     }
 
-    /// The operations on open files and directories.
-    fn parse_file(
+    /// All but those that a guest sends most often.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one line for each number that a request may have"
+    )]
+    fn parse_other(
         header: &InHeader,
         args: &'a [u8],
         negotiated: InitFlags,
     ) -> Result<Self, ParseError> {
+        let mut args_left = Reader::new(args);
+        let fields = &mut args_left;
         match header.opcode {
             opcode::OPEN => Reader::exact::<8, _>(args, |fields| {
                 Ok(Self::Open {
@@ -171,19 +177,6 @@ impl<'a> Operation<'a> {
             opcode::IOCTL => ioctl(args),
             opcode::SETUPMAPPING => Reader::exact::<40, _>(args, setup_mapping),
             opcode::REMOVEMAPPING => remove_mapping(args),
-            _ => Self::parse_entry(header, args, negotiated),
-        }
-    }
-
-    /// The operations with names of directory entries.
-    fn parse_entry(
-        header: &InHeader,
-        args: &'a [u8],
-        negotiated: InitFlags,
-    ) -> Result<Self, ParseError> {
-        let mut args_left = Reader::new(args);
-        let fields = &mut args_left;
-        match header.opcode {
             opcode::CREATE => create(header, fields, negotiated),
             opcode::TMPFILE => tmp_file(header, fields, negotiated),
             opcode::MKNOD => mknod(header, fields, negotiated),
@@ -205,19 +198,6 @@ impl<'a> Operation<'a> {
                 node: fields.u64()?,
                 name: last_name(fields)?,
             }),
-            _ => Self::parse_attribute(header, args, negotiated),
-        }
-    }
-
-    /// The operations on what a file has besides its data.
-    fn parse_attribute(
-        header: &InHeader,
-        args: &'a [u8],
-        negotiated: InitFlags,
-    ) -> Result<Self, ParseError> {
-        let mut args_left = Reader::new(args);
-        let fields = &mut args_left;
-        match header.opcode {
             opcode::FORGET => Reader::exact::<8, _>(args, |fields| {
                 Ok(Self::Forget {
                     nlookup: fields.u64()?,
@@ -245,13 +225,6 @@ impl<'a> Operation<'a> {
             }),
             opcode::REMOVEXATTR => last_xattr_name(fields).map(|name| Self::RemoveXattr { name }),
             opcode::READLINK => Ok(Self::ReadLink),
-            _ => Self::parse_connection(header.opcode, args),
-        }
-    }
-
-    /// The operations on the file system as a whole.
-    fn parse_connection(opcode: u32, args: &'a [u8]) -> Result<Self, ParseError> {
-        match opcode {
             opcode::STATFS => Ok(Self::StatFs),
             opcode::SYNCFS => Reader::exact::<8, _>(args, |_| Ok(Self::SyncFs)),
             opcode::INTERRUPT => Reader::exact::<8, _>(args, |fields| {
@@ -262,7 +235,7 @@ impl<'a> Operation<'a> {
             opcode::INIT => init(args),
             opcode::DESTROY => Ok(Self::Destroy),
             opcode::NOTIFY_REPLY => Ok(Self::NotifyReply),
-            _ => Err(ParseError::Unsupported { opcode }),
+            opcode => Err(ParseError::Unsupported { opcode }),
         }
     }
 }

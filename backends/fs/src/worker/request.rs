@@ -18,7 +18,7 @@ use crate::device::Shared;
 use crate::error::{Errno, Result};
 use crate::locks::Done;
 use crate::passthrough::{Cx, DirScratch};
-use crate::server;
+use crate::server::{self, Traits};
 use crate::wire::flags::WriteFlags;
 use crate::wire::header::OUT_HEADER_BYTES;
 use crate::wire::limits::WRITE_ARGS_BYTES;
@@ -32,7 +32,7 @@ pub(super) struct Request<'a> {
     pub(super) cx: Cx<'a>,
     pub(super) args: &'a [u8],
     pub(super) room: usize,
-    pub(super) kind: usize,
+    pub(super) traits: Traits,
 }
 
 impl Request<'_> {
@@ -49,20 +49,20 @@ impl Request<'_> {
     ) -> Result<Outcome> {
         let fs = &self.shared.fs;
         let header = self.cx.header;
-        if let Some(to) = route::elsewhere(fs, header, op) {
+        if let Some(to) = route::elsewhere(fs, header, op, &self.traits) {
             return self.go(to, op);
         }
         match op {
             Operation::Read(read) => match self.read_now(io, read)? {
                 Some(bytes) => Ok(Outcome::Data(bytes)),
-                None => self.go(route::own(fs, header, op), op),
+                None => self.go(route::own(fs, header, &self.traits), op),
             },
             Operation::Write(write) => match self.write_now(io, write)? {
                 Some(written) => {
                     reply.extend_from_slice(&written.to_bytes());
                     Ok(Outcome::Reply)
                 }
-                None => self.go(route::own(fs, header, op), op),
+                None => self.go(route::own(fs, header, &self.traits), op),
             },
             Operation::SetLock { lock, waits: true } => match fs.set_lock(&self.cx, lock) {
                 Ok(()) => Ok(Outcome::Data(0)),
@@ -72,11 +72,11 @@ impl Request<'_> {
             op => {
                 let op = clamp(op, self.room);
                 match server::serve(fs, &mut self.cx, &op, dirs, reply) {
-                    Err(Errno::AGAIN) if server::may_open(&op) => {
-                        return self.go(route::own(fs, header, &op), &op);
+                    Err(Errno::AGAIN) if self.traits.opens => {
+                        return self.go(route::own(fs, header, &self.traits), &op);
                     }
                     Err(Errno::XDEV) if matches!(op, Operation::Lookup { .. }) => {
-                        return self.go(route::beyond(fs, header, &op), &op);
+                        return self.go(route::beyond(fs, header, &op, &self.traits), &op);
                     }
                     served => served?,
                 }
@@ -92,7 +92,7 @@ impl Request<'_> {
     fn later(&self, on: On) -> Outcome {
         Outcome::Later(Box::new(Later {
             header: *self.cx.header,
-            kind: self.kind,
+            kind: self.traits.kind,
             on,
         }))
     }

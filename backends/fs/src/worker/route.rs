@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::passthrough::PassThrough;
 use crate::pool::{Pool, Work};
-use crate::server;
+use crate::server::{self, Traits};
 use crate::tables::{Between, Mount, Place, Stall};
 use crate::wire::header::InHeader;
 use crate::wire::operation::{LookupName, Operation};
@@ -37,35 +37,45 @@ impl To {
 
 /// Who is to serve a request, as far as can be told before it is; none: the data thread.
 #[inline]
-pub(super) fn elsewhere(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) -> Option<To> {
+pub(super) fn elsewhere(
+    fs: &PassThrough,
+    header: &InHeader,
+    op: &Operation<'_>,
+    traits: &Traits,
+) -> Option<To> {
     if !fs.nodes.mounts().are_quick()
-        && let Some(to) = slow(fs, header, op)
+        && let Some(to) = slow(fs, header, op, traits)
     {
         return Some(to);
     }
-    server::is_long(fs, header.node, op).then(|| own(fs, header, op))
+    server::is_long(fs, header.node, traits.wait).then(|| own(fs, header, traits))
 }
 
 /// The threads of the mount of a request that turns out to be long.
 #[cold]
-pub(super) fn own(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) -> To {
+pub(super) fn own(fs: &PassThrough, header: &InHeader, traits: &Traits) -> To {
     let pool = match fs.nodes.get(header.node) {
         Ok(node) => Arc::clone(node.mount().pool()),
         // It is about no file.
         Err(_) => fs.nodes.mounts().pool_of(Between::Nothing),
     };
-    To::new(pool, server::work_of(op))
+    To::new(pool, traits.work)
 }
 
 /// Who is to serve a request whose name leads to another mount, which is not known to be quick. Each
 /// such name has threads of its own until the guest knows what is there.
 #[cold]
-pub(super) fn beyond(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) -> To {
+pub(super) fn beyond(
+    fs: &PassThrough,
+    header: &InHeader,
+    op: &Operation<'_>,
+    traits: &Traits,
+) -> To {
     let Operation::Lookup {
         name: LookupName::Child(name),
     } = op
     else {
-        return own(fs, header, op);
+        return own(fs, header, traits);
     };
     let between = fs.nodes.beyond(header.node, *name);
     To::new(fs.nodes.mounts().pool_of(between), Work::Reads)
@@ -73,7 +83,7 @@ pub(super) fn beyond(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) ->
 
 /// The threads of the mounts that are not quick of those that a request names.
 #[cold]
-fn slow(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) -> Option<To> {
+fn slow(fs: &PassThrough, header: &InHeader, op: &Operation<'_>, traits: &Traits) -> Option<To> {
     let slow = |node: u64| {
         let node = fs.nodes.get(node).ok()?;
         slow_mount(node.mount())
@@ -85,7 +95,7 @@ fn slow(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) -> Option<To> {
         Operation::CopyFileRange(copy) => slow(copy.node_out),
         _ => None,
     };
-    let work = server::work_of(op);
+    let work = traits.work;
     match (first, second) {
         (Some(one), Some(other)) if one.number() != other.number() => {
             let (one, other) = (one.number(), other.number());
@@ -93,7 +103,7 @@ fn slow(fs: &PassThrough, header: &InHeader, op: &Operation<'_>) -> Option<To> {
             Some(To::new(fs.nodes.mounts().pool_of(pair), work))
         }
         (Some(mount), _) | (None, Some(mount)) => {
-            let long = server::is_long(fs, header.node, op);
+            let long = server::is_long(fs, header.node, traits.wait);
             Some(To {
                 pool: Arc::clone(mount.pool()),
                 work,
