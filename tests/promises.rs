@@ -76,6 +76,51 @@ fn promises_name_tests_that_exist() -> Result<()> {
     Ok(())
 }
 
+/// The number of a hostile case in the name of a test; none for faults that users found, which have
+/// two numbers (`f5_7_...`), and for all else.
+fn hostile_case(name: &str) -> Option<String> {
+    let (case, rest) = name.split_once('_')?;
+    let (letter, number) = case.split_at_checked(1)?;
+    let is_case = matches!(letter, "a" | "b" | "c" | "d" | "e" | "f" | "g" | "i" | "j")
+        && !number.is_empty()
+        && number.bytes().all(|byte| byte.is_ascii_digit());
+    let second = rest.split('_').next()?.trim_end_matches(char::is_lowercase);
+    let is_fault = letter == "f" && !second.is_empty();
+    (is_case && !is_fault).then(|| case.to_uppercase())
+}
+
+#[test]
+fn hostile_cases_and_their_tests_are_listed() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let sources = sources(&["tests", "common", "backends"])?;
+    let names: BTreeSet<_> = sources
+        .iter()
+        .flat_map(|(_, text)| tests_in(text))
+        .collect();
+    let list = fs::read_to_string(root.join("docs/hostile-cases.md"))?;
+    let mut listed = BTreeSet::new();
+    for line in list.lines() {
+        let mut cells = line.trim_matches('|').split(" | ").map(str::trim);
+        let (Some(case), Some(test)) = (cells.next(), cells.last()) else {
+            continue;
+        };
+        let test = test.trim_end_matches([' ', '|']).trim_matches('`');
+        if names.contains(test) {
+            assert!(test.to_uppercase().contains(case), "{case}: {test}");
+            listed.insert(case.to_owned());
+        }
+    }
+    let tested: BTreeSet<_> = names.iter().filter_map(|name| hostile_case(name)).collect();
+    // Some tests are of several cases, and are named by the first.
+    let missing: Vec<_> = tested.difference(&listed).collect();
+    assert!(
+        missing.is_empty(),
+        "not in docs/hostile-cases.md: {missing:?}"
+    );
+    assert!(listed.len() > 100, "{}", listed.len());
+    Ok(())
+}
+
 /// Lines of the log that are not limited: where, how many, and why nobody but the operator, or none
 /// but once, causes them.
 const UNLIMITED: &[(&str, usize, &str)] = &[
