@@ -285,7 +285,7 @@ fn o_direct_reaches_the_host_if_it_is_allowed() -> TestResult {
     flag_reaches_the_host_with("--allow-direct-io", libc::O_DIRECT)
 }
 
-/// Whether a read by a guest that opens the file with O_NOATIME is seen in its time of access.
+/// Whether a read by a guest that opens the file with `O_NOATIME` is seen in its time of access.
 fn read_is_seen(share: &Path, args: &[&str]) -> Result<bool> {
     let path = share.join("file");
     std::fs::write(&path, "content")?;

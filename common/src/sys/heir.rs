@@ -172,7 +172,7 @@ fn unmap_shared(maps: BorrowedFd<'_>) {
     }
 }
 
-/// Reads `/proc/self/maps` byte by byte (proc_pid_maps(5)), for it may not allocate.
+/// Reads `/proc/self/maps` byte by byte (`proc_pid_maps(5)`), for it may not allocate.
 #[derive(Debug, Default)]
 struct Mappings {
     /// Number of the byte's part of the line: the start, the end, the permissions, the rest.

@@ -150,16 +150,16 @@ impl Tree {
             }
             opcode::MKNOD => {
                 let [name] = self.names_of(args, 16)?;
-                self.make(header, name, word(args, 0)?, &[])
+                self.make(header, &name, word(args, 0)?, &[])
             }
             opcode::MKDIR => {
                 let [name] = self.names_of(args, 8)?;
-                self.make(header, name, libc::S_IFDIR | word(args, 0)?, &[])
+                self.make(header, &name, libc::S_IFDIR | word(args, 0)?, &[])
             }
             opcode::SYMLINK => {
                 // The target is no name, but as long as one here.
                 let [name, target] = self.names_of(args, 0)?;
-                self.make(header, name, libc::S_IFLNK | 0o777, &target)
+                self.make(header, &name, libc::S_IFLNK | 0o777, &target)
             }
             opcode::LINK => {
                 let [name] = self.names_of(args, 8)?;
@@ -262,11 +262,11 @@ impl Tree {
         Ok(entry.to_bytes().to_vec())
     }
 
-    fn make(&mut self, header: &InHeader, name: Vec<u8>, mode: u32, target: &[u8]) -> Reply {
+    fn make(&mut self, header: &InHeader, name: &[u8], mode: u32, target: &[u8]) -> Reply {
         if header.node != ROOT_NODE {
             return Err(libc::EPERM);
         }
-        if self.names.contains_key(&name) {
+        if self.names.contains_key(name) {
             return Err(libc::EEXIST);
         }
         self.last += 1;
@@ -280,8 +280,8 @@ impl Tree {
             ..Attr::default()
         };
         self.files.insert(self.last, (attr, target.to_vec()));
-        self.names.insert(name.clone(), self.last);
-        self.entry(&name)
+        self.names.insert(name.to_vec(), self.last);
+        self.entry(name)
     }
 
     fn remove(&mut self, name: &[u8]) -> Reply {

@@ -56,7 +56,7 @@ fn listed(queue: &mut FuseQueue) -> Result<BTreeSet<Vec<u8>>> {
 fn has_a_life(queue: &mut FuseQueue, host: &LongNames, bytes: usize) -> TestResult {
     let [first, second] = ['a', 'b'].map(|last| name(bytes, last));
     let is = |queue: &mut FuseQueue, name: &Vec<u8>| -> TestResult {
-        assert_eq!(host.names(), [name.clone()], "{bytes}");
+        assert_eq!(host.names(), std::slice::from_ref(name), "{bytes}");
         assert_eq!(listed(queue)?, BTreeSet::from([name.clone()]), "{bytes}");
         Ok(())
     };
