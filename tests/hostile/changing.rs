@@ -4,3 +4,7 @@
 
 #[path = "changing/disk.rs"]
 mod disk;
+#[path = "changing/folder.rs"]
+mod folder;
+#[path = "changing/operations.rs"]
+mod operations;

@@ -11,10 +11,12 @@
 )]
 
 use std::ffi::{c_int, c_void};
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 
+use crate::covering::FULL_VARIABLE;
 use crate::frontend::memory::{GuestMemory, GuestSlice};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -64,10 +66,49 @@ static BYTES: AtomicUsize = AtomicUsize::new(0);
 /// Accesses so far, and the one behind which the change is made.
 static ACCESSES: AtomicUsize = AtomicUsize::new(0);
 static AFTER: AtomicUsize = AtomicUsize::new(0);
+/// Where the first of them were, from the start of the pages.
+static PLACES: [AtomicUsize; KEPT_PLACES] = [const { AtomicUsize::new(0) }; KEPT_PLACES];
+const KEPT_PLACES: usize = 512;
 /// The change: our own mapping of its place, and what is written there.
 static PLACE: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
 static VALUE: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
 static VALUE_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+/// The most bytes that one instruction reads.
+const WIDEST_BYTES: usize = 64;
+
+/// What the device has done with the pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Accesses it has made.
+    pub accesses: usize,
+    /// Where the first of them were.
+    places: Vec<usize>,
+    /// Where the change was.
+    change: Range<usize>,
+}
+
+impl Seen {
+    fn of(change: &Change) -> Self {
+        let accesses = ACCESSES.load(Ordering::SeqCst);
+        let kept = PLACES.iter().take(accesses);
+        Self {
+            accesses,
+            places: kept.map(|place| place.load(Ordering::Relaxed)).collect(),
+            change: change.at..change.at + change.bytes.len(),
+        }
+    }
+
+    /// The accesses that may have been of a byte of this range, as [`Moment::After`] has them.
+    fn near(&self, range: &Range<usize>) -> Vec<usize> {
+        let is_near = |&access: &usize| {
+            self.places
+                .get(access - 1)
+                .is_none_or(|&place| place < range.end && range.start < place + WIDEST_BYTES)
+        };
+        (1..=self.accesses).filter(is_near).collect()
+    }
+}
 
 /// There is one pair of handlers, and what they use.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -114,17 +155,12 @@ impl Watch {
     }
 
     /// Runs `act` with the pages taken away from the device and `change` made at its moment, and
-    /// returns what it returns and how many accesses the device has made.
+    /// returns what it returns and what the device has done with them.
     ///
     /// # Panics
     ///
     /// When the change is longer than a field, or outside of the pages.
-    pub fn during<T>(
-        &self,
-        change: &Change,
-        moment: Moment,
-        act: impl FnOnce() -> T,
-    ) -> (T, usize) {
+    pub fn during<T>(&self, change: &Change, moment: Moment, act: impl FnOnce() -> T) -> (T, Seen) {
         assert!(change.bytes.len() <= Change::MOST_BYTES, "{change:?}");
         let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let after = match moment {
@@ -151,7 +187,7 @@ impl Watch {
         let result = act();
         protect(libc::PROT_READ | libc::PROT_WRITE);
         START.store(0, Ordering::SeqCst);
-        (result, ACCESSES.load(Ordering::SeqCst))
+        (result, Seen::of(change))
     }
 }
 
@@ -225,7 +261,10 @@ extern "C" fn taken_away(signal: c_int, info: *mut libc::siginfo_t, context: *mu
         unsafe { libc::signal(signal, libc::SIG_DFL) };
         return;
     }
-    ACCESSES.fetch_add(1, Ordering::SeqCst);
+    let access = ACCESSES.fetch_add(1, Ordering::SeqCst);
+    if let Some(place) = PLACES.get(access) {
+        place.store(address - start, Ordering::Relaxed);
+    }
     protect(libc::PROT_READ | libc::PROT_WRITE);
     step(context, true);
 }
@@ -270,43 +309,52 @@ pub struct Walked {
     pub telling: usize,
     /// Requests, each with a change at another moment.
     pub requests: usize,
-    /// The most accesses of one request.
+    /// Accesses of the request without a change.
     pub accesses: usize,
 }
 
 /// Has each of so many changes made at each moment of a request: it comes to what it comes to
 /// without the change, or to what it comes to with it from the start, and to nothing else.
 ///
+/// Up to the next access that may be of a changed byte the device does what it would do without the
+/// change. So the moments are those behind such accesses, unless `RINGSIDE_FULL_MATRIX` asks for
+/// all; behind the last one nobody looks.
+///
 /// `run` makes the request with the change of a number at a moment, and returns what it came to
-/// and how many accesses the device has made.
+/// and what the device has done. The pages are where they were in every run.
 ///
 /// # Errors
 ///
 /// What is wrong with `run`, or a third outcome.
 pub fn walk<O: PartialEq + std::fmt::Debug>(
     changes: usize,
-    mut run: impl FnMut(usize, Moment) -> Result<(O, usize)>,
+    mut run: impl FnMut(usize, Moment) -> Result<(O, Seen)>,
 ) -> Result<Walked> {
+    let all = std::env::var_os(FULL_VARIABLE).is_some();
     let mut walked = Walked::default();
+    let (without, unchanged) = run(0, Moment::Never)?;
+    walked.accesses = unchanged.accesses;
     for change in 0..changes {
-        let (without, _) = run(change, Moment::Never)?;
-        let (with, _) = run(change, Moment::Before)?;
+        let (with, seen) = run(change, Moment::Before)?;
         walked.telling += usize::from(without != with);
-        for moment in 1.. {
-            let (outcome, accesses) = run(change, Moment::After(moment))?;
-            if accesses < moment {
-                break;
-            }
+        let moments = if all {
+            (1..=unchanged.accesses).collect()
+        } else {
+            unchanged.near(&seen.change)
+        };
+        let looked_at = moments.split_last().map_or(&[][..], |(_, before)| before);
+        for &moment in looked_at {
+            let (outcome, _) = run(change, Moment::After(moment))?;
             if outcome != without && outcome != with {
                 return Err(format!(
-                    "change {change} behind access {moment} of {accesses}: {outcome:?}, neither \
-                     {without:?} nor {with:?}"
+                    "change {change} behind access {moment} of {}: {outcome:?}, neither \
+                     {without:?} nor {with:?}",
+                    unchanged.accesses
                 )
                 .into());
             }
-            walked.requests += 1;
-            walked.accesses = walked.accesses.max(accesses);
         }
+        walked.requests += 1 + looked_at.len();
     }
     Ok(walked)
 }

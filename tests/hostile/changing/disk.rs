@@ -16,7 +16,7 @@ use ringside_tests::frontend::session::Session;
 use ringside_tests::frontend::vring::Vring;
 use ringside_tests::hostile::{PATIENCE, Result, TestResult};
 use ringside_tests::in_process::Served;
-use ringside_tests::in_process::watch::{self, Change, Moment, Watch};
+use ringside_tests::in_process::watch::{self, Change, Moment, Seen, Watch};
 use ringside_tests::skip;
 
 const PAGE_BYTES: usize = 4096;
@@ -180,7 +180,7 @@ impl Scene {
         piece_bytes: usize,
         change: &Change,
         moment: Moment,
-    ) -> Result<(Outcome, usize)> {
+    ) -> Result<(Outcome, Seen)> {
         let place = |at: usize| {
             PAGE_BYTES - at / piece_bytes * piece_bytes - piece_bytes + at % piece_bytes
         };
@@ -202,7 +202,7 @@ impl Scene {
         case: &Case,
         change: &Change,
         moment: Moment,
-    ) -> Result<(Outcome, usize)> {
+    ) -> Result<(Outcome, Seen)> {
         let bytes = &case.bytes;
         self.watch.memory().write(PAGE_BYTES - bytes.len(), bytes);
         let chain = self.chain(case, bytes.len())?;
@@ -221,12 +221,12 @@ impl Scene {
         described: bool,
         change: &Change,
         moment: Moment,
-    ) -> Result<(Outcome, usize)> {
+    ) -> Result<(Outcome, Seen)> {
         let memory = Arc::clone(self.vring.memory());
         memory.write(self.data_gpa, &[0xee; 2048 + 1])?;
         let watch = if described { &self.tables } else { &self.watch };
         let vring = &mut self.vring;
-        let (used, accesses) = watch.during(change, moment, || -> Result<u32> {
+        let (used, seen) = watch.during(change, moment, || -> Result<u32> {
             vring.publish()?;
             let start = Instant::now();
             loop {
@@ -243,7 +243,7 @@ impl Scene {
         if disk != self.before {
             self.image.write_all_at(&self.before, 0)?;
         }
-        Ok(((data[2048], used?, data, disk), accesses))
+        Ok(((data[2048], used?, data, disk), seen))
     }
 }
 
