@@ -3,7 +3,7 @@
 
 use std::error::Error;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -51,18 +51,40 @@ impl HostFs {
             .write(true)
             .open(image.path())?
             .set_len(bytes)?;
-        let dir = tempfile::tempdir()?;
         run(mkfs.arg(image.path()))?;
-        run(Command::new("mount")
-            .args(["-o", "loop"])
-            .arg(image.path())
-            .arg(dir.path()))?;
-        let mounted = Self { dir };
+        let mounted = Self::of_image(image.path())?;
         std::fs::create_dir(mounted.path())?;
         Ok(mounted)
     }
 
-    /// An empty directory on it.
+    /// Makes an ext4 file system in a file, with what is in the directory `content`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no `mkfs.ext4`.
+    pub fn make_ext4(image: &Path, bytes: u64, content: &Path) -> Result<()> {
+        File::create_new(image)?.set_len(bytes)?;
+        let mut mkfs = Command::new("mkfs.ext4");
+        // Nobody is to write to it later what could be written here.
+        mkfs.args(["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", "-d"]);
+        run(mkfs.arg(content).arg(image))
+    }
+
+    /// The file system in a file, of whose directory `share` is served.
+    ///
+    /// # Errors
+    ///
+    /// When there is no loop device, or one may not use it.
+    pub fn of_image(image: &Path) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        run(Command::new("mount")
+            .args(["-o", "loop,noatime"])
+            .arg(image)
+            .arg(dir.path()))?;
+        Ok(Self { dir })
+    }
+
+    /// A directory on it, which is empty if nobody has put something there.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.dir.path().join("share")

@@ -189,10 +189,11 @@ impl Table {
         removed
     }
 
-    fn clear(&self) {
+    fn clear(&self) -> BTreeMap<Owner, Held> {
         let mut owners = self.owners();
-        owners.clear();
+        let all = std::mem::take(&mut *owners);
         self.count(&owners);
+        all
     }
 }
 
@@ -358,10 +359,11 @@ impl Locks {
             .cancel(|waits| waits.queue == queue, Errno::NOLCK);
     }
 
-    /// Drops all locks of `fcntl(2)` and ends all waiting with `ENOLCK`: the guest has gone.
-    pub fn clear(&self) {
+    /// Ends all waiting with `ENOLCK`: the guest has gone. All locks of `fcntl(2)` are dropped by
+    /// closing what is returned.
+    pub fn clear(&self) -> impl Iterator<Item = Arc<MountFd>> {
         self.waiters.clear();
-        self.table.clear();
+        self.table.clear().into_values().map(|held| held.fd)
     }
 
     fn wait(&self, ticket: Ticket, mut retry: Retry, done: Done) {

@@ -13,6 +13,7 @@ mod attributes;
 mod create;
 mod data;
 mod directory;
+mod ending;
 mod extended;
 mod handles;
 mod init;
@@ -169,14 +170,6 @@ impl PassThrough {
     pub fn end(&self) {
         self.window.clear();
         self.reset();
-    }
-
-    /// Forgets all that a guest knew, and closes what it had open.
-    pub fn reset(&self) {
-        self.locks.clear();
-        self.handles.clear();
-        self.nodes.clear();
-        self.negotiated.store(0, Ordering::Release);
     }
 
     #[inline]

@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A mount of this machine that was quick stalls: its file system is frozen, and whoever changes
-//! something waits in the kernel, where no signal reaches it. The queue goes on without it.
+//! something waits in the kernel, where no signal reaches it; or its disk hangs, and so does whoever
+//! wants what is not in memory. The queue goes on without it.
 
+#[path = "disks.rs"]
+mod disks;
+
+use std::any::Any;
 use std::fs;
 use std::path::Path;
 use std::thread::{scope, sleep};
@@ -9,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use ringside_fs::wire::flags::SetAttrValid;
 use ringside_fs::wire::operation::SetAttr;
-use ringside_tests::process::thread_ids;
+use ringside_tests::process::{Stopped, thread_ids};
 use rustix::process::Signal;
 
 use super::mounts::{Kind, Opened, call_among, open_folder};
@@ -28,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A guest that has two folders, one of which is on a file system that can be frozen. Fields are
 /// dropped in order: nothing waits for the back-end while something is frozen.
 struct Scene {
-    frozen: Option<ringside_tests::host_fs::Frozen>,
+    frozen: Option<Box<dyn Any>>,
     client: FuseClient,
     local: Opened,
     other: Opened,
@@ -36,6 +41,8 @@ struct Scene {
     hung: Vec<BTreeSet<usize>>,
     back_end: FsBackEnd,
     share: HostFs,
+    /// What its disk is a file of, where it is not frozen but its disk hangs.
+    disk: Option<FsMount>,
 }
 
 fn prepare(dir: &Path) -> Result<()> {
@@ -70,8 +77,18 @@ impl Scene {
             Ok(share) => share,
             Err(error) => return Ok(Err(error.to_string())),
         };
-        prepare(local)?;
         prepare(&share.path())?;
+        Self::of(local, share, None, queues, args).map(Ok)
+    }
+
+    fn of(
+        local: &Path,
+        share: HostFs,
+        disk: Option<FsMount>,
+        queues: usize,
+        args: &[&str],
+    ) -> Result<Self> {
+        prepare(local)?;
         let threads = queues.to_string();
         let args = [&["--xattr", "--threads", &threads], args].concat();
         let path = share.path();
@@ -80,7 +97,7 @@ impl Scene {
         let mut client = FuseClient::connect(&back_end.socket(), &config(queues))?;
         let local = open_folder(client.queue(), "local")?;
         let other = open_folder(client.queue(), "other")?;
-        Ok(Ok(Self {
+        Ok(Self {
             frozen: None,
             client,
             local,
@@ -88,11 +105,15 @@ impl Scene {
             hung: vec![BTreeSet::new(); queues],
             back_end,
             share,
-        }))
+            disk,
+        })
     }
 
     fn freeze(&mut self) -> TestResult {
-        self.frozen = Some(self.share.freeze()?);
+        self.frozen = Some(match &mut self.disk {
+            None => Box::new(self.share.freeze()?),
+            Some(disk) => Box::new(Stopped::new(disk.back_end_mut().process().id())?),
+        });
         Ok(())
     }
 
@@ -133,23 +154,31 @@ impl Scene {
         let queue = &mut self.client.queues[on];
         let hung = &mut self.hung[on];
         let mut slowest = Duration::ZERO;
+        // Where reads hang they have all threads of the mount.
+        let of_other = if self.disk.is_none() { 3 } else { 0 };
         let mode = SetAttr {
             valid: SetAttrValid::MODE,
             mode: 0o640,
             ..SetAttr::default()
         };
-        for request in [
+        let of_local = [
             Request::getattr(local.file, None),
             Request::setattr(local.file, &mode),
             Request::read(local.file, local.handle, 0, 100),
             Request::lookup(local.root, "file0"),
             Request::getattr(ROOT_NODE, None),
             Request::readdirplus(ROOT_NODE, 0, 0, 4096),
-            // Of the frozen folder, what is in memory.
+        ];
+        // Of the frozen folder, what is in memory.
+        let in_memory = [
             Request::getattr(other.file, None),
             Request::read(other.file, other.handle, 0, 100),
             Request::lookup(other.root, "file0"),
-        ] {
+        ];
+        for request in of_local
+            .into_iter()
+            .chain(in_memory.into_iter().take(of_other))
+        {
             let start = Instant::now();
             call_among(queue, &request, hung).map_err(|error| format!("{beside}: {error}"))?;
             slowest = slowest.max(start.elapsed());

@@ -158,7 +158,7 @@ fn lock_of_an_owner_who_closes_is_gone_and_no_other() {
         it.get(ONE, whole(LockKind::Write)),
         Some(range(LockKind::Write, 1, 1))
     );
-    it.locks.clear();
+    drop(it.locks.clear());
     assert_eq!(it.get(ONE, whole(LockKind::Write)), None);
 }
 
@@ -347,7 +347,7 @@ fn lock_whose_interrupt_came_first_is_not_waited_for() {
     // It counts once.
     let again = it.wait(TICKET, TWO, whole(LockKind::Write));
     assert_eq!(again.try_recv(), Err(TryRecvError::Empty));
-    it.locks.clear();
+    drop(it.locks.clear());
     for waiting in [second, again] {
         assert_eq!(waiting.try_recv(), Ok(Err(Errno::NOLCK)));
     }
@@ -378,12 +378,12 @@ fn interrupts_that_come_first_are_kept_until_64_others_have_come() {
         assert_eq!(kept.try_recv(), Ok(Err(Errno::INTR)));
     }
     // The next guest begins with the same numbers.
-    it.locks.clear();
+    drop(it.locks.clear());
     assert_eq!(oldest.try_recv(), Ok(Err(Errno::NOLCK)));
     it.set(ONE, whole(LockKind::Write)).unwrap();
     let next = it.wait(ticket(1030), TWO, whole(LockKind::Write));
     assert_eq!(next.try_recv(), Err(TryRecvError::Empty));
-    it.locks.clear();
+    drop(it.locks.clear());
     assert_eq!(next.try_recv(), Ok(Err(Errno::NOLCK)));
 }
 

@@ -44,7 +44,7 @@ impl Handle {
 
     /// Where the file is.
     #[inline]
-    pub(super) fn mount(&self) -> &Mount {
+    pub(super) fn mount(&self) -> &Arc<Mount> {
         self.fd.mount()
     }
 
@@ -135,12 +135,15 @@ impl Handles {
         Ok(removed)
     }
 
-    pub(super) fn clear(&self) {
-        for id in self.slab.ids() {
-            if self.slab.remove(id).is_some() {
-                self.budget.give_back(For::File);
-            }
-        }
+    /// Takes all out. They are in the budget until whoever closes them gives that back.
+    pub(super) fn clear(&self) -> Vec<Arc<Handle>> {
+        let ids = self.slab.ids();
+        ids.filter_map(|id| self.slab.remove(id)).collect()
+    }
+
+    /// Where they take their descriptors from.
+    pub(super) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
     }
 }
 

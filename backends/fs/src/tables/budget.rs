@@ -90,6 +90,11 @@ impl Budget {
         Err(Errno::NFILE)
     }
 
+    /// Counts the descriptor of one more node, whether there is room or not.
+    pub(super) fn add_node(&self) {
+        self.taken.fetch_add(unit(For::Node), Ordering::Relaxed);
+    }
+
     fn has_room(&self, taken: u64, whom: For) -> bool {
         let (nodes, open) = split(taken);
         let floor = self.max / FLOOR;

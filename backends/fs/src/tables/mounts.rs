@@ -182,7 +182,7 @@ impl MountFd {
 
     /// Where it is.
     #[inline]
-    pub fn mount(&self) -> &Mount {
+    pub fn mount(&self) -> &Arc<Mount> {
         &self.mount
     }
 

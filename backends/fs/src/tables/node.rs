@@ -250,6 +250,11 @@ impl Node {
         NodeFd(Inner::Fresh(fd))
     }
 
+    /// Closes its descriptor on this thread, which may have to wait.
+    pub fn close_here(self) {
+        drop(self.fd.swap(None));
+    }
+
     /// Whether it can do without its descriptor and was not used since the last call.
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.place, Place::Handle(_)) && !self.used.swap(false, Ordering::Relaxed)

@@ -246,21 +246,37 @@ impl Nodes {
         }
     }
 
-    /// Forgets all nodes but the roots.
-    pub fn clear(&self) {
+    /// Takes all nodes out but the roots. Those that have a descriptor are in the budget until
+    /// whoever closes them gives that back.
+    pub fn clear(&self) -> Vec<Arc<Node>> {
+        let mut left = Vec::new();
         for id in self.slab.ids() {
-            self.forget(id, u64::MAX);
+            let Some(node) = self.slab.get(id).filter(|node| node.forget(u64::MAX)) else {
+                continue;
+            };
+            drop(self.unmap(&node));
+            let Some(removed) = self.slab.remove(id) else {
+                continue;
+            };
+            if removed.is_hot() && matches!(removed.place(), Place::Handle(_)) {
+                self.options.budget.add_node();
+            }
+            left.push(removed);
         }
         self.hot.clear();
+        left
     }
 
-    fn drop_node(&self, node: &Arc<Node>) {
+    /// Nothing leads to a node by what it is on the host any more.
+    fn unmap(&self, node: &Arc<Node>) -> Option<Arc<Node>> {
         let mut part = self.part(node.key());
         let hash = self.hash(node.key());
         let entry = part.find_entry(hash, |n| Arc::ptr_eq(n, node));
-        let in_map = entry.ok().map(|entry| entry.remove().0);
-        drop(part);
-        drop(in_map);
+        entry.ok().map(|entry| entry.remove().0)
+    }
+
+    fn drop_node(&self, node: &Arc<Node>) {
+        drop(self.unmap(node));
         if self.slab.remove(node.number()).is_some() && matches!(node.place(), Place::Descriptor) {
             self.options.budget.give_back(For::Node);
         }

@@ -207,8 +207,9 @@ fn nodes_that_need_a_descriptor_beyond_the_limit_are_refused_until_one_is_forgot
     it.nodes.forget(a.number(), 2);
     it.lookup("d").unwrap();
     assert_eq!(it.lookup("a").unwrap_err(), Errno::NFILE);
-    it.nodes.clear();
-    assert_eq!(it.nodes.options.budget.nodes(), 1);
+    // Those that are left count until they are closed.
+    let left = it.nodes.clear();
+    assert_eq!((left.len(), it.nodes.options.budget.nodes()), (3, 4));
 }
 
 #[test]
