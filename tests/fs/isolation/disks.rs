@@ -121,6 +121,16 @@ fn nameless(pid: u32) -> Result<usize> {
     Ok(count)
 }
 
+/// Attributes of a file of each share.
+fn look_at_both(queue: &mut FuseQueue) -> TestResult {
+    for name in ["local", "other"] {
+        let folder = queue.lookup(ROOT_NODE, name)?.node;
+        let file = queue.lookup(folder, "file0")?.node;
+        queue.getattr(file, None)?;
+    }
+    Ok(())
+}
+
 /// What such a file has is given back when it is closed: for that its disk is asked what it has.
 #[test]
 fn f4_4_front_end_that_leaves_nameless_files_of_a_disk_that_hangs_is_followed_at_once() -> TestResult
@@ -150,11 +160,7 @@ fn f4_4_front_end_that_leaves_nameless_files_of_a_disk_that_hangs_is_followed_at
             let start = Instant::now();
             let next = FuseClient::connect(&back_end.socket(), &config(1))?;
             let queue = client.insert(next).queue();
-            for name in ["local", "other"] {
-                let folder = queue.lookup(ROOT_NODE, name)?.node;
-                let file = queue.lookup(folder, "file0")?.node;
-                queue.getattr(file, None)?;
-            }
+            look_at_both(queue)?;
             slowest = slowest.max(start.elapsed());
         }
         let left = nameless(back_end.process().id())?;
