@@ -136,7 +136,7 @@ impl RequestWorker for BlockWorker {
         self.shared.write_cache().ring_started(true);
     }
 
-    #[inline(always)]
+    #[inline]
     fn request(
         &mut self,
         queue: &mut BlockQueue,

@@ -113,7 +113,10 @@ pub struct Requests<W: RequestWorker> {
     /// The errand to be run, if there is one. Its buffers become the request's when it has an end of
     /// its own.
     errand: Errand<W::Later>,
+    /// It is under way.
     has_errand: bool,
+    /// One is to be taken from the vring in its slot, which has work and credit.
+    is_due: bool,
     /// Errands of this turn.
     errands: usize,
 }
@@ -126,6 +129,7 @@ impl<W: RequestWorker> Requests<W> {
             next: 0,
             errand: Errand::default(),
             has_errand: false,
+            is_due: false,
             errands: 0,
         }
     }
@@ -179,8 +183,8 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
     }
 
     #[inline]
-    fn has_errand(&self) -> bool {
-        W::ERRANDS && self.has_errand
+    fn next_errand(&mut self, turn: &mut Turn<'_, Self::Queue>) -> bool {
+        W::ERRANDS && std::mem::take(&mut self.is_due) && self.take_errand(turn)
     }
 
     #[inline]
@@ -193,8 +197,8 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
     #[inline]
     fn back(&mut self, turn: &mut Turn<'_, Self::Queue>) {
         self.has_errand = false;
-        let (slot, now_ns) = (self.errand.slot, turn.now_ns());
-        let Some(place) = turn.vrings.get_mut(slot) else {
+        let now_ns = turn.now_ns();
+        let Some(place) = turn.vrings.get_mut(self.errand.slot) else {
             return;
         };
         give(&mut self.worker, &mut self.errand, place, turn.io, now_ns);
@@ -202,8 +206,8 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
         if self.errands >= W::BUDGET || !place.queue.credit.is_left() {
             return;
         }
-        if turn.io.may_start() && has_work(place) && self.take_errand(place, slot, now_ns) {
-            self.next = slot + usize::from(!place.queue.credit.is_left());
+        if turn.io.may_start() && has_work(place) {
+            self.is_due = true;
         } else {
             // The ring is empty.
             place.queue.credit = Credit::FULL;
@@ -285,8 +289,8 @@ impl<W: RequestWorker> Requests<W> {
             return false;
         }
         *now_ns = monotonic_ns();
+        self.serve(place, io, 0, *now_ns, W::BUDGET, true);
         place.queue.credit = Credit::FULL;
-        self.serve::<true>(place, io, 0, *now_ns, W::BUDGET);
         true
     }
 
@@ -350,16 +354,21 @@ impl<W: RequestWorker> Requests<W> {
                     *turn.now_ns = monotonic_ns();
                     served.any = true;
                 }
+                if W::ERRANDS {
+                    self.errand.slot = slot;
+                    self.is_due = true;
+                    return Round::Full;
+                }
                 let most = if served.again {
                     W::BUDGET - served.chains
                 } else {
                     W::BUDGET
                 };
-                served.chains += self.serve::<false>(place, turn.io, slot, *turn.now_ns, most);
+                served.chains += self.serve(place, turn.io, slot, *turn.now_ns, most, false);
             }
             let credit = &mut place.queue.credit;
             let full = !turn.io.may_start() || (served.again && served.chains >= W::BUDGET);
-            if full || self.has_errand() {
+            if full {
                 self.next = slot + usize::from(!credit.is_left());
                 return Round::Full;
             }
@@ -377,30 +386,29 @@ impl<W: RequestWorker> Requests<W> {
     }
 
     /// Takes up to `most` chains from a vring that [`has_work`]: as many as its credit pays for, or
-    /// whatever they cost where it is `ALONE`.
-    #[inline(always)]
-    fn serve<const ALONE: bool>(
+    /// whatever they cost where it is `alone`.
+    // Once, so that the compiler puts all that is done for a chain into it.
+    #[inline(never)]
+    fn serve(
         &mut self,
         place: &mut Place<RequestQueue<W::Queue>>,
         io: &mut IoQueue,
         slot: usize,
         now_ns: u64,
         most: usize,
+        alone: bool,
     ) -> usize {
         let least_cost = const { least_cost(W::BUDGET) };
-        if W::ERRANDS {
-            return usize::from(self.take_errand(place, slot, now_ns));
-        }
         let slot = u16::try_from(slot).unwrap_or(u16::MAX);
         let mut credit = place.queue.credit;
         let mut taken = 0;
-        while taken < most && (ALONE || credit.is_left()) && io.may_start() {
+        while taken < most && (alone || credit.is_left()) && io.may_start() {
             let heads = &mut place.queue.heads;
             let Some((head, chain, bytes)) = heads.take(&mut place.vring, now_ns) else {
                 break;
             };
             taken += 1;
-            if !ALONE {
+            if !alone {
                 credit.pay(bytes, least_cost);
             }
             let mut cx = RequestCx {

@@ -64,26 +64,28 @@ impl<W: RequestWorker> Requests<W> {
             *credit = granted;
         }
         *turn.now_ns = monotonic_ns();
-        let taken = self.take_errand(place, slot, *turn.now_ns);
-        self.next = slot + usize::from(!taken || !place.queue.credit.is_left());
+        self.errand.slot = slot;
+        self.is_due = true;
         Some(true)
     }
 
-    /// Takes a chain from a vring that [`has_work`], and makes an errand of it.
-    #[inline(always)]
-    pub(super) fn take_errand(
-        &mut self,
-        place: &mut Place<RequestQueue<W::Queue>>,
-        slot: usize,
-        now_ns: u64,
-    ) -> bool {
-        let Place { vring, queue } = place;
+    /// Takes a chain from the vring whose errand is due, and makes that of it.
+    #[inline]
+    pub(super) fn take_errand(&mut self, turn: &mut Turn<'_, RequestQueue<W::Queue>>) -> bool {
+        let (slot, now_ns) = (self.errand.slot, turn.now_ns());
+        let Some(Place { vring, queue }) = turn.vrings.get_mut(slot) else {
+            return false;
+        };
+        // For a ring that breaks now.
+        self.next = slot + 1;
         let lent = self.errand.buffers.owned();
         let Some((head, chain, bytes)) = queue.heads.take_lent(vring, now_ns, lent) else {
             return false;
         };
         queue.credit.pay(bytes, const { least_cost(W::BUDGET) });
-        self.errand.slot = slot;
+        if queue.credit.is_left() {
+            self.next = slot;
+        }
         self.errand.head = head;
         self.errand.chain = chain;
         self.has_errand = true;

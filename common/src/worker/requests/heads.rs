@@ -89,7 +89,7 @@ impl Heads {
     }
 
     /// Takes the next chain into a free place; returns that, and how many bytes the chain has.
-    #[inline(always)]
+    #[inline]
     pub(super) fn take(
         &mut self,
         vring: &mut Vring,
@@ -107,7 +107,7 @@ impl Heads {
     }
 
     /// As [`take`](Self::take), where there is room; its buffers are `lent`.
-    #[inline(always)]
+    #[inline]
     pub(super) fn take_lent(
         &mut self,
         vring: &mut Vring,
@@ -170,7 +170,7 @@ impl Heads {
 }
 
 /// The next descriptor head, and the place that its request has.
-#[inline(always)]
+#[inline]
 fn take_place<'h>(
     heads: &'h mut [Head],
     spread: &mut Option<Spread>,
