@@ -136,7 +136,7 @@ impl RequestWorker for BlockWorker {
         self.shared.write_cache().ring_started(true);
     }
 
-    #[inline]
+    #[inline(always)]
     fn request(
         &mut self,
         queue: &mut BlockQueue,

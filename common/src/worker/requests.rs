@@ -262,7 +262,9 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
         let heads = &mut place.queue.heads;
         if let Some(slot) = heads.get_mut(head) {
             slot.pending = slot.pending.saturating_sub(1);
-            heads.parked -= u32::from(std::mem::take(&mut slot.parked));
+            if std::mem::take(&mut slot.parked) {
+                heads.parked -= 1;
+            }
         }
         let mut cx = RequestCx {
             vring: &mut place.vring,
@@ -385,8 +387,8 @@ impl<W: RequestWorker> Requests<W> {
         }
     }
 
-    /// Takes up to `most` chains from a vring that [`has_work`]: as many as its credit pays for, or
-    /// whatever they cost where it is `alone`.
+    /// Takes up to `most` chains from a vring that [`has_work`] and may have one taken: as many as its
+    /// credit pays for, or whatever they cost where it is `alone`.
     // Once, so that the compiler puts all that is done for a chain into it.
     #[inline(never)]
     fn serve(
@@ -401,8 +403,9 @@ impl<W: RequestWorker> Requests<W> {
         let least_cost = const { least_cost(W::BUDGET) };
         let slot = u16::try_from(slot).unwrap_or(u16::MAX);
         let mut credit = place.queue.credit;
+        let most = most.min(place.queue.heads.free_places());
         let mut taken = 0;
-        while taken < most && (alone || credit.is_left()) && io.may_start() {
+        loop {
             let heads = &mut place.queue.heads;
             let Some((head, chain, bytes)) = heads.take(&mut place.vring, now_ns) else {
                 break;
@@ -420,6 +423,9 @@ impl<W: RequestWorker> Requests<W> {
             };
             self.worker
                 .request(&mut place.queue.state, &mut cx, head, chain);
+            if taken >= most || (!alone && !credit.is_left()) || !io.may_start() {
+                break;
+            }
         }
         place.queue.credit = credit;
         place.vring.stats.add_chains(taken as u64);

@@ -82,20 +82,27 @@ impl Heads {
         (self.in_flight as usize) < self.heads.len() && self.segments <= MAX_SEGMENTS
     }
 
+    /// How many requests there is a place for.
+    #[inline]
+    pub(super) fn free_places(&self) -> usize {
+        self.heads.len().saturating_sub(self.in_flight as usize)
+    }
+
     /// The request in `place`.
     #[inline]
     pub(super) fn get_mut(&mut self, place: u16) -> Option<&mut Head> {
         self.heads.get_mut(usize::from(place))
     }
 
-    /// Takes the next chain into a free place; returns that, and how many bytes the chain has.
+    /// Takes the next chain into a free place, of which there must be one; returns that, and how many
+    /// bytes the chain has.
     #[inline]
     pub(super) fn take(
         &mut self,
         vring: &mut Vring,
         now_ns: u64,
     ) -> Option<(u16, Result<(), ChainFault>, u64)> {
-        if !self.has_room() {
+        if self.segments > MAX_SEGMENTS {
             return None;
         }
         let (descriptor, place, head) = take_place(&mut self.heads, &mut self.spread, vring)?;
