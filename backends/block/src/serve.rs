@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ringside_common::chain::ChainFault;
 use ringside_common::memory::Lent;
-use ringside_common::worker::{Counted, RequestCx, RequestWorker};
+use ringside_common::worker::{Brought, Counted, RequestCx, RequestWorker};
 
 use crate::device::Shared;
 use crate::engine::{Ranges, Started, Target};
@@ -113,9 +113,11 @@ impl BlockWorker {
 
 impl RequestWorker for BlockWorker {
     type Queue = BlockQueue;
-    type Brought = ();
+    type Later = ();
 
-    fn errand(&mut self, _buffers: &mut Lent, _chain: Result<(), ChainFault>) {}
+    fn errand(&mut self, _buffers: &mut Lent, _chain: Result<(), ChainFault>) -> Brought<()> {
+        Brought::Later(())
+    }
 
     fn start_queue(&mut self, _index: u16, size: u16) -> BlockQueue {
         self.shared.write_cache().ring_started(false);
@@ -134,7 +136,7 @@ impl RequestWorker for BlockWorker {
         self.shared.write_cache().ring_started(true);
     }
 
-    #[inline]
+    #[inline(always)]
     fn request(
         &mut self,
         queue: &mut BlockQueue,
@@ -448,8 +450,10 @@ impl Serving<'_, '_> {
     #[inline]
     fn finish(&mut self, status: Status) {
         let request = self.slot.request;
-        self.slot.ranges = None;
-        self.slot.sync = None;
+        if !matches!(request, Request::In { .. }) {
+            self.slot.ranges = None;
+            self.slot.sync = None;
+        }
         let bytes = match (request, status) {
             (Request::In { len_bytes, .. } | Request::Out { len_bytes, .. }, Status::Ok) => {
                 len_bytes

@@ -78,6 +78,7 @@ pub fn open_within(
 ///
 /// # Errors
 /// Of `statx(2)`.
+#[inline]
 pub fn statx_of(node: BorrowedFd<'_>) -> Result<Statx> {
     statx_at(node, c"")
 }
@@ -87,20 +88,19 @@ pub fn statx_of(node: BorrowedFd<'_>) -> Result<Statx> {
 ///
 /// # Errors
 /// Of `statx(2)`.
+#[inline]
 pub fn statx_at(directory: BorrowedFd<'_>, name: &CStr) -> Result<Statx> {
-    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    rustix::fs::statx(directory, name, flags, STATX_NODE)
+    statx_asking(directory, name, true)
 }
 
-/// The same, as far as this machine knows them: nobody else is asked.
+/// The same; if not `asks`, as far as this machine knows them: nobody else is asked.
 ///
 /// # Errors
 /// Of `statx(2)`.
-pub fn statx_cached(directory: BorrowedFd<'_>, name: &CStr) -> Result<Statx> {
-    let flags = AtFlags::EMPTY_PATH
-        | AtFlags::SYMLINK_NOFOLLOW
-        | AtFlags::NO_AUTOMOUNT
-        | AtFlags::STATX_DONT_SYNC;
+#[inline]
+pub fn statx_asking(directory: BorrowedFd<'_>, name: &CStr, asks: bool) -> Result<Statx> {
+    let mut flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    flags.set(AtFlags::STATX_DONT_SYNC, !asks);
     rustix::fs::statx(directory, name, flags, STATX_NODE)
 }
 

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use ringside_common::chain::ChainFault;
 use ringside_common::io::Promise;
 use ringside_common::memory::{Buffers, IoScratch, Lent};
-use ringside_common::worker::{Counted, RequestCx, RequestWorker, WhileAway};
+use ringside_common::worker::{Brought, Counted, RequestCx, RequestWorker, WhileAway};
 
 use crate::credentials::ThreadContext;
 use crate::device::Shared;
@@ -82,15 +82,6 @@ enum Outcome {
     /// There is none.
     NoReply,
     /// It will come.
-    Later(Box<Later>),
-}
-
-/// What an errand brings.
-#[derive(Debug)]
-pub enum Brought {
-    /// The reply is written: its bytes, and what is counted.
-    Replied(u32, Counted),
-    /// Somebody else will write it.
     Later(Box<Later>),
 }
 
@@ -155,8 +146,10 @@ impl FsWorker {
         } = &mut self.scratch;
         args.resize(args_bytes, 0);
         buffers.read_at(0, args);
-        let op = Operation::parse(header, args, self.shared.fs.negotiated())
-            .map_err(|error| Errno::from_raw_os_error(error.errno()))?;
+        let op = match Operation::parse(header, args, self.shared.fs.negotiated()) {
+            Ok(op) => op,
+            Err(error) => return Err(Errno::from_raw_os_error(error.errno())),
+        };
         let traits = op.traits();
         *kind = traits.kind;
         self.at.goes_to(header.node, &op);
@@ -192,7 +185,7 @@ impl FsWorker {
         header: &InHeader,
         kind: usize,
         outcome: Result<Outcome>,
-    ) -> Brought {
+    ) -> Brought<Box<Later>> {
         let reply = &mut self.scratch.reply;
         let ok = outcome.is_ok();
         let (used_bytes, bytes) = match outcome {
@@ -234,40 +227,6 @@ impl FsWorker {
         }
     }
 
-    /// Has others go on with a request.
-    fn go_on(&mut self, queue: &mut FsQueue, rcx: &mut RequestCx<'_>, head: u16, later: Later) {
-        let Later { header, kind, on } = later;
-        queue.note(head, header.unique, kind);
-        let waits = match on {
-            On::Thread(job, to) => match rcx.hand_out(head, TAG_REPLIED) {
-                Some(promise) => {
-                    job.hand_over(&to, promise);
-                    Ok(())
-                }
-                None => Err(Errno::IO),
-            },
-            On::Lock(lock, to) => wait_parked(queue, rcx, head).map(|promise| {
-                let queue = queue.index();
-                match to {
-                    Some(to) => {
-                        blocking::wait_for_lock(
-                            &self.shared,
-                            &header,
-                            &lock,
-                            queue,
-                            promise,
-                            &to.pool,
-                        );
-                    }
-                    None => self.wait_for_lock(&header, &lock, queue, promise),
-                }
-            }),
-        };
-        if waits.is_err() {
-            self.answer(rcx, head, &header, kind, waits);
-        }
-    }
-
     /// Has a lock waited for without a thread.
     fn wait_for_lock(&mut self, header: &InHeader, lock: &LockIn, queue: u16, promise: Promise) {
         let cx = Cx {
@@ -297,7 +256,7 @@ impl RequestWorker for FsWorker {
     const ERRANDS: bool = true;
 
     type Queue = FsQueue;
-    type Brought = Brought;
+    type Later = Box<Later>;
 
     fn start_queue(&mut self, index: u16, size: u16) -> FsQueue {
         FsQueue::new(index, size, self.shared.has_indirect())
@@ -307,7 +266,7 @@ impl RequestWorker for FsWorker {
         &mut self,
         buffers: &mut Lent,
         chain: std::result::Result<(), ChainFault>,
-    ) -> Brought {
+    ) -> Brought<Box<Later>> {
         self.scratch.reply.clear();
         self.scratch.reply.resize(OUT_HEADER_BYTES, 0);
         // The header of the reply is at its front.
@@ -329,21 +288,43 @@ impl RequestWorker for FsWorker {
         self.reply(buffers, &header, kind, outcome)
     }
 
-    #[inline]
-    fn is_over(brought: &Brought) -> bool {
-        matches!(brought, Brought::Replied(..))
-    }
-
-    fn brought(
+    /// Has others go on with a request.
+    fn go_on(
         &mut self,
         queue: &mut FsQueue,
         rcx: &mut RequestCx<'_>,
         head: u16,
-        brought: Brought,
+        later: Box<Later>,
     ) {
-        match brought {
-            Brought::Replied(used_bytes, counted) => rcx.complete(head, used_bytes, counted),
-            Brought::Later(later) => self.go_on(queue, rcx, head, *later),
+        let Later { header, kind, on } = *later;
+        queue.note(head, header.unique, kind);
+        let waits = match on {
+            On::Thread(job, to) => match rcx.hand_out(head, TAG_REPLIED) {
+                Some(promise) => {
+                    job.hand_over(&to, promise);
+                    Ok(())
+                }
+                None => Err(Errno::IO),
+            },
+            On::Lock(lock, to) => wait_parked(queue, rcx, head).map(|promise| {
+                let queue = queue.index();
+                match to {
+                    Some(to) => {
+                        blocking::wait_for_lock(
+                            &self.shared,
+                            &header,
+                            &lock,
+                            queue,
+                            promise,
+                            &to.pool,
+                        );
+                    }
+                    None => self.wait_for_lock(&header, &lock, queue, promise),
+                }
+            }),
+        };
+        if waits.is_err() {
+            self.answer(rcx, head, &header, kind, waits);
         }
     }
 

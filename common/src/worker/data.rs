@@ -138,7 +138,7 @@ impl<W: DeviceWorker> DataThread<W> {
                 Ok(None) => return Ok(()),
                 Err(error) => return Err(self.fail(error)),
             };
-            while hand.worker.has_errand() {
+            while hand.worker.next_errand(&mut self.parts()) {
                 hand.berth.leave(self);
                 hand.pulse.errand(|| hand.worker.run_errand());
                 match hand.berth.take() {

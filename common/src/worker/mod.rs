@@ -28,7 +28,7 @@ use crate::error::HostError;
 use crate::limited;
 use crate::watchdog::Watchdog;
 pub(crate) use mailbox::{Command, Reply, VringId, VringStart};
-pub use requests::{Counted, RequestCx, RequestQueue, RequestWorker, Requests};
+pub use requests::{Brought, Counted, RequestCx, RequestQueue, RequestWorker, Requests};
 use thread::{Awaited, Post, Thread, spawn};
 pub use turn::{DeviceWorker, Place, Turn, Vrings, WhileAway, monotonic_ns};
 use vring::Health;

@@ -14,6 +14,7 @@
 
 mod credit;
 mod cx;
+mod errand;
 mod heads;
 
 use std::fmt;
@@ -23,10 +24,12 @@ use super::vring::Vring;
 use super::{DeviceWorker, Place, Turn, WhileAway, monotonic_ns};
 use crate::chain::ChainFault;
 use crate::io::IoQueue;
-use crate::memory::{Buffers, Lent};
+use crate::memory::Lent;
 use credit::{Credit, QUANTUM_BYTES, least_cost};
 use cx::Token;
 pub use cx::{Counted, RequestCx};
+pub use errand::Brought;
+use errand::{Errand, give};
 use heads::Heads;
 
 /// The data side of a device that serves requests, on one data thread.
@@ -38,14 +41,14 @@ pub trait RequestWorker {
     /// where a chain is served while it is taken: the driver works on the last ones meanwhile.
     const BUDGET: usize = 64;
 
-    /// Whether requests are served by [`errand`](Self::errand) and [`brought`](Self::brought), and
-    /// not by [`request`](Self::request).
+    /// Whether requests are served by [`errand`](Self::errand), and not by
+    /// [`request`](Self::request).
     const ERRANDS: bool = false;
 
     /// What the device keeps for one started vring.
     type Queue;
-    /// What an errand brings.
-    type Brought: fmt::Debug + Send + 'static;
+    /// What is left to do of a request when its errand is over.
+    type Later: fmt::Debug + Send + 'static;
 
     /// A vring has started; `size` requests of it may be in flight, in places below that.
     fn start_queue(&mut self, index: u16, size: u16) -> Self::Queue;
@@ -63,21 +66,17 @@ pub trait RequestWorker {
 
     /// A chain was taken: serves the request, as far as that can be done without the vring. Whoever
     /// has that by the end of it is given what is returned.
-    fn errand(&mut self, buffers: &mut Lent, chain: Result<(), ChainFault>) -> Self::Brought;
+    fn errand(&mut self, buffers: &mut Lent, chain: Result<(), ChainFault>)
+    -> Brought<Self::Later>;
 
-    /// Whether [`brought`](Self::brought) has no need of the buffers of the request.
-    fn is_over(_brought: &Self::Brought) -> bool {
-        false
-    }
-
-    /// The errand for `head` is over, maybe another thread's. It must be answered, now or later,
-    /// with [`RequestCx::complete`].
-    fn brought(
+    /// The errand for `head`, maybe another thread's, has left something to do. The request must be
+    /// answered, now or later, with [`RequestCx::complete`].
+    fn go_on(
         &mut self,
         _queue: &mut Self::Queue,
         _cx: &mut RequestCx<'_>,
         _head: u16,
-        _brought: Self::Brought,
+        _later: Self::Later,
     ) {
     }
 
@@ -113,33 +112,13 @@ pub struct Requests<W: RequestWorker> {
     next: usize,
     /// The errand to be run, if there is one. Its buffers become the request's when it has an end of
     /// its own.
-    errand: Errand<W::Brought>,
+    errand: Errand<W::Later>,
+    /// It is under way.
     has_errand: bool,
+    /// One is to be taken from the vring in its slot, which has work and credit.
+    is_due: bool,
     /// Errands of this turn.
     errands: usize,
-}
-
-/// A request that is served without its vring.
-#[derive(Debug)]
-pub struct Errand<B> {
-    slot: u16,
-    head: u16,
-    chain: Result<(), ChainFault>,
-    buffers: Lent,
-    /// Once it was run.
-    brought: Option<B>,
-}
-
-impl<B> Default for Errand<B> {
-    fn default() -> Self {
-        Self {
-            slot: 0,
-            head: 0,
-            chain: Ok(()),
-            buffers: Lent::new(Buffers::default()),
-            brought: None,
-        }
-    }
 }
 
 impl<W: RequestWorker> Requests<W> {
@@ -150,6 +129,7 @@ impl<W: RequestWorker> Requests<W> {
             next: 0,
             errand: Errand::default(),
             has_errand: false,
+            is_due: false,
             errands: 0,
         }
     }
@@ -166,7 +146,7 @@ pub struct RequestQueue<Q> {
 impl<W: RequestWorker> DeviceWorker for Requests<W> {
     type Seed = ();
     type Queue = RequestQueue<W::Queue>;
-    type Brought = Errand<W::Brought>;
+    type Brought = Errand<W::Later>;
 
     fn start_queue(&mut self, (): (), vring: &Vring) -> Self::Queue {
         let heads = Heads::new(vring.size());
@@ -181,44 +161,30 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
         }
     }
 
-    /// Takes chains from every vring that has some, as its credit allows, until as much is started
-    /// as may be in a turn; the next one goes on there. As much I/O as completions can be held for
-    /// is the most there is; what is left waits in the rings.
+    /// As much I/O as completions can be held for is the most there is; what is left waits in the
+    /// rings.
     fn turn(&mut self, turn: &mut Turn<'_, Self::Queue>) -> bool {
-        if !turn.io.has_room(1) {
-            return false;
-        }
         if !turn.io.may_start() {
-            return turn.vrings.iter().any(has_work);
+            return self.has_work(turn);
         }
-        self.errands = 0;
-        let mut served = Served::default();
-        let mut grant_bytes = QUANTUM_BYTES;
-        loop {
-            let before = served.chains;
-            let round = self.round(turn, &mut served, grant_bytes);
-            grant_bytes = match round {
-                Round::Full => return true,
-                // Nobody is in the way of those who wait: on with the round in which one need not.
-                Round::Waiting { best_bytes } if served.chains == before => {
-                    QUANTUM_BYTES - best_bytes.min(0)
-                }
-                Round::Waiting { .. } if served.chains < W::BUDGET => QUANTUM_BYTES,
-                Round::Waiting { .. } => return true,
-                Round::Over { in_debt } => {
-                    if in_debt && !served.any {
-                        forgive(turn);
-                    }
-                    return served.any;
-                }
+        if W::ERRANDS {
+            self.errands = 0;
+            return match self.begin(turn) {
+                Some(served) => served,
+                None => self.rounds(turn),
             };
-            served.again = true;
         }
+        if turn.vrings.len() == 1
+            && let Some(place) = turn.vrings.get_mut(0)
+        {
+            return self.turn_alone(place, turn.io, turn.now_ns);
+        }
+        self.rounds(turn)
     }
 
     #[inline]
-    fn has_errand(&self) -> bool {
-        W::ERRANDS && self.has_errand
+    fn next_errand(&mut self, turn: &mut Turn<'_, Self::Queue>) -> bool {
+        W::ERRANDS && std::mem::take(&mut self.is_due) && self.take_errand(turn)
     }
 
     #[inline]
@@ -231,27 +197,20 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
     #[inline]
     fn back(&mut self, turn: &mut Turn<'_, Self::Queue>) {
         self.has_errand = false;
-        self.errands += 1;
-        let (slot, now_ns) = (usize::from(self.errand.slot), turn.now_ns());
-        let Some(place) = turn.vrings.get_mut(slot) else {
+        let now_ns = turn.now_ns();
+        let Some(place) = turn.vrings.get_mut(self.errand.slot) else {
             return;
         };
-        if !self.errand.brought.as_ref().is_some_and(W::is_over) {
-            let heads = &mut place.queue.heads;
-            heads.take_back(self.errand.head, &mut self.errand.buffers);
-        }
-        self.errand.buffers.owned().release();
         give(&mut self.worker, &mut self.errand, place, turn.io, now_ns);
-        if self.errands >= W::BUDGET {
+        self.errands += 1;
+        if self.errands >= W::BUDGET || !place.queue.credit.is_left() {
             return;
         }
-        self.serve(place, turn.io, slot, now_ns, 1);
-        let credit = &mut place.queue.credit;
-        if self.has_errand {
-            self.next = slot + usize::from(!credit.is_left());
-        } else if credit.is_left() {
+        if turn.io.may_start() && has_work(place) {
+            self.is_due = true;
+        } else {
             // The ring is empty.
-            *credit = Credit::FULL;
+            place.queue.credit = Credit::FULL;
         }
     }
 
@@ -261,11 +220,11 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
 
     fn brought(&mut self, turn: &mut Turn<'_, Self::Queue>, mut errand: Self::Brought) {
         let now_ns = turn.now_ns();
-        if let Some(place) = turn.vrings.get_mut(usize::from(errand.slot)) {
-            let heads = &mut place.queue.heads;
-            heads.take_back(errand.head, &mut errand.buffers);
+        if let Some(place) = turn.vrings.get_mut(errand.slot) {
             give(&mut self.worker, &mut errand, place, turn.io, now_ns);
         }
+        // By now these are this thread's own.
+        drop(std::mem::take(errand.buffers.owned()));
     }
 
     fn while_away(&self) -> Option<Arc<dyn WhileAway>> {
@@ -303,7 +262,9 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
         let heads = &mut place.queue.heads;
         if let Some(slot) = heads.get_mut(head) {
             slot.pending = slot.pending.saturating_sub(1);
-            heads.parked -= u32::from(std::mem::take(&mut slot.parked));
+            if std::mem::take(&mut slot.parked) {
+                heads.parked -= 1;
+            }
         }
         let mut cx = RequestCx {
             vring: &mut place.vring,
@@ -318,6 +279,52 @@ impl<W: RequestWorker> DeviceWorker for Requests<W> {
 }
 
 impl<W: RequestWorker> Requests<W> {
+    /// A turn of a vring that has nobody beside it: a budget, whatever it costs.
+    #[inline]
+    fn turn_alone(
+        &mut self,
+        place: &mut Place<RequestQueue<W::Queue>>,
+        io: &mut IoQueue,
+        now_ns: &mut u64,
+    ) -> bool {
+        if !has_work(place) {
+            return false;
+        }
+        *now_ns = monotonic_ns();
+        self.serve(place, io, 0, *now_ns, W::BUDGET, true);
+        place.queue.credit = Credit::FULL;
+        true
+    }
+
+    /// Takes chains from every vring that has some, as its credit allows, until as much is started
+    /// as may be in a turn; the next one goes on there.
+    // Out of the way of turns that do without.
+    #[inline(never)]
+    fn rounds(&mut self, turn: &mut Turn<'_, RequestQueue<W::Queue>>) -> bool {
+        let mut served = Served::default();
+        let mut grant_bytes = QUANTUM_BYTES;
+        loop {
+            let before = served.chains;
+            let round = self.round(turn, &mut served, grant_bytes);
+            grant_bytes = match round {
+                Round::Full => return true,
+                // Nobody is in the way of those who wait: on with the round in which one need not.
+                Round::Waiting { best_bytes } if served.chains == before => {
+                    QUANTUM_BYTES - best_bytes.min(0)
+                }
+                Round::Waiting { .. } if served.chains < W::BUDGET => QUANTUM_BYTES,
+                Round::Waiting { .. } => return true,
+                Round::Over { in_debt } => {
+                    if in_debt && !served.any {
+                        forgive(turn);
+                    }
+                    return served.any;
+                }
+            };
+            served.again = true;
+        }
+    }
+
     /// Each vring once, beginning with the `next`. One that has no credit gets `grant_bytes`.
     #[inline]
     fn round(
@@ -349,16 +356,21 @@ impl<W: RequestWorker> Requests<W> {
                     *turn.now_ns = monotonic_ns();
                     served.any = true;
                 }
+                if W::ERRANDS {
+                    self.errand.slot = slot;
+                    self.is_due = true;
+                    return Round::Full;
+                }
                 let most = if served.again {
                     W::BUDGET - served.chains
                 } else {
                     W::BUDGET
                 };
-                served.chains += self.serve(place, turn.io, slot, *turn.now_ns, most);
+                served.chains += self.serve(place, turn.io, slot, *turn.now_ns, most, false);
             }
             let credit = &mut place.queue.credit;
             let full = !turn.io.may_start() || (served.again && served.chains >= W::BUDGET);
-            if full || self.has_errand() {
+            if full {
                 self.next = slot + usize::from(!credit.is_left());
                 return Round::Full;
             }
@@ -375,8 +387,10 @@ impl<W: RequestWorker> Requests<W> {
         }
     }
 
-    /// Takes up to `most` chains from a vring, as many as its credit pays for.
-    #[inline]
+    /// Takes up to `most` chains from a vring that [`has_work`] and may have one taken: as many as its
+    /// credit pays for, or whatever they cost where it is `alone`.
+    // Once, so that the compiler puts all that is done for a chain into it.
+    #[inline(never)]
     fn serve(
         &mut self,
         place: &mut Place<RequestQueue<W::Queue>>,
@@ -384,25 +398,21 @@ impl<W: RequestWorker> Requests<W> {
         slot: usize,
         now_ns: u64,
         most: usize,
+        alone: bool,
     ) -> usize {
         let least_cost = const { least_cost(W::BUDGET) };
         let slot = u16::try_from(slot).unwrap_or(u16::MAX);
         let mut credit = place.queue.credit;
+        let most = most.min(place.queue.heads.free_places());
         let mut taken = 0;
-        while taken < most && credit.is_left() && io.may_start() && place.vring.is_live() {
+        loop {
             let heads = &mut place.queue.heads;
-            let lent = W::ERRANDS.then(|| self.errand.buffers.owned());
-            let Some((head, chain, bytes)) = heads.take(&mut place.vring, now_ns, lent) else {
+            let Some((head, chain, bytes)) = heads.take(&mut place.vring, now_ns) else {
                 break;
             };
             taken += 1;
-            credit.pay(bytes, least_cost);
-            if W::ERRANDS {
-                self.errand.slot = slot;
-                self.errand.head = head;
-                self.errand.chain = chain;
-                self.has_errand = true;
-                break;
+            if !alone {
+                credit.pay(bytes, least_cost);
             }
             let mut cx = RequestCx {
                 vring: &mut place.vring,
@@ -413,33 +423,14 @@ impl<W: RequestWorker> Requests<W> {
             };
             self.worker
                 .request(&mut place.queue.state, &mut cx, head, chain);
+            if taken >= most || (!alone && !credit.is_left()) || !io.may_start() {
+                break;
+            }
         }
         place.queue.credit = credit;
         place.vring.stats.add_chains(taken as u64);
         taken
     }
-}
-
-/// Gives the device what an errand has brought.
-#[inline]
-fn give<W: RequestWorker>(
-    worker: &mut W,
-    errand: &mut Errand<W::Brought>,
-    place: &mut Place<RequestQueue<W::Queue>>,
-    io: &mut IoQueue,
-    now_ns: u64,
-) {
-    let Some(brought) = errand.brought.take() else {
-        return;
-    };
-    let mut cx = RequestCx {
-        vring: &mut place.vring,
-        heads: &mut place.queue.heads,
-        io,
-        slot: errand.slot,
-        now_ns,
-    };
-    worker.brought(&mut place.queue.state, &mut cx, errand.head, brought);
 }
 
 /// What a turn has done so far.

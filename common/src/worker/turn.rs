@@ -46,11 +46,11 @@ pub trait DeviceWorker {
     /// Moves a bounded amount of what there is to move; returns whether there was anything.
     fn turn(&mut self, turn: &mut Turn<'_, Self::Queue>) -> bool;
 
-    /// Whether an errand is to be run before anything else: work for which the thread leaves its
-    /// vrings behind, as it may have to wait in it for somebody who never comes. If it stays away for
-    /// long, another thread takes the vrings.
+    /// Whether an errand is to be run before anything else, which is taken for that: work for which
+    /// the thread leaves its vrings behind, as it may have to wait in it for somebody who never comes.
+    /// If it stays away for long, another thread takes the vrings.
     #[inline]
-    fn has_errand(&self) -> bool {
+    fn next_errand(&mut self, _turn: &mut Turn<'_, Self::Queue>) -> bool {
         false
     }
 

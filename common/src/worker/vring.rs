@@ -35,12 +35,24 @@ impl Health {
     }
 }
 
+/// Why nothing is taken from a vring. Which of them hold is looked at twice for each request, at once.
+#[derive(Clone, Copy, Debug)]
+#[repr(u8)]
+pub(super) enum Closed {
+    /// The front-end has not enabled it.
+    Disabled = 1,
+    /// Told to take no more for a while.
+    Paused = 2,
+    /// The driver broke the ring: nothing more is taken from it.
+    Broken = 4,
+    /// The memory table does not have the ring: it waits for one that has.
+    Lost = 8,
+    /// Asked to stop: nothing more is taken, and what is in flight is completed.
+    Stopping = 16,
+}
+
 /// Ring and descriptors of one started vring.
 #[derive(Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "states that change independently of each other"
-)]
 pub struct Vring {
     pub(super) id: VringId,
     pub(super) ring: SplitRing,
@@ -48,15 +60,8 @@ pub struct Vring {
     pub(super) kick: Option<WatchId>,
     pub(super) call: Option<OwnedFd>,
     pub(super) err: Option<OwnedFd>,
-    pub(super) enabled: bool,
-    /// Told to take no more for a while.
-    pub(super) paused: bool,
-    /// The driver broke the ring: nothing more is taken from it.
-    broken: bool,
-    /// The memory table does not have the ring: it waits for one that has.
-    lost: bool,
-    /// Asked to stop: nothing more is taken, and what is in flight is completed.
-    pub(super) stopping: bool,
+    /// Bits of [`Closed`].
+    closed: u8,
     pub(super) stats: Arc<QueueStats>,
     health: Arc<Health>,
     pulse: Arc<Pulse>,
@@ -81,14 +86,24 @@ impl Vring {
             kick: None,
             call: None,
             err: None,
-            enabled: false,
-            paused: false,
-            broken: false,
-            lost: false,
-            stopping: false,
+            closed: Closed::Disabled as u8,
             stats: around.stats,
             health: around.health,
             pulse: around.pulse,
+        }
+    }
+
+    #[inline]
+    fn is_closed(&self, why: Closed) -> bool {
+        self.closed & why as u8 != 0
+    }
+
+    /// One of the reasons to take nothing from it holds, or no longer does.
+    pub(super) fn close(&mut self, why: Closed, closed: bool) {
+        if closed {
+            self.closed |= why as u8;
+        } else {
+            self.closed &= !(why as u8);
         }
     }
 
@@ -125,21 +140,21 @@ impl Vring {
     #[must_use]
     #[inline]
     pub fn is_enabled(&self) -> bool {
-        self.enabled
+        !self.is_closed(Closed::Disabled)
     }
 
     /// Whether chains may be taken, were it enabled.
     #[must_use]
     #[inline]
     pub fn is_open(&self) -> bool {
-        !self.broken && !self.lost && !self.stopping && !self.paused
+        self.closed & !(Closed::Disabled as u8) == 0
     }
 
     /// Whether chains may be taken and served.
     #[must_use]
     #[inline]
     pub fn is_live(&self) -> bool {
-        self.enabled && self.is_open()
+        self.closed == 0
     }
 
     /// Whether there is a chain to take and serve.
@@ -153,7 +168,7 @@ impl Vring {
     #[must_use]
     #[inline]
     pub fn has_available(&self) -> bool {
-        !self.lost && self.ring.has_available()
+        !self.is_closed(Closed::Lost) && self.ring.has_available()
     }
 
     /// Takes the next head from the available ring; it is below the [`size`](Self::size). A ring
@@ -216,7 +231,7 @@ impl Vring {
 
     /// Stops serving the ring and tells the front-end, where it gave us a way to.
     pub(super) fn break_ring(&mut self, error: RingError) {
-        self.broken = true;
+        self.close(Closed::Broken, true);
         limited!(warn, "vring {} stopped: {error}", self.id.index);
         self.signal(self.err.as_ref());
     }
@@ -231,8 +246,8 @@ impl Vring {
     /// Finds the ring in the memory table, at `addresses`.
     pub(super) fn relocate(&mut self, addresses: RingAddresses) {
         let lost = self.ring.relocate(&self.memory, addresses).is_err();
-        let (index, changed) = (self.id.index, self.lost != lost);
-        self.lost = lost;
+        let (index, changed) = (self.id.index, self.is_closed(Closed::Lost) != lost);
+        self.close(Closed::Lost, lost);
         if changed {
             let now = if lost {
                 "waits for its memory"
@@ -245,12 +260,12 @@ impl Vring {
 
     /// Asks the driver for kicks; returns whether chains came in the meantime.
     pub(super) fn allow_kicks(&mut self) -> bool {
-        !self.lost && self.ring.allow_kicks()
+        !self.is_closed(Closed::Lost) && self.ring.allow_kicks()
     }
 
     /// Asks the driver for no kicks.
     pub(super) fn suppress_kicks(&mut self) {
-        if !self.lost {
+        if !self.is_closed(Closed::Lost) {
             self.ring.suppress_kicks();
         }
     }

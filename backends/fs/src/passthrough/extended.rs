@@ -25,6 +25,7 @@ const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 
 impl PassThrough {
     /// The name that an attribute has on the host.
+    #[inline]
     fn host_name<'n>(&self, name: &'n CStr) -> Result<Cow<'n, CStr>> {
         if !self.config.xattr {
             return Err(Errno::NOSYS);

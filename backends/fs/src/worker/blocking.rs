@@ -161,7 +161,7 @@ impl Job {
             Operation::Read(read) => self.read(&cx, &read),
             Operation::Write(write) => self.write(&mut cx, &write),
             op => {
-                let op = clamp(&op, self.room);
+                let op = clamp(&op, self.room).unwrap_or(op);
                 let mut out = Vec::new();
                 server::serve(fs, &mut cx, &op, &mut DirScratch::default(), &mut out)?;
                 if out.len() > self.room {

@@ -70,13 +70,14 @@ impl Request<'_> {
                 Err(error) => Err(error),
             },
             op => {
-                let op = clamp(op, self.room);
-                match server::serve(fs, &mut self.cx, &op, dirs, reply) {
+                let clamped = clamp(op, self.room);
+                let op = clamped.as_ref().unwrap_or(op);
+                match server::serve(fs, &mut self.cx, op, dirs, reply) {
                     Err(Errno::AGAIN) if self.traits.opens => {
-                        return self.go(route::own(fs, header, &self.traits), &op);
+                        return self.go(route::own(fs, header, &self.traits), op);
                     }
                     Err(Errno::XDEV) if matches!(op, Operation::Lookup { .. }) => {
-                        return self.go(route::beyond(fs, header, &op, &self.traits), &op);
+                        return self.go(route::beyond(fs, header, op, &self.traits), op);
                     }
                     served => served?,
                 }
@@ -206,14 +207,16 @@ fn is_unsupported(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EOPNOTSUPP)
 }
 
-/// A reply cannot have more than the guest has room for.
-pub(super) fn clamp<'a>(op: &Operation<'a>, room: usize) -> Operation<'a> {
+/// A reply cannot have more than the guest has room for: what asks for so many bytes, asking for no
+/// more than that; none for what does not.
+#[inline]
+pub(super) fn clamp<'a>(op: &Operation<'a>, room: usize) -> Option<Operation<'a>> {
     let most = u32::try_from(room).unwrap_or(u32::MAX);
     let clamp = |read: &ReadIn| ReadIn {
         size_bytes: read.size_bytes.min(most),
         ..*read
     };
-    match op {
+    Some(match op {
         Operation::ReadDir(read) => Operation::ReadDir(clamp(read)),
         Operation::ReadDirPlus(read) => Operation::ReadDirPlus(clamp(read)),
         Operation::GetXattr { name, size_bytes } => Operation::GetXattr {
@@ -223,8 +226,8 @@ pub(super) fn clamp<'a>(op: &Operation<'a>, room: usize) -> Operation<'a> {
         Operation::ListXattr { size_bytes } => Operation::ListXattr {
             size_bytes: (*size_bytes).min(most),
         },
-        op => op.clone(),
-    }
+        _ => return None,
+    })
 }
 
 fn errno(error: &io::Error) -> Errno {

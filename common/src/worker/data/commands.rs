@@ -14,7 +14,7 @@ use crate::memory::Memory;
 use crate::ring::{Ring as _, SplitRing};
 use crate::worker::mailbox::{Command, Letter, Reply, VringId, VringStart};
 use crate::worker::turn::{DeviceWorker, Place, monotonic_ns};
-use crate::worker::vring::{Around, Health, Vring};
+use crate::worker::vring::{Around, Closed, Health, Vring};
 
 impl<W: DeviceWorker> DataThread<W> {
     /// Does what the control threads have asked for; false to end.
@@ -97,8 +97,8 @@ impl<W: DeviceWorker> DataThread<W> {
             pulse: Arc::clone(&self.pulse),
         };
         let mut vring = Vring::new(id, ring, around);
-        vring.enabled = start.enabled;
-        vring.paused = start.paused;
+        vring.close(Closed::Disabled, !start.enabled);
+        vring.close(Closed::Paused, start.paused);
         vring.call = start.call;
         vring.err = start.err;
         if let Some(kick) = start.kick {
@@ -186,7 +186,7 @@ impl<W: DeviceWorker> DataThread<W> {
         let slot = self.slot_of(id);
         match slot.and_then(|slot| Some((slot, self.vrings.get_mut(slot)?))) {
             Some((slot, place)) => {
-                place.vring.stopping = true;
+                place.vring.close(Closed::Stopping, true);
                 // For who tells what is waited for.
                 let in_flight = worker.in_flight(&place.queue);
                 place.vring.stats.set_in_flight(u64::from(in_flight));
@@ -204,7 +204,7 @@ impl<W: DeviceWorker> DataThread<W> {
         let Some(slot) = self.slot_of(id) else {
             return Reply::Done;
         };
-        let reply = self.change(id, |vring| vring.enabled = enabled);
+        let reply = self.change(id, |vring| vring.close(Closed::Disabled, !enabled));
         let mut turn = self.parts();
         worker.enabled(&mut turn, slot);
         reply
@@ -213,7 +213,7 @@ impl<W: DeviceWorker> DataThread<W> {
     fn pause(&mut self, session: u32, paused: bool) {
         for place in self.vrings.iter_mut() {
             if place.vring.id.session == session {
-                place.vring.paused = paused;
+                place.vring.close(Closed::Paused, paused);
             }
         }
     }

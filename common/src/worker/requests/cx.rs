@@ -149,20 +149,15 @@ impl RequestCx<'_> {
     /// `kind`, `bytes` and `ok` are what the counters of the vring get.
     #[inline]
     pub fn complete(&mut self, head: u16, used_bytes: u32, counted: Counted) {
-        let Some((descriptor, taken_ns)) = self.heads.give_back(head) else {
-            // The kernel may still write to the buffers: keeping them is the one safe answer.
-            limited!(
-                error,
-                "vring {}: request {head} answered out of turn",
-                self.vring.index()
-            );
-            return;
-        };
-        self.vring.push_used(descriptor, used_bytes);
-        let latency_ns = self.now_ns.saturating_sub(taken_ns);
-        self.vring
-            .stats
-            .record(counted.kind, counted.bytes, counted.ok, latency_ns);
+        let given_back = self.heads.give_back(head);
+        answer(
+            self.vring,
+            head,
+            given_back,
+            self.now_ns,
+            used_bytes,
+            counted,
+        );
     }
 
     #[inline]
@@ -185,6 +180,34 @@ impl RequestCx<'_> {
         slot.pending += 1;
         Ok(())
     }
+}
+
+/// Gives `head` back to the driver, whose descriptor and time of taking are `given_back`.
+#[inline]
+pub(super) fn answer(
+    vring: &mut Vring,
+    head: u16,
+    given_back: Option<(u16, u64)>,
+    now_ns: u64,
+    used_bytes: u32,
+    Counted { kind, bytes, ok }: Counted,
+) {
+    let Some((descriptor, taken_ns)) = given_back else {
+        return note_out_of_turn(vring, head);
+    };
+    vring.push_used(descriptor, used_bytes);
+    let latency_ns = now_ns.saturating_sub(taken_ns);
+    vring.stats.record(kind, bytes, ok, latency_ns);
+}
+
+/// The kernel may still write to the buffers: keeping them is the one safe answer.
+#[cold]
+fn note_out_of_turn(vring: &Vring, head: u16) {
+    limited!(
+        error,
+        "vring {}: request {head} answered out of turn",
+        vring.index()
+    );
 }
 
 /// What [`RequestCx::complete`] adds to the counters.

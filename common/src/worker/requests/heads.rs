@@ -82,53 +82,50 @@ impl Heads {
         (self.in_flight as usize) < self.heads.len() && self.segments <= MAX_SEGMENTS
     }
 
+    /// How many requests there is a place for.
+    #[inline]
+    pub(super) fn free_places(&self) -> usize {
+        self.heads.len().saturating_sub(self.in_flight as usize)
+    }
+
     /// The request in `place`.
     #[inline]
     pub(super) fn get_mut(&mut self, place: u16) -> Option<&mut Head> {
         self.heads.get_mut(usize::from(place))
     }
 
-    /// Takes the next chain into a free place; returns that, and how many bytes the chain has. Its
-    /// buffers are the place's, or `lent`.
+    /// Takes the next chain into a free place, of which there must be one; returns that, and how many
+    /// bytes the chain has.
     #[inline]
     pub(super) fn take(
         &mut self,
         vring: &mut Vring,
         now_ns: u64,
-        lent: Option<&mut Buffers>,
     ) -> Option<(u16, Result<(), ChainFault>, u64)> {
-        if !self.has_room() {
+        if self.segments > MAX_SEGMENTS {
             return None;
         }
-        let descriptor = vring.next_head()?;
-        let place = match &mut self.spread {
-            None => Some(descriptor),
-            Some(spread) => spread.take(descriptor),
-        };
-        // The ring has checked the head against its size.
-        let head = place.and_then(|place| self.heads.get_mut(usize::from(place)));
-        let (
-            Some(place),
-            Some(
-                head @ Head {
-                    descriptor: None, ..
-                },
-            ),
-        ) = (place, head)
-        else {
-            vring.break_ring(RingError::HeadInFlight { head: descriptor });
-            return None;
-        };
-        head.descriptor = Some(descriptor);
+        let (descriptor, place, head) = take_place(&mut self.heads, &mut self.spread, vring)?;
         head.taken_ns = now_ns;
         self.in_flight += 1;
-        if let Some(lent) = lent {
-            let chain = vring.read_chain(descriptor, lent);
-            return Some((place, chain, bytes_of(lent)));
-        }
         let chain = vring.read_chain(descriptor, &mut head.buffers);
         head.note_segments(&mut self.segments);
         Some((place, chain, bytes_of(&head.buffers)))
+    }
+
+    /// As [`take`](Self::take), where there is room; its buffers are `lent`.
+    #[inline]
+    pub(super) fn take_lent(
+        &mut self,
+        vring: &mut Vring,
+        now_ns: u64,
+        lent: &mut Buffers,
+    ) -> Option<(u16, Result<(), ChainFault>, u64)> {
+        let (descriptor, place, head) = take_place(&mut self.heads, &mut self.spread, vring)?;
+        head.taken_ns = now_ns;
+        self.in_flight += 1;
+        let chain = vring.read_chain(descriptor, lent);
+        Some((place, chain, bytes_of(lent)))
     }
 
     /// Takes the buffers of the request in `place` from who has served it without the vring.
@@ -147,17 +144,66 @@ impl Heads {
             return None;
         }
         let descriptor = head.descriptor.take()?;
+        let taken_ns = head.taken_ns;
         head.buffers.release();
         if self.segments > KEPT_SEGMENTS {
             head.buffers = Buffers::default();
+            head.note_segments(&mut self.segments);
         }
-        head.note_segments(&mut self.segments);
+        self.free(descriptor, place);
+        Some((descriptor, taken_ns))
+    }
+
+    /// As [`give_back`](Self::give_back), for a request whose buffers were lent all the time.
+    #[inline]
+    pub(super) fn give_back_lent(&mut self, place: u16) -> Option<(u16, u64)> {
+        let head = self.heads.get_mut(usize::from(place))?;
+        if head.pending != 0 {
+            return None;
+        }
+        let descriptor = head.descriptor.take()?;
+        let taken_ns = head.taken_ns;
+        self.free(descriptor, place);
+        Some((descriptor, taken_ns))
+    }
+
+    #[inline]
+    fn free(&mut self, descriptor: u16, place: u16) {
         if let Some(spread) = &mut self.spread {
             spread.give_back(descriptor, place);
         }
         self.in_flight -= 1;
-        Some((descriptor, head.taken_ns))
     }
+}
+
+/// The next descriptor head, and the place that its request has.
+#[inline]
+fn take_place<'h>(
+    heads: &'h mut [Head],
+    spread: &mut Option<Spread>,
+    vring: &mut Vring,
+) -> Option<(u16, u16, &'h mut Head)> {
+    let descriptor = vring.next_head()?;
+    let place = match spread {
+        None => Some(descriptor),
+        Some(spread) => spread.take(descriptor),
+    };
+    // The ring has checked the head against its size.
+    let head = place.and_then(|place| heads.get_mut(usize::from(place)));
+    let (
+        Some(place),
+        Some(
+            head @ Head {
+                descriptor: None, ..
+            },
+        ),
+    ) = (place, head)
+    else {
+        vring.break_ring(RingError::HeadInFlight { head: descriptor });
+        return None;
+    };
+    head.descriptor = Some(descriptor);
+    Some((descriptor, place, head))
 }
 
 #[inline]

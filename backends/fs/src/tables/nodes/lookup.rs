@@ -26,11 +26,7 @@ impl Nodes {
             if !waits && guess.mount().is_slow() {
                 return Err(Errno::XDEV);
             }
-            let stat = if waits {
-                sys::statx_at(dir.as_fd(), name.as_c_str())?
-            } else {
-                self.statx_here(parent, dir.as_fd(), name)?
-            };
+            let stat = self.statx_in(parent, dir.as_fd(), name, waits)?;
             if guess.key() == Key::of(&stat) && guess.is_hot() && guess.remember() {
                 let node = Arc::clone(&guess);
                 return Ok(Found { node, stat });
@@ -69,11 +65,7 @@ impl Nodes {
             ..parent.key()
         };
         if self.find(key).is_some() {
-            let stat = if parent.mount().is_remote() {
-                sys::statx_at(dir, name.as_c_str())?
-            } else {
-                self.statx_here(parent, dir, name)?
-            };
+            let stat = self.statx_in(parent, dir, name, parent.mount().is_remote())?;
             if let Some(node) = self.recognise(dir, name, &stat) {
                 return Ok(Found { node, stat });
             }
@@ -82,11 +74,22 @@ impl Nodes {
         self.adopt_as(self.opening(open)?, parent.mount(), !self.hot.is_full())
     }
 
-    /// Attributes of what `name` in the directory `dir` of `parent` is, which is on this machine:
-    /// nobody is asked for them, so that what is mounted there cannot have us wait.
-    fn statx_here(&self, parent: &Node, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<Statx> {
-        let stat = sys::statx_cached(dir, name.as_c_str())?;
-        if stat.stx_mnt_id != parent.mount().number() && !self.mounts.is_quick(stat.stx_mnt_id) {
+    /// Attributes of what `name` in the directory `dir` of `parent` is. Where the caller does not wait
+    /// for it, the directory is on this machine, and nobody else is asked, so that what is mounted
+    /// there cannot have us wait.
+    #[inline]
+    fn statx_in(
+        &self,
+        parent: &Node,
+        dir: BorrowedFd<'_>,
+        name: Name<'_>,
+        waits: bool,
+    ) -> Result<Statx> {
+        let stat = sys::statx_asking(dir, name.as_c_str(), waits)?;
+        if !waits
+            && stat.stx_mnt_id != parent.mount().number()
+            && !self.mounts.is_quick(stat.stx_mnt_id)
+        {
             return Err(Errno::XDEV);
         }
         Ok(stat)

@@ -32,6 +32,7 @@ pub(in crate::wire) fn xattr_name<'a>(fields: &mut Reader<'a>) -> Result<&'a CSt
 }
 
 /// As [`xattr_name`], with nothing behind it.
+#[inline]
 pub(super) fn last_xattr_name<'a>(fields: &mut Reader<'a>) -> Result<&'a CStr, ParseError> {
     let name = xattr_name(fields)?;
     fields.end()?;
@@ -67,6 +68,7 @@ pub(super) fn lookup(args: &[u8]) -> Result<Operation<'_>, ParseError> {
     Ok(Operation::Lookup { name })
 }
 
+#[inline]
 pub(super) fn get_attr<'a>(fields: &mut Reader<'_>) -> Result<Operation<'a>, ParseError> {
     let handle = optional_handle(fields)?;
     Ok(Operation::GetAttr { handle })
@@ -81,6 +83,7 @@ pub(super) fn statx<'a>(fields: &mut Reader<'_>) -> Result<Operation<'a>, ParseE
 }
 
 /// `struct fuse_getattr_in`, and the head of `struct fuse_statx_in`.
+#[inline]
 fn optional_handle(fields: &mut Reader<'_>) -> Result<Option<u64>, ParseError> {
     let flags = fields.u32()?;
     fields.u32()?;
@@ -88,6 +91,7 @@ fn optional_handle(fields: &mut Reader<'_>) -> Result<Option<u64>, ParseError> {
     Ok((flags & GETATTR_FH != 0).then_some(handle))
 }
 
+#[inline]
 pub(super) fn read_in(fields: &mut Reader<'_>) -> Result<ReadIn, ParseError> {
     Ok(ReadIn {
         handle: fields.u64()?,
@@ -99,6 +103,7 @@ pub(super) fn read_in(fields: &mut Reader<'_>) -> Result<ReadIn, ParseError> {
     })
 }
 
+#[inline]
 pub(super) fn write_in(fields: &mut Reader<'_>) -> Result<WriteIn, ParseError> {
     Ok(WriteIn {
         handle: fields.u64()?,
@@ -110,6 +115,7 @@ pub(super) fn write_in(fields: &mut Reader<'_>) -> Result<WriteIn, ParseError> {
     })
 }
 
+#[inline]
 pub(super) fn release(fields: &mut Reader<'_>) -> Result<Release, ParseError> {
     Ok(Release {
         handle: fields.u64()?,
@@ -119,6 +125,7 @@ pub(super) fn release(fields: &mut Reader<'_>) -> Result<Release, ParseError> {
     })
 }
 
+#[inline]
 pub(super) fn flush<'a>(fields: &mut Reader<'_>) -> Result<Operation<'a>, ParseError> {
     let handle = fields.u64()?;
     fields.u64()?;
