@@ -291,7 +291,7 @@ impl<W: RequestWorker> Requests<W> {
             return false;
         }
         *now_ns = monotonic_ns();
-        self.serve(place, io, 0, *now_ns, W::BUDGET, true);
+        self.serve(place, io, 0, *now_ns, Share::Alone);
         place.queue.credit = Credit::FULL;
         true
     }
@@ -366,7 +366,7 @@ impl<W: RequestWorker> Requests<W> {
                 } else {
                     W::BUDGET
                 };
-                served.chains += self.serve(place, turn.io, slot, *turn.now_ns, most, false);
+                served.chains += self.serve(place, turn.io, slot, *turn.now_ns, Share::UpTo(most));
             }
             let credit = &mut place.queue.credit;
             let full = !turn.io.may_start() || (served.again && served.chains >= W::BUDGET);
@@ -387,8 +387,7 @@ impl<W: RequestWorker> Requests<W> {
         }
     }
 
-    /// Takes up to `most` chains from a vring that [`has_work`] and may have one taken: as many as its
-    /// credit pays for, or whatever they cost where it is `alone`.
+    /// Takes chains from a vring that [`has_work`] and may have one taken.
     // Once, so that the compiler puts all that is done for a chain into it.
     #[inline(never)]
     fn serve(
@@ -397,9 +396,12 @@ impl<W: RequestWorker> Requests<W> {
         io: &mut IoQueue,
         slot: usize,
         now_ns: u64,
-        most: usize,
-        alone: bool,
+        share: Share,
     ) -> usize {
+        let (most, alone) = match share {
+            Share::Alone => (W::BUDGET, true),
+            Share::UpTo(most) => (most, false),
+        };
         let least_cost = const { least_cost(W::BUDGET) };
         let slot = u16::try_from(slot).unwrap_or(u16::MAX);
         let mut credit = place.queue.credit;
@@ -431,6 +433,15 @@ impl<W: RequestWorker> Requests<W> {
         place.vring.stats.add_chains(taken as u64);
         taken
     }
+}
+
+/// How many chains are taken from a vring.
+#[derive(Clone, Copy, Debug)]
+enum Share {
+    /// A budget, whatever they cost: nobody waits beside it.
+    Alone,
+    /// Up to so many, as long as its credit pays for them.
+    UpTo(usize),
 }
 
 /// What a turn has done so far.
