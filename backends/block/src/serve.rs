@@ -193,7 +193,7 @@ struct Serving<'a, 'c> {
 }
 
 impl Serving<'_, '_> {
-    #[inline]
+    #[inline(always)]
     fn begin(&mut self, limits: &Limits, stop: &Arc<AtomicBool>, chain: Result<(), ChainFault>) {
         let Some(buffers) = self.cx.buffers(self.head) else {
             return;
