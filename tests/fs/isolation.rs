@@ -200,6 +200,8 @@ fn wait_for_locks(scene: &mut Scene) -> Result<Vec<FuseSlot>> {
             let lock = whole(handle, owner, at % 2 == 1);
             last.push(scene.send_slow(on, &Request::setlk(node, &lock, true))?);
         }
+        // What is answered behind them tells that all have been taken.
+        scene.call(on, &Request::getattr(node, None))?;
     }
     Ok(last)
 }
