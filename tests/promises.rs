@@ -52,14 +52,16 @@ fn tests_in(text: &str) -> Vec<&str> {
     names
 }
 
+fn all_tests(sources: &[(String, String)]) -> BTreeSet<&str> {
+    let texts = sources.iter().map(|(_, text)| text);
+    texts.flat_map(|text| tests_in(text)).collect()
+}
+
 #[test]
 fn promises_name_tests_that_exist() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let sources = sources(&["tests", "common", "backends"])?;
-    let names: BTreeSet<_> = sources
-        .iter()
-        .flat_map(|(_, text)| tests_in(text))
-        .collect();
+    let names = all_tests(&sources);
     let table = fs::read_to_string(root.join("docs/promises.md"))?;
     let rows = table.lines().filter(|line| line.starts_with("| "));
     let mut promises = 0;
@@ -93,10 +95,7 @@ fn hostile_case(name: &str) -> Option<String> {
 fn hostile_cases_and_their_tests_are_listed() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let sources = sources(&["tests", "common", "backends"])?;
-    let names: BTreeSet<_> = sources
-        .iter()
-        .flat_map(|(_, text)| tests_in(text))
-        .collect();
+    let names = all_tests(&sources);
     let list = fs::read_to_string(root.join("docs/hostile-cases.md"))?;
     let mut listed = BTreeSet::new();
     for line in list.lines() {
