@@ -36,12 +36,12 @@ source_tree() {
 
 # edit_tree DIRECTORY: one file of each kind that git tells apart.
 edit_tree() {
-    echo "written by the guest" >>"$1/docs/contributing.md"
+    echo "written by the guest" >>"$1/docs/promises.md"
     echo "new" >"$1/untracked"
     rm "$1/docs/architecture.md"
     mv "$1/tests/lib.rs" "$1/tests/moved.rs"
     equal "git status after edits" "$(git -C "$1" status --porcelain | tr '\n' ' ')" \
-        " D docs/architecture.md  M docs/contributing.md  D tests/lib.rs ?? tests/moved.rs ?? untracked "
+        " D docs/architecture.md  M docs/promises.md  D tests/lib.rs ?? tests/moved.rs ?? untracked "
 }
 
 # link_program DIRECTORY: assembles 32 files, links them to a program and runs it from there.
