@@ -79,7 +79,7 @@ fn promises_name_tests_that_exist() -> Result<()> {
 }
 
 /// The number of a hostile case in the name of a test; none for faults that users found, which have
-/// two numbers (`f5_7_...`), and for all else.
+/// two numbers (`f5_7_...`), and for everything else.
 fn hostile_case(name: &str) -> Option<String> {
     let (case, rest) = name.split_once('_')?;
     let (letter, number) = case.split_at_checked(1)?;

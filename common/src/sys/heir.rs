@@ -202,8 +202,13 @@ impl Mappings {
 }
 
 fn with_digit(number: usize, digit: u8) -> usize {
-    let digit = char::from(digit).to_digit(16).unwrap_or(0);
-    number << 4 | usize::try_from(digit).unwrap_or(0)
+    let value = match digit {
+        b'0'..=b'9' => digit - b'0',
+        b'a'..=b'f' => digit - b'a' + 10,
+        // The kernel writes no other.
+        _ => 0,
+    };
+    number << 4 | usize::from(value)
 }
 
 /// The smallest number that is kept and not below `first`.

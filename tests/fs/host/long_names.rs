@@ -236,7 +236,7 @@ impl Tree {
         Ok(attr.to_bytes().to_vec())
     }
 
-    /// Mode and owners; all else is as it was.
+    /// Mode and owners; everything else stays as it is.
     fn set_attr(&mut self, node: u64, args: &[u8]) -> Reply {
         let valid = word(args, 0)?;
         let attr = &mut self.file(node)?.0;
@@ -305,8 +305,7 @@ impl Tree {
     }
 
     fn list(&self, node: u64, args: &[u8]) -> Reply {
-        let begin = usize::try_from(word(args, 8)?).unwrap_or(usize::MAX);
-        let limit_bytes = usize::try_from(word(args, 16)?).unwrap_or(0);
+        let (begin, limit_bytes) = (word(args, 8)? as usize, word(args, 16)? as usize);
         let mut out = Vec::new();
         let mut entries = DirEntries::new(&mut out, limit_bytes);
         let names = self.names.iter().filter(|_| node == ROOT_NODE);

@@ -139,6 +139,17 @@ fn folder(sandbox: &str, args: &[&str]) -> Result<Process> {
     Ok(process)
 }
 
+/// A guest of the folder whose first queue has a call descriptor that is full, and waits.
+fn trapped(process: &mut Process) -> Result<(FuseClient, RawClient, Trap)> {
+    let stream = process.connect(PATIENCE)?;
+    let raw = RawClient::from_stream(stream.try_clone()?)?;
+    let client = FuseClient::from_stream(stream, &FuseConfig::default())?;
+    let trap = Trap::new()?;
+    trap.give(&raw, request::SET_VRING_CALL, 1)?;
+    trap.spring()?;
+    Ok((client, raw, trap))
+}
+
 /// Has the folder signal the queue.
 fn ask_folder(queue: &mut FuseQueue) -> TestResult {
     queue.vring_mut().ring.arm_call();
@@ -163,12 +174,7 @@ fn f1_2_full_call_of_a_folder_in_its_sandbox_ends_the_session() -> TestResult {
             continue;
         }
         let mut process = folder(sandbox, &["--seccomp", "kill"])?;
-        let stream = process.connect(PATIENCE)?;
-        let raw = RawClient::from_stream(stream.try_clone()?)?;
-        let mut client = FuseClient::from_stream(stream, &FuseConfig::default())?;
-        let trap = Trap::new()?;
-        trap.give(&raw, request::SET_VRING_CALL, 1)?;
-        trap.spring()?;
+        let (mut client, raw, _trap) = trapped(&mut process)?;
         ask_folder(client.queue())?;
         raw.expect_closed(BOUND)
             .map_err(|e| format!("{sandbox}: {e}"))?;
@@ -255,12 +261,7 @@ fn f1_2_f4_6_drain_of_a_folder_in_a_write_that_waits_ends_and_the_session_too() 
     let path = dir.path().join("control.sock");
     let at = path.to_str().ok_or("no text")?;
     let mut process = folder("none", &["--control-socket", at])?;
-    let stream = process.connect(PATIENCE)?;
-    let raw = RawClient::from_stream(stream.try_clone()?)?;
-    let mut client = FuseClient::from_stream(stream, &FuseConfig::default())?;
-    let trap = Trap::new()?;
-    trap.give(&raw, request::SET_VRING_CALL, 1)?;
-    trap.spring()?;
+    let (mut client, raw, _trap) = trapped(&mut process)?;
     drain_ends_with_the_write(process.id(), &path, &raw, || ask_folder(client.queue()))?;
     drop((client, raw));
     let mut client = FuseClient::from_stream(process.connect(PATIENCE)?, &patient())?;
