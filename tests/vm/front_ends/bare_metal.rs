@@ -20,6 +20,9 @@ use super::{GREETING, MAC, QUEUES, TAG, devices, lacking};
 
 const SECTOR_BYTES: u64 = 512;
 
+/// What the guest prints before it sends a frame again that has not come back.
+const SENT_AGAIN: &str = "sent again: ";
+
 /// The three back-ends, and what a guest has to do with them.
 struct Served {
     disk: Disk,
@@ -47,7 +50,7 @@ impl Served {
     /// Compares what the guest has printed with the lines that are expected, and looks at what it
     /// has left: each queue of disk and folder a copy of the greeting.
     fn finish(mut self, name: &str, printed: &str, expected: &[&str]) -> Result<(), BoxError> {
-        let kinds = ["disk: ", "network: ", "folder: ", "fault: "];
+        let kinds = ["disk: ", "network: ", "folder: ", "fault: ", SENT_AGAIN];
         let lines: Vec<&str> = printed
             .lines()
             .map(str::trim_end)
@@ -239,12 +242,20 @@ fn f7_8_firecracker_takes_a_disk() -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Runs `guest` in QEMU with the devices that `machine` makes of the sockets.
+/// Runs the guest in QEMU with the devices that `machine` makes of the sockets.
 fn run_in_qemu(
     name: &str,
     machine: impl for<'p> FnOnce([&'p Path; 3]) -> Guest<'static>,
     expected: &[&str],
 ) -> Result<(), BoxError> {
+    let (served, printed) = served_in_qemu(machine)?;
+    served.finish(name, &printed, expected)
+}
+
+/// Runs the guest as [`run_in_qemu`] does; gives the back-ends, and what the guest has printed.
+fn served_in_qemu(
+    machine: impl for<'p> FnOnce([&'p Path; 3]) -> Guest<'static>,
+) -> Result<(Served, String), BoxError> {
     let guest = BareMetal::build()?;
     let served = Served::start()?;
     let sockets = served.sockets();
@@ -253,7 +264,7 @@ fn run_in_qemu(
         .qemu_arg("-kernel")
         .qemu_arg(guest.kernel().display().to_string())
         .run()?;
-    served.finish(name, &outcome.console, expected)
+    Ok((served, outcome.console))
 }
 
 #[test]
@@ -270,7 +281,12 @@ fn f7_8_qemu_runs_the_guest_that_polls_its_devices() -> Result<(), BoxError> {
     run_in_qemu(name, |sockets| devices(sockets, true), &expected)?;
     if let Some(qemu) = old_qemu() {
         let machine = |sockets: [&Path; 3]| devices(sockets, true).qemu(&qemu);
-        run_in_qemu(&format!("oldest {name}"), machine, &expected)?;
+        let (served, printed) = served_in_qemu(machine)?;
+        // Before 8.2, QEMU answers the guest before the back-end has enabled a ring, and the frames
+        // of a disabled ring are lost.
+        let lines = printed.lines().filter(|line| !line.starts_with(SENT_AGAIN));
+        let printed = lines.collect::<Vec<_>>().join("\n");
+        served.finish(&format!("oldest {name}"), &printed, &expected)?;
     }
     Ok(())
 }
