@@ -19,11 +19,16 @@
 //! | [`stats`], [`management`] | counters, control socket, metrics |
 //! | [`sandbox`] | layers between a guest and the host |
 //! | [`cli`], [`socket`], [`logging`] | options, sockets and logs of every back-end |
+//! | [`num`] | numbers that change their type and keep their value |
 //!
 //! How they work together is in `docs/architecture.md`.
 
 #[cfg(target_endian = "big")]
 compile_error!("virtio is little-endian; this crate reads its fields as they are");
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!(
+    "lengths and offsets of guest memory have 64 bits; so must an address of this process"
+);
 
 pub mod backchannel;
 pub mod chain;
@@ -36,6 +41,7 @@ pub mod io;
 pub mod logging;
 pub mod management;
 pub mod memory;
+pub mod num;
 pub mod ring;
 pub mod sandbox;
 mod session;

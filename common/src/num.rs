@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Numbers that change their type and keep their value.
+
+/// `n` as the length or index of something in this process. Nothing is cut off: this crate builds
+/// for 64-bit targets only.
+#[must_use]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the crate refuses targets on which usize has fewer than 64 bits"
+)]
+pub const fn usize_of(n: u64) -> usize {
+    n as usize
+}
+
+/// A number that the kernel declares as signed and never makes negative, such as the size of a file
+/// or the seconds of a clock.
+#[must_use]
+pub const fn unsigned(n: i64) -> u64 {
+    debug_assert!(n >= 0);
+    n.cast_unsigned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{unsigned, usize_of};
+
+    #[test]
+    fn the_largest_numbers_keep_their_value() {
+        assert_eq!(usize_of(u64::MAX), usize::MAX);
+        assert_eq!(unsigned(i64::MAX), 0x7fff_ffff_ffff_ffff);
+    }
+}
