@@ -6,8 +6,9 @@
 //! |---|---|
 //! | [`options`], [`config`] | the command line; how the device is to behave |
 //! | [`process`], [`seccomp`], [`pid_file`] | what the process is locked into, and how it is known |
+//! | [`shared`] | what both sides share |
 //! | [`device`] | features, configuration space, sessions: the control side |
-//! | [`worker`] | requests from chains, replies into them, bytes between files and guest memory: the data side |
+//! | [`serve`] | requests from chains, replies into them, bytes between files and guest memory: the data side |
 //! | [`server`] | from a request to the operation, and to its reply |
 //! | [`passthrough`] | the operations, on the host's file systems |
 //! | [`tables`] | nodes and handles by number, and which nodes have a descriptor |
@@ -38,11 +39,12 @@ pub mod pid_file;
 pub mod pool;
 pub mod process;
 pub mod seccomp;
+pub mod serve;
 pub mod server;
+pub mod shared;
 pub mod sys;
 pub mod tables;
 #[cfg(test)]
 mod testing;
 pub mod wire;
-pub mod worker;
 pub mod xattrmap;

@@ -23,12 +23,13 @@ use ringside_common::management::{Devices, ManagementSockets, Services};
 use ringside_common::sandbox::{Inherited, Inside, Level, Mode, Side};
 use ringside_common::socket::check_path;
 use ringside_fs::config::{FsConfig, InodeHandles, Share};
-use ringside_fs::device::{FsDevice, FsOptions};
+use ringside_fs::device::FsDevice;
 use ringside_fs::manage::FsManagement;
 use ringside_fs::options::{Action, CAPABILITIES, Config, Options};
 use ringside_fs::passthrough::Root;
 use ringside_fs::pid_file::PidFile;
 use ringside_fs::process;
+use ringside_fs::shared::FsOptions;
 
 const PROGRAM: &str = "ringside-fs";
 

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ringside_fs::config::FsConfig;
-use ringside_fs::device::{FsDevice, FsOptions};
+use ringside_fs::device::FsDevice;
 use ringside_fs::passthrough::Root;
+use ringside_fs::shared::FsOptions;
 use ringside_fs::wire::flags::{InitFlags, ROOT_NODE, opcode};
 use ringside_fs::wire::limits::has_reply;
 use ringside_tests::frontend::fuse::{FuseClient, FuseConfig, FuseQueue, Request};

@@ -14,14 +14,14 @@ use rustix::fs::OFlags;
 use rustix::io::ReadWriteFlags;
 
 use super::refusal::narrow;
-use super::request::{clamp, keep, whole};
 use super::route::To;
+use super::steps::{clamp, keep, whole};
 use crate::credentials::ThreadContext;
-use crate::device::Shared;
 use crate::error::{Errno, Result};
 use crate::passthrough::{Cx, DirScratch};
 use crate::pool::{Fate, Pool, Work};
 use crate::server;
+use crate::shared::Shared;
 use crate::tables::Watched;
 use crate::wire::flags::WriteFlags;
 use crate::wire::header::{InHeader, OUT_HEADER_BYTES, out_header};

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ringside_common::worker::WhileAway;
 use rustix::fs::{Mode, OFlags};
 
-use crate::device::Shared;
 use crate::passthrough::PassThrough;
+use crate::shared::Shared;
 use crate::tables::{Hung, Place};
 use crate::wire::operation::Operation;
 

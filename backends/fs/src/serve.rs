@@ -14,11 +14,13 @@
 //! waiting first, and handed over if the bytes are not in memory.
 
 mod blocking;
+mod outcome;
 mod queue;
 mod refusal;
 mod request;
 mod route;
 mod stall;
+mod steps;
 
 use std::io;
 use std::sync::Arc;
@@ -29,22 +31,23 @@ use ringside_common::memory::{Buffers, IoScratch, Lent};
 use ringside_common::worker::{Brought, Counted, RequestCx, RequestWorker, WhileAway};
 
 use crate::credentials::ThreadContext;
-use crate::device::Shared;
 use crate::error::{Errno, Result};
 use crate::passthrough::{Cx, DirScratch};
 use crate::server;
+use crate::shared::Shared;
 use crate::wire::flags::opcode;
 use crate::wire::header::{IN_HEADER_BYTES, InHeader, OUT_HEADER_BYTES, out_header};
 use crate::wire::limits::{args_limit_bytes, has_reply};
 use crate::wire::operation::{LockIn, Operation};
 
-use self::blocking::Job;
+pub use self::outcome::Later;
+use self::outcome::{On, Outcome};
 pub use self::queue::FsQueue;
 use self::queue::Pending;
 use self::refusal::{narrow, refuse};
-use self::request::{Request, keep};
-use self::route::To;
+use self::request::Request;
 use self::stall::{Away, Where};
+use self::steps::keep;
 
 /// A thread that may wait has written the reply: its bytes, negative if it is an error.
 const TAG_REPLIED: u16 = 0;
@@ -71,35 +74,6 @@ struct Scratch {
     reply: Vec<u8>,
     dirs: DirScratch,
     io: IoScratch,
-}
-
-/// How a request ended.
-enum Outcome {
-    /// The reply is in the scratch buffer.
-    Reply,
-    /// So many bytes are behind the place of the header.
-    Data(usize),
-    /// There is none.
-    NoReply,
-    /// It will come.
-    Later(Box<Later>),
-}
-
-/// A request that is not done yet.
-#[derive(Debug)]
-pub struct Later {
-    header: InHeader,
-    kind: usize,
-    on: On,
-}
-
-/// What it waits for.
-#[derive(Debug)]
-enum On {
-    /// A thread that may wait.
-    Thread(Job, To),
-    /// A lock, to be tried by such a thread if there is one.
-    Lock(LockIn, Option<To>),
 }
 
 impl FsWorker {
