@@ -15,7 +15,7 @@ use std::sync::mpsc::SyncSender;
 
 use super::mailbox::{Mailbox, Reply};
 use super::poll::AdaptivePoll;
-use super::turn::{DeviceWorker, Place, Turn, Vrings, monotonic_ns};
+use crate::device::{DeviceWorker, Place, Turn, Vrings, monotonic_ns};
 use crate::io::{Driver, Event, IoQueue, Wait, WatchId};
 use crate::ring::Ring as _;
 use crate::sys::berth::Berth;

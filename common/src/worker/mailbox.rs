@@ -13,18 +13,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::vring::Health;
+use crate::device::vring::{Health, VringId};
 use crate::error::FrontEndError;
 use crate::memory::Memory;
 use crate::ring::{RingAddresses, RingFeatures};
 use crate::stats::QueueStats;
-
-/// Which vring of which session.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(crate) struct VringId {
-    pub(crate) session: u32,
-    pub(crate) index: u16,
-}
 
 /// Everything a vring starts with.
 #[derive(Debug)]

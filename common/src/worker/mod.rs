@@ -15,8 +15,6 @@ mod mailbox;
 mod poll;
 mod requests;
 mod thread;
-mod turn;
-mod vring;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,15 +22,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::device::Device;
+use crate::device::vring::{Health, VringId};
+pub use crate::device::{DeviceWorker, Place, Turn, Vring, Vrings, WhileAway, monotonic_ns};
 use crate::error::HostError;
 use crate::limited;
 use crate::watchdog::Watchdog;
-pub(crate) use mailbox::{Command, Reply, VringId, VringStart};
+pub(crate) use mailbox::{Command, Reply, VringStart};
 pub use requests::{Brought, Counted, RequestCx, RequestQueue, RequestWorker, Requests};
 use thread::{Awaited, Post, Thread, spawn};
-pub use turn::{DeviceWorker, Place, Turn, Vrings, WhileAway, monotonic_ns};
-use vring::Health;
-pub use vring::Vring;
 
 /// How data threads are made.
 #[derive(Clone, Debug, Eq, PartialEq)]

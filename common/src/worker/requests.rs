@@ -20,9 +20,8 @@ mod heads;
 use std::fmt;
 use std::sync::Arc;
 
-use super::vring::Vring;
-use super::{DeviceWorker, Place, Turn, WhileAway, monotonic_ns};
 use crate::chain::ChainFault;
+use crate::device::{DeviceWorker, Place, Turn, Vring, WhileAway, monotonic_ns};
 use crate::io::IoQueue;
 use crate::memory::Lent;
 use credit::{Credit, QUANTUM_BYTES, least_cost};

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use super::{DataThread, Waiting, Who, answer};
+use crate::device::vring::{Around, Closed, Health, VringId};
+use crate::device::{DeviceWorker, Place, Vring, monotonic_ns};
 use crate::limited;
 use crate::memory::Memory;
 use crate::ring::{Ring as _, SplitRing};
-use crate::worker::mailbox::{Command, Letter, Reply, VringId, VringStart};
-use crate::worker::turn::{DeviceWorker, Place, monotonic_ns};
-use crate::worker::vring::{Around, Closed, Health, Vring};
+use crate::worker::mailbox::{Command, Letter, Reply, VringStart};
 
 impl<W: DeviceWorker> DataThread<W> {
     /// Does what the control threads have asked for; false to end.

@@ -2,10 +2,10 @@
 //! What a device does with a request: its buffers, I/O for it, and its answer.
 
 use super::heads::Heads;
+use crate::device::Vring;
 use crate::io::{FileId, IoQueue, Job, Promise};
 use crate::limited;
 use crate::memory::Buffers;
-use crate::worker::vring::Vring;
 
 /// What a device does with the requests of one vring.
 #[derive(Debug)]

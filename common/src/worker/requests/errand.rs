@@ -5,9 +5,9 @@ use super::credit::{Credit, QUANTUM_BYTES, least_cost};
 use super::cx::{self, Counted, RequestCx};
 use super::{RequestQueue, RequestWorker, Requests, has_work};
 use crate::chain::ChainFault;
+use crate::device::{Place, Turn, monotonic_ns};
 use crate::io::IoQueue;
 use crate::memory::{Buffers, Lent};
-use crate::worker::turn::{Place, Turn, monotonic_ns};
 
 /// What an errand brings.
 #[derive(Debug)]

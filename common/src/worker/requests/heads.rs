@@ -2,9 +2,9 @@
 //! The requests of a vring that are in flight, and what is held for them.
 
 use crate::chain::ChainFault;
+use crate::device::Vring;
 use crate::error::RingError;
 use crate::memory::{Buffers, Lent};
-use crate::worker::vring::Vring;
 
 /// Most requests of one vring in flight. More than a data thread has I/O for would only wait with
 /// us instead of in the ring.

@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::mailbox::VringId;
 use crate::chain::ChainFault;
 use crate::error::RingError;
 use crate::io::WatchId;
@@ -15,6 +14,13 @@ use crate::memory::{Buffers, Memory};
 use crate::ring::{Ring as _, RingAddresses, SplitRing};
 use crate::stats::QueueStats;
 use crate::watchdog::{Pulse, Stuck};
+
+/// Which vring of which session.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct VringId {
+    pub(crate) session: u32,
+    pub(crate) index: u16,
+}
 
 /// What all vrings of a session have in common, and the control thread with them.
 #[derive(Debug, Default)]
@@ -38,7 +44,7 @@ impl Health {
 /// Why nothing is taken from a vring. Which of them hold is looked at twice for each request, at once.
 #[derive(Clone, Copy, Debug)]
 #[repr(u8)]
-pub(super) enum Closed {
+pub(crate) enum Closed {
     /// The front-end has not enabled it.
     Disabled = 1,
     /// Told to take no more for a while.
@@ -54,30 +60,30 @@ pub(super) enum Closed {
 /// Ring and descriptors of one started vring.
 #[derive(Debug)]
 pub struct Vring {
-    pub(super) id: VringId,
-    pub(super) ring: SplitRing,
+    pub(crate) id: VringId,
+    pub(crate) ring: SplitRing,
     memory: Rc<Memory>,
-    pub(super) kick: Option<WatchId>,
-    pub(super) call: Option<OwnedFd>,
-    pub(super) err: Option<OwnedFd>,
+    pub(crate) kick: Option<WatchId>,
+    pub(crate) call: Option<OwnedFd>,
+    pub(crate) err: Option<OwnedFd>,
     /// Bits of [`Closed`].
     closed: u8,
-    pub(super) stats: Arc<QueueStats>,
+    pub(crate) stats: Arc<QueueStats>,
     health: Arc<Health>,
     pulse: Arc<Pulse>,
 }
 
 /// Whom a vring tells what, beside its front-end.
 #[derive(Debug)]
-pub(super) struct Around {
-    pub(super) stats: Arc<QueueStats>,
-    pub(super) health: Arc<Health>,
+pub(crate) struct Around {
+    pub(crate) stats: Arc<QueueStats>,
+    pub(crate) health: Arc<Health>,
     /// Of the thread that serves it.
-    pub(super) pulse: Arc<Pulse>,
+    pub(crate) pulse: Arc<Pulse>,
 }
 
 impl Vring {
-    pub(super) fn new(id: VringId, ring: SplitRing, around: Around) -> Self {
+    pub(crate) fn new(id: VringId, ring: SplitRing, around: Around) -> Self {
         let memory = Rc::clone(ring.memory());
         Self {
             id,
@@ -99,7 +105,7 @@ impl Vring {
     }
 
     /// One of the reasons to take nothing from it holds, or no longer does.
-    pub(super) fn close(&mut self, why: Closed, closed: bool) {
+    pub(crate) fn close(&mut self, why: Closed, closed: bool) {
         if closed {
             self.closed |= why as u8;
         } else {
@@ -108,7 +114,7 @@ impl Vring {
     }
 
     /// Another thread serves it, whose pulse this is.
-    pub(super) fn move_to(&mut self, pulse: &Arc<Pulse>) {
+    pub(crate) fn move_to(&mut self, pulse: &Arc<Pulse>) {
         self.pulse = Arc::clone(pulse);
     }
 
@@ -126,7 +132,7 @@ impl Vring {
 
     /// Whether something was given back on it before it started here.
     #[must_use]
-    pub(super) fn was_served(&self) -> bool {
+    pub(crate) fn was_served(&self) -> bool {
         self.ring.was_served()
     }
 
@@ -230,7 +236,7 @@ impl Vring {
     }
 
     /// Stops serving the ring and tells the front-end, where it gave us a way to.
-    pub(super) fn break_ring(&mut self, error: RingError) {
+    pub(crate) fn break_ring(&mut self, error: RingError) {
         self.close(Closed::Broken, true);
         limited!(warn, "vring {} stopped: {error}", self.id.index);
         self.signal(self.err.as_ref());
@@ -238,13 +244,13 @@ impl Vring {
 
     /// Goes over to a new memory table. Requests in flight keep the one they were taken with, and so
     /// does a ring that the table does not have: nothing is taken from it until a table has it again.
-    pub(super) fn set_memory(&mut self, memory: &Rc<Memory>) {
+    pub(crate) fn set_memory(&mut self, memory: &Rc<Memory>) {
         self.memory = Rc::clone(memory);
         self.relocate(self.ring.addresses());
     }
 
     /// Finds the ring in the memory table, at `addresses`.
-    pub(super) fn relocate(&mut self, addresses: RingAddresses) {
+    pub(crate) fn relocate(&mut self, addresses: RingAddresses) {
         let lost = self.ring.relocate(&self.memory, addresses).is_err();
         let (index, changed) = (self.id.index, self.is_closed(Closed::Lost) != lost);
         self.close(Closed::Lost, lost);
@@ -259,25 +265,25 @@ impl Vring {
     }
 
     /// Asks the driver for kicks; returns whether chains came in the meantime.
-    pub(super) fn allow_kicks(&mut self) -> bool {
+    pub(crate) fn allow_kicks(&mut self) -> bool {
         !self.is_closed(Closed::Lost) && self.ring.allow_kicks()
     }
 
     /// Asks the driver for no kicks.
-    pub(super) fn suppress_kicks(&mut self) {
+    pub(crate) fn suppress_kicks(&mut self) {
         if !self.is_closed(Closed::Lost) {
             self.ring.suppress_kicks();
         }
     }
 
     /// Whether nobody tells us of new chains (vhost-user.rst: `SET_VRING_KICK` without a descriptor).
-    pub(super) fn is_polled(&self) -> bool {
+    pub(crate) fn is_polled(&self) -> bool {
         self.kick.is_none() && self.is_open()
     }
 
     /// Makes completions visible and calls the driver if it wants that.
     #[inline]
-    pub(super) fn publish(&mut self, in_flight: u32) {
+    pub(crate) fn publish(&mut self, in_flight: u32) {
         if !self.ring.has_unpublished() {
             return;
         }
@@ -293,7 +299,7 @@ impl Vring {
     }
 
     /// Calls the driver without a reason of ours: one may have been lost before we came.
-    pub(super) fn call_anyway(&self) {
+    pub(crate) fn call_anyway(&self) {
         self.signal(self.call.as_ref());
     }
 

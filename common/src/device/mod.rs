@@ -12,6 +12,9 @@
 //! The data side is a [`DeviceWorker`]: made on each data thread, owned by it, so that it needs no
 //! lock. [`Requests`](crate::worker::Requests) makes one of a device that answers requests.
 
+pub(crate) mod turn;
+pub(crate) mod vring;
+
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -22,7 +25,8 @@ use crate::backchannel::BackChannel;
 use crate::error::FrontEndError;
 use crate::io::Engine;
 use crate::stats::DeviceStats;
-use crate::worker::DeviceWorker;
+pub use turn::{DeviceWorker, Place, Turn, Vrings, WhileAway, monotonic_ns};
+pub use vring::Vring;
 
 /// The event of `handle_event` that asks for a look at the backing (SIGHUP).
 pub const EVENT_RELOAD: u16 = u16::MAX;

@@ -167,7 +167,7 @@ impl<Q> Vrings<Q> {
         self.0.iter_mut().filter_map(Option::as_deref_mut)
     }
 
-    pub(super) fn insert(&mut self, place: Place<Q>) -> usize {
+    pub(crate) fn insert(&mut self, place: Place<Q>) -> usize {
         let place = Some(Box::new(place));
         if let Some(slot) = self.0.iter().position(Option::is_none) {
             if let Some(free) = self.0.get_mut(slot) {
@@ -179,7 +179,7 @@ impl<Q> Vrings<Q> {
         self.0.len() - 1
     }
 
-    pub(super) fn remove(&mut self, slot: usize) -> Option<Place<Q>> {
+    pub(crate) fn remove(&mut self, slot: usize) -> Option<Place<Q>> {
         self.0.get_mut(slot)?.take().map(|place| *place)
     }
 }
@@ -191,7 +191,7 @@ pub struct Turn<'a, Q> {
     pub vrings: &'a mut Vrings<Q>,
     /// Its I/O and events.
     pub io: &'a mut IoQueue,
-    pub(super) now_ns: &'a mut u64,
+    pub(crate) now_ns: &'a mut u64,
 }
 
 impl<Q> Turn<'_, Q> {
