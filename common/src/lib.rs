@@ -13,6 +13,7 @@
 //! | [`worker`] | data threads, which own their vrings, and the pool that sessions share |
 //! | [`io`] | what a data thread waits on: `io_uring`, or epoll and blocking threads |
 //! | `watchdog` | writes that wait, waits without an end |
+//! | [`limit`] | bytes and operations per second |
 //! | [`device`] | what a device is: a control side and a data side |
 //! | [`backchannel`] | messages to the front-end |
 //! | [`error`] | errors by culprit |
@@ -38,6 +39,7 @@ mod descriptors;
 pub mod device;
 pub mod error;
 pub mod io;
+pub mod limit;
 pub mod logging;
 pub mod management;
 pub mod memory;

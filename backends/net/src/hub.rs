@@ -5,13 +5,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ringside_common::limit::Rate;
 use ringside_common::limited;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::capture::Capture;
 use crate::counters::PortCounters;
 use crate::frame::BROADCAST;
-use crate::limit::Rate;
 use crate::link::Link;
 use crate::mac_table::{MacTable, PortId};
 use crate::port::Port;

@@ -15,7 +15,6 @@
 //! | [`header`], [`frame`], [`control`] | what is in a packet or a command, from its bytes alone |
 //! | [`offload`] | checksums and segments for receivers that take no offloads |
 //! | [`mac_table`], [`flow`], [`filter`] | which port, which queue pair, and whether at all |
-//! | [`limit`] | bytes and packets per second |
 //! | [`counters`] | packets, bytes, and why packets were lost |
 //! | [`capture`] | pcapng files of what passes |
 //! | [`manage`] | methods of the control socket |
@@ -34,7 +33,6 @@ pub mod flow;
 pub mod frame;
 pub mod header;
 pub mod hub;
-pub mod limit;
 pub mod link;
 pub mod mac_table;
 pub mod manage;

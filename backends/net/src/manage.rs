@@ -8,13 +8,13 @@ mod params;
 
 use std::sync::Arc;
 
+use ringside_common::limit::{Limits, Rate};
 use ringside_common::management::{Manage, ManageError, MethodInfo};
 use serde_json::{Map, Value, json};
 
 use self::params::Params;
 use crate::capture::{CaptureControl, CaptureError, CaptureOptions, MAX_SNAPLEN_BYTES};
 use crate::counters::Direction;
-use crate::limit::{Limits, Rate};
 use crate::options::mac_text;
 
 const METHODS: &[MethodInfo] = &[
@@ -218,7 +218,7 @@ impl NetManagement {
         let before = self.ports.limits(port, direction);
         let limits = Limits {
             bytes: params.bytes_limit(before.bytes)?,
-            packets: params.packets_limit(before.packets)?,
+            operations: params.packets_limit(before.operations)?,
         };
         if limits != before {
             self.ports.set_limits(port, direction, limits)?;
@@ -344,7 +344,7 @@ fn limits_json(limits: Limits) -> Value {
         }
     };
     add(limits.bytes, "bytes", "burst_bytes");
-    add(limits.packets, "packets", "burst_packets");
+    add(limits.operations, "packets", "burst_packets");
     object.into()
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringside_common::cli::Endpoint;
+use ringside_common::limit::{Limits, RateLimit};
 use ringside_common::management::{DeviceView, Devices, ManageError};
 use ringside_common::worker::monotonic_ns;
 use serde_json::{Value, json};
@@ -18,7 +19,6 @@ use crate::counters::Direction;
 use crate::device::NetDevice;
 use crate::features::Offloads;
 use crate::hub::{Fabric, Hub};
-use crate::limit::{Limits, RateLimit};
 use crate::link::error::LinkError;
 use crate::link::tap::TapSpec;
 use crate::link::{Link, LinkSpec};

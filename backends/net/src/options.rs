@@ -14,6 +14,7 @@ mod values;
 
 use clap::{Args, Parser, Subcommand};
 use ringside_common::cli::{CommonArgs, CtlArgs, QueueCount};
+use ringside_common::limit::Rate;
 
 pub use self::backend::{BackendSpec, LinkSpec, Netns};
 pub use self::capture::CaptureSpec;
@@ -22,7 +23,6 @@ pub use self::items::SpecError;
 pub use self::port::{PortEndpoint, PortProperties, PortSpec};
 pub use self::values::ValueError;
 pub(crate) use self::values::{bytes_rate, mac_text, number, packets_rate};
-use crate::limit::Rate;
 
 /// vhost-user.rst "Backend program conventions"; a network has no features to tell.
 pub const CAPABILITIES: &str = r#"{

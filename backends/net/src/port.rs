@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ringside_common::backchannel::BackChannel;
+use ringside_common::limit::RateLimit;
 use ringside_common::stats::DeviceStats;
 
 use crate::cable::Cable;
@@ -13,7 +14,6 @@ use crate::features::{Offloads, sent_by_driver, taken_by_driver};
 use crate::filter::RxFilter;
 use crate::frame::{ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, VLAN_TAG_BYTES};
 use crate::header::{MAX_FRAME_BYTES, header_bytes};
-use crate::limit::RateLimit;
 use crate::mac_table::PortId;
 
 /// What a port is, from start to end.

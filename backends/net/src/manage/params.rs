@@ -7,12 +7,12 @@
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
+use ringside_common::limit::Rate;
 use ringside_common::management::ManageError;
 use serde_json::Value;
 
 use super::invalid;
 use crate::capture::{MAX_FILES, MIN_FILE_BYTES, Rotation};
-use crate::limit::Rate;
 use crate::options::{ValueError, bytes_rate, number, packets_rate};
 
 /// An object, or nothing.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ringside_common::cli::{CliError, CommonConfig, Endpoint, QueueCount as _};
+use ringside_common::limit::Rate;
 use ringside_common::socket::InheritedSocket;
 use thiserror::Error;
 
@@ -14,7 +15,6 @@ use super::{
     BackendSpec, CaptureSpec, LimitArgs, LinkSpec, NetArgs, Options, PortEndpoint, PortProperties,
     PortSpec, QueuePairs, mac_text,
 };
-use crate::limit::Rate;
 
 /// What management calls the uplink of a switch.
 pub const UPLINK: &str = "uplink";
@@ -206,9 +206,9 @@ fn port(spec: &PortSpec, index: usize, endpoint: Endpoint) -> PortConfig {
 fn complete(properties: &mut PortProperties, net: &NetArgs, limits: &LimitArgs) {
     let PortProperties { rx, tx, .. } = properties;
     rx.bytes = rx.bytes.or(limits.limit_rx_bytes);
-    rx.packets = rx.packets.or(limits.limit_rx_packets);
+    rx.operations = rx.operations.or(limits.limit_rx_packets);
     tx.bytes = tx.bytes.or(limits.limit_tx_bytes);
-    tx.packets = tx.packets.or(limits.limit_tx_packets);
+    tx.operations = tx.operations.or(limits.limit_tx_packets);
     properties.mac = properties.mac.or(net.mac);
     properties.mtu = properties.mtu.or(net.mtu);
 }

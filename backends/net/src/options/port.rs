@@ -4,10 +4,11 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use ringside_common::limit::{Limits, Rate};
+
 use super::items::{Item, SpecError, items};
 use super::values;
 use crate::counters::Direction;
-use crate::limit::{Limits, Rate};
 
 const KEYS: &str = "socket=, connect=, fd=, name=, mac=, mtu=, vlan=, isolated, anti-spoof, \
                     mac-limit=, limit-rx-bytes=, limit-rx-packets=, limit-tx-bytes=, limit-tx-packets= or \
@@ -138,7 +139,7 @@ impl Draft {
         };
         match unit {
             Unit::Bytes => &mut limits.bytes,
-            Unit::Packets => &mut limits.packets,
+            Unit::Packets => &mut limits.operations,
         }
     }
 
@@ -197,11 +198,11 @@ mod tests {
                 mac_limit: Some(0),
                 rx: Limits {
                     bytes: rate(1_000_000, Some(64_000)),
-                    packets: rate(1_000, None),
+                    operations: rate(1_000, None),
                 },
                 tx: Limits {
                     bytes: rate(2_000_000_000, None),
-                    packets: rate(3, Some(0)),
+                    operations: rate(3, Some(0)),
                 },
             },
         };

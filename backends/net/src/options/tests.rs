@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use ringside_common::cli::Endpoint;
+use ringside_common::limit::Limits;
 use tempfile::TempDir;
 
 use super::*;
 use crate::capture::Rotation;
-use crate::limit::Limits;
 
 fn parse(args: &[&str]) -> Result<Options, clap::Error> {
     Options::try_parse_from(std::iter::once("ringside-net").chain(args.iter().copied()))
@@ -131,11 +131,11 @@ fn every_option_reaches_the_config() {
         mtu: Some(9000),
         rx: Limits {
             bytes: rate(5_000_000, None),
-            packets: rate(10_000, None),
+            operations: rate(10_000, None),
         },
         tx: Limits {
             bytes: rate(7, None),
-            packets: rate(8, Some(9)),
+            operations: rate(8, Some(9)),
         },
         ..PortProperties::default()
     };

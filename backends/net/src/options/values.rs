@@ -4,10 +4,10 @@
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
+use ringside_common::limit::{MAX_BYTES_PER_S, MAX_OPERATIONS_PER_S, Rate};
 use thiserror::Error;
 
 use crate::capture::{MAX_FILES, MIN_FILE_BYTES};
-use crate::limit::{MAX_BYTES_PER_S, MAX_PACKETS_PER_S, Rate};
 
 /// virtio 1.3 §5.1.4.1: the least MTU that a device may tell.
 const MIN_MTU: u16 = 68;
@@ -97,7 +97,7 @@ pub(crate) fn bytes_rate(per_s: u64) -> Result<NonZeroU64, ValueError> {
 
 /// A rate of packets.
 pub(crate) fn packets_rate(per_s: u64) -> Result<NonZeroU64, ValueError> {
-    rate(per_s, MAX_PACKETS_PER_S)
+    rate(per_s, MAX_OPERATIONS_PER_S)
 }
 
 fn rate(per_s: u64, max: u64) -> Result<NonZeroU64, ValueError> {

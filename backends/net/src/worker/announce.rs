@@ -9,6 +9,8 @@
 
 use std::sync::Arc;
 
+use ringside_common::limit::Admission;
+
 use super::lan::Frame;
 use super::receive::destination;
 use super::transmit::{Fate, reason_of, wire_of};
@@ -17,7 +19,6 @@ use crate::counters::{Direction, DropReason};
 use crate::frame::{announcement, is_multicast};
 use crate::header::NetHeader;
 use crate::hub::Fabric;
-use crate::limit::Admission;
 use crate::link::{Payload, Sent};
 use crate::port::Port;
 

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use ringside_common::limit::Admission;
 use ringside_common::worker::Place;
 
 use super::lan::Frame;
@@ -14,7 +15,6 @@ use super::receive::{Put, RxQueue};
 use super::{BUDGET_BYTES, BUDGET_FRAMES, NetQueue, NetTurn, NetWorker, Side};
 use crate::counters::{DropReason, PacketCounters};
 use crate::header::NetHeader;
-use crate::limit::Admission;
 
 /// What a short frame takes at least, so that there are not too many of them.
 const MIN_ROOM_BYTES: usize = 256;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Into a guest's receive queue: from its link, from another guest, or made up.
 
+use ringside_common::limit::Admission;
 use ringside_common::memory::Buffers;
 use ringside_common::worker::{Place, Vring};
 
@@ -15,7 +16,6 @@ use crate::filter::RxFilter;
 use crate::frame::{ETHERNET_HEADER_BYTES, Ethernet};
 use crate::header::{GSO_NONE, MAX_FRAME_BYTES, NetHeader};
 use crate::hub::Fabric;
-use crate::limit::Admission;
 use crate::link::{Payload, Received, Room};
 use crate::port::{Negotiated, Port};
 

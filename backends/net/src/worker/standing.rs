@@ -4,13 +4,14 @@
 
 use std::sync::Arc;
 
+use ringside_common::limit::{Admission, Limits, Rate, RateLimit};
+
 use super::NetQueue;
 use super::Side;
 use super::patience::SenderPatience;
 use crate::counters::{DropReason, PacketCounters};
 use crate::flow::FlowTable;
 use crate::hub::{Fabric, Hub};
-use crate::limit::{Admission, Limits, Rate, RateLimit};
 use crate::port::Port;
 
 /// What rubbish costs its port in time: no more than 100 000 a second, so that those who send
@@ -50,7 +51,7 @@ impl LanPort {
         let pairs = usize::from(port.pairs);
         let flood = Limits {
             bytes: None,
-            packets: hub.flood_limit().map(|rate| Rate {
+            operations: hub.flood_limit().map(|rate| Rate {
                 burst: Some(
                     rate.burst
                         .unwrap_or_else(|| rate.per_s.get() / FLOODS_AT_ONCE),

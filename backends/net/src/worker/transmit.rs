@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! From a guest's transmit queue to wherever its frames go.
 
+use ringside_common::limit::Admission;
 use ringside_common::memory::Buffers;
 use ringside_common::worker::{Place, Vring};
 
@@ -15,7 +16,6 @@ use crate::counters::{Direction, DropReason};
 use crate::frame::TAGGED_HEADER_BYTES;
 use crate::header::{GSO_NONE, HEADER_BYTES, LEGACY_HEADER_BYTES, NetHeader};
 use crate::hub::Fabric;
-use crate::limit::Admission;
 use crate::link::{Payload, SendLoss, Sent};
 use crate::offload::MAX_HEADERS_BYTES;
 use crate::port::Negotiated;

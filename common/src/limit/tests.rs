@@ -16,14 +16,14 @@ fn rate(per_s: u64, burst: Option<u64>) -> Option<Rate> {
 fn bytes(per_s: u64, burst: Option<u64>) -> Limits {
     Limits {
         bytes: rate(per_s, burst),
-        packets: None,
+        operations: None,
     }
 }
 
 fn packets(per_s: u64, burst: Option<u64>) -> Limits {
     Limits {
         bytes: None,
-        packets: rate(per_s, burst),
+        operations: rate(per_s, burst),
     }
 }
 
@@ -98,9 +98,9 @@ fn frames_at_the_highest_rate_cost_what_they_should_to_a_half_percent() {
         let error = (ticks / TICKS_PER_NS as f64 - exact_ns).abs() / exact_ns;
         assert!(error < worst, "{frame_bytes} B: {error}");
     }
-    let limit = RateLimit::new(0, packets(MAX_PACKETS_PER_S, None));
+    let limit = RateLimit::new(0, packets(MAX_OPERATIONS_PER_S, None));
     (0..FRAMES).for_each(|_| limit.charge(0, 64, || 1));
-    let ticks = limit.packets.full_at.load(Ordering::Relaxed);
+    let ticks = limit.operations.full_at.load(Ordering::Relaxed);
     assert_eq!(ticks, FRAMES * 10 * TICKS_PER_NS);
 }
 
@@ -129,7 +129,7 @@ fn largest_frame_at_one_byte_per_second_is_paid_for_in_18_hours() {
 fn both_buckets_are_charged_and_the_slower_one_decides() {
     let both = Limits {
         bytes: rate(1_000_000, Some(1_000)),
-        packets: rate(1_000, Some(1)),
+        operations: rate(1_000, Some(1)),
     };
     let limit = RateLimit::new(0, both);
     // 100 bytes take 0.1 ms, a packet takes 1 ms.
@@ -218,7 +218,7 @@ fn charges_of_several_threads_all_count() {
         thread.join().unwrap();
     }
     let owed_ns = 4 * EACH * 1_000 - DEFAULT_BURST_NS;
-    assert_eq!(limit.packets.debt_ticks(0), owed_ns * TICKS_PER_NS);
+    assert_eq!(limit.operations.debt_ticks(0), owed_ns * TICKS_PER_NS);
 }
 
 /// How many bytes of long frames pass in some time when each is asked for `late_ns` after it might
@@ -269,11 +269,11 @@ fn f5_7_backlog_holds_the_longest_frame_and_has_a_bound() {
         (bytes(12_500_000, None), 1_250_000),
         (bytes(MAX_BYTES_PER_S, None), MAX_BACKLOG_BYTES),
         (packets(10_000, None), 1_514_000),
-        (packets(MAX_PACKETS_PER_S, None), MAX_BACKLOG_BYTES),
+        (packets(MAX_OPERATIONS_PER_S, None), MAX_BACKLOG_BYTES),
         (
             Limits {
                 bytes: rate(12_500_000, None),
-                packets: rate(2_000, None),
+                operations: rate(2_000, None),
             },
             302_800,
         ),

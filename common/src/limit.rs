@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Rate limits: bytes and packets per second, with bursts, shared by data threads without a lock.
+//! Rate limits: bytes and operations per second, with bursts, shared by data threads without a lock.
+//! An operation is what a device counts: a packet, or a request of a disk.
 //!
 //! # The algorithm
-//! A bucket of credit fills at the rate and holds the burst; a frame may pass while the bucket is
-//! not in debt, and then takes its cost out, whatever its size: it need not be known before.
-//! Debts are paid back before the next frame passes, so the rate holds in the long run, and a
-//! frame larger than the burst passes too.
+//! A bucket of credit fills at the rate and holds the burst. An operation may pass while the bucket
+//! is not in debt, and then takes its cost out, whatever its size, which need not be known before.
+//! Debts are paid back before the next operation passes, so the rate holds in the long run, and an
+//! operation larger than the burst passes, too.
 //!
-//! Nothing is lost for a limit that can wait where it is: what a guest sends stays in its ring, and
-//! what comes by a link of its own in the link. On a switch neither sender nor uplink can be held up
-//! for one receiver: there, what the limit does not let pass yet waits in a queue of the receiver
-//! (`worker::held`) with room for [`RateLimit::backlog_bytes`], and is lost only when that is full.
+//! A limit says when, and loses nothing: what may not pass yet waits where it is, in the ring of the
+//! guest for instance. A device that has to keep it elsewhere keeps no more than
+//! [`RateLimit::backlog_bytes`].
 //!
 //! As in the generic cell rate algorithm (ITU-T I.371, Annex A), the whole state is one number, the
-//! moment at which the bucket is full again. A charge moves it by the time that the frame costs,
+//! moment at which the bucket is full again. A charge moves it by the time that its cost takes,
 //! with one compare-and-swap: no timer refills anything and no charge is lost between threads. Two
-//! threads that ask at the same moment may both get a frame through; both are paid for.
+//! threads that ask at the same moment may both let one pass; both are paid for.
 //!
 //! # Precision
-//! Time is counted in ticks of 1/64 ns, on 64 bits that wrap. A frame's cost is rounded to a tick:
-//! less than 0.5 % for an empty frame at 400 Gbit/s, and nothing to speak of below. The moment is
-//! understood up to 2.2 years ahead and 6.8 years back; what is ahead is bounded, and a limit that
-//! has not been used for 6.8 years may hold a frame back for 2.2.
+//! Time is counted in ticks of 1/64 ns, on 64 bits that wrap. The cost of an operation is rounded to
+//! a tick: less than 0.5 % for an empty frame at 400 Gbit/s, and nothing to speak of below. The
+//! moment is understood up to 2.2 years ahead and 6.8 years back. What is ahead is bounded, and a
+//! limit that has not been used for 6.8 years may hold an operation back for 2.2.
 //!
 //! # Changes
 //! A limit changes while it is used. The new parameters are stored first and the state, afresh,
@@ -34,8 +34,8 @@ use std::sync::{Mutex, PoisonError};
 
 /// The highest rate of bytes for which the precision above holds: 400 Gbit/s.
 pub const MAX_BYTES_PER_S: u64 = 50_000_000_000;
-/// The highest rate of packets for which it does.
-pub const MAX_PACKETS_PER_S: u64 = 100_000_000;
+/// The highest rate of operations for which it does.
+pub const MAX_OPERATIONS_PER_S: u64 = 100_000_000;
 
 /// The burst unless one is set, as the time in which it fills: enough for a thread that wakes up
 /// late on a busy host, little enough not to be seen in a figure of several seconds.
@@ -44,12 +44,12 @@ pub const DEFAULT_BURST_NS: u64 = 100_000_000;
 /// How much may wait for a limit where what is sent can be left nowhere else, as the time in which
 /// it passes: TCP needs a little more than it has under way, or it loses what it sends.
 const BACKLOG_MS: u64 = 100;
-/// At least, for the longest frame and what comes behind it.
+/// At least, for the longest frame of a network and what comes behind it.
 const MIN_BACKLOG_BYTES: u64 = 2 * 65_792;
-/// At most, for hosts have many ports.
+/// At most: a host has many guests.
 const MAX_BACKLOG_BYTES: u64 = 4 << 20;
-/// Bytes of the frames that are expected where only packets are limited.
-const USUAL_FRAME_BYTES: u64 = 1514;
+/// Bytes of an operation where only their number is limited: a frame of a network.
+const USUAL_BYTES: u64 = 1514;
 
 /// Shorter bursts are made that long. A credit that cannot outlast the time a thread needs to wake
 /// up would be lost, and the rate not reached.
@@ -70,42 +70,42 @@ const MAX_BURST_TICKS: u64 = 1 << 61;
 /// A rate, and how much of it may be saved up.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Rate {
-    /// Bytes or packets in a second.
+    /// Bytes or operations in a second.
     pub per_s: NonZeroU64,
-    /// Bytes or packets that may pass at once after a pause, at least as many as pass in a
+    /// Bytes or operations that may pass at once after a pause, at least as many as pass in a
     /// millisecond; `None`: as many as pass in [`DEFAULT_BURST_NS`].
     pub burst: Option<u64>,
 }
 
-/// What one direction of a port is limited to.
+/// What is limited: one direction of a port, or a disk.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Limits {
-    /// Bytes of frames, without virtio headers.
+    /// Bytes of payload, without virtio headers.
     pub bytes: Option<Rate>,
-    /// Packets; one that is to be segmented counts as its segments.
-    pub packets: Option<Rate>,
+    /// Operations; a packet that is cut into segments counts as its segments.
+    pub operations: Option<Rate>,
 }
 
 impl Limits {
     /// Whether nothing is limited.
     #[must_use]
     pub fn is_none(&self) -> bool {
-        self.bytes.is_none() && self.packets.is_none()
+        self.bytes.is_none() && self.operations.is_none()
     }
 
     /// Bytes that may wait for the slower of both.
     fn backlog_bytes(&self) -> usize {
         let waiting = |rate: Rate| rate.per_s.get().saturating_mul(BACKLOG_MS) / 1000;
-        let packets = self.packets.map(waiting);
-        let packets = packets.map(|packets| packets.saturating_mul(USUAL_FRAME_BYTES));
+        let operations = self.operations.map(waiting);
+        let operations = operations.map(|operations| operations.saturating_mul(USUAL_BYTES));
         let bytes = self.bytes.map(waiting);
-        let least = bytes.into_iter().chain(packets).min().unwrap_or(0);
+        let least = bytes.into_iter().chain(operations).min().unwrap_or(0);
         let bytes = least.clamp(MIN_BACKLOG_BYTES, MAX_BACKLOG_BYTES);
         usize::try_from(bytes).unwrap_or(usize::MAX)
     }
 }
 
-/// Whether a frame may pass.
+/// Whether an operation may pass.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Admission {
     /// It may.
@@ -114,7 +114,7 @@ pub enum Admission {
     Until(u64),
 }
 
-/// The limit of one direction of a port.
+/// A limit, and what has passed it.
 ///
 /// All moments are of one monotonic clock, in ns; threads may be a little apart on it.
 #[repr(align(128))]
@@ -124,7 +124,7 @@ pub struct RateLimit {
     limited: AtomicBool,
     backlog_bytes: AtomicUsize,
     bytes: Bucket,
-    packets: Bucket,
+    operations: Bucket,
     /// What was asked for; data threads never look here.
     limits: Mutex<Limits>,
 }
@@ -138,7 +138,7 @@ impl RateLimit {
         limit
     }
 
-    /// Whether a frame may pass. Its size is told by [`charge`](Self::charge) when it has.
+    /// Whether an operation may pass. Its size is told by [`charge`](Self::charge) when it has.
     #[inline]
     pub fn admit(&self, now_ns: u64) -> Admission {
         if self.limited.load(Ordering::Relaxed) {
@@ -148,15 +148,16 @@ impl RateLimit {
         }
     }
 
-    /// Pays for a frame of `bytes` that has passed, and is cut into so many `packets`.
+    /// Pays for `bytes` that have passed, in as many `operations`.
     #[inline]
-    pub fn charge(&self, now_ns: u64, bytes: usize, packets: impl FnOnce() -> u64) {
+    pub fn charge(&self, now_ns: u64, bytes: usize, operations: impl FnOnce() -> u64) {
         if self.limited.load(Ordering::Relaxed) {
-            self.charge_limited(now_ns, bytes, packets());
+            self.charge_limited(now_ns, bytes, operations());
         }
     }
 
-    /// How many bytes may wait for it, where frames can be left nowhere else.
+    /// How many bytes may wait for it, where it can be left nowhere else.
+    #[must_use]
     pub fn backlog_bytes(&self) -> usize {
         self.backlog_bytes.load(Ordering::Relaxed)
     }
@@ -165,7 +166,7 @@ impl RateLimit {
     pub fn set(&self, now_ns: u64, limits: Limits) {
         let mut current = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
         self.bytes.set(now_ns, limits.bytes);
-        self.packets.set(now_ns, limits.packets);
+        self.operations.set(now_ns, limits.operations);
         let backlog_bytes = limits.backlog_bytes();
         self.backlog_bytes.store(backlog_bytes, Ordering::Relaxed);
         self.limited.store(!limits.is_none(), Ordering::Release);
@@ -180,7 +181,10 @@ impl RateLimit {
     fn admit_limited(&self, now_ns: u64) -> Admission {
         fence(Ordering::Acquire);
         let now = ticks_of(now_ns);
-        let debt = self.bytes.debt_ticks(now).max(self.packets.debt_ticks(now));
+        let debt = self
+            .bytes
+            .debt_ticks(now)
+            .max(self.operations.debt_ticks(now));
         if debt == 0 {
             return Admission::Now;
         }
@@ -188,19 +192,19 @@ impl RateLimit {
         Admission::Until(now_ns.saturating_add(wait_ns))
     }
 
-    fn charge_limited(&self, now_ns: u64, bytes: usize, packets: u64) {
+    fn charge_limited(&self, now_ns: u64, bytes: usize, operations: u64) {
         fence(Ordering::Acquire);
         let now = ticks_of(now_ns);
         self.bytes
             .charge(now, u64::try_from(bytes).unwrap_or(u64::MAX));
-        self.packets.charge(now, packets);
+        self.operations.charge(now, operations);
     }
 }
 
 /// One bucket; one that has never been set limits nothing.
 #[derive(Debug, Default)]
 struct Bucket {
-    /// Ticks that one byte or packet costs, with [`COST_SHIFT`] fractional bits; 0: no limit.
+    /// Ticks that one byte or operation costs, with [`COST_SHIFT`] fractional bits; 0: no limit.
     cost: AtomicU64,
     /// Ticks in which an empty bucket fills.
     burst_ticks: AtomicU64,
