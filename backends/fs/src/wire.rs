@@ -7,9 +7,11 @@
 mod bytes;
 pub mod client;
 pub mod dirents;
+pub mod error;
 mod extension;
 pub mod flags;
 pub mod header;
+pub mod lengths;
 pub mod limits;
 pub mod name;
 pub mod operation;

@@ -17,7 +17,8 @@ use crate::error::{Errno, Result};
 use crate::sys::file::seek_to_cookie;
 use crate::tables::{Node, Place, SlabRef};
 use crate::wire::dirents::{DirEntries, DirEntry};
-use crate::wire::name::{NAME_MAX_BYTES, Name};
+use crate::wire::lengths::NAME_MAX_BYTES;
+use crate::wire::name::Name;
 use crate::wire::operation::ReadIn;
 use crate::wire::reply::Entry;
 

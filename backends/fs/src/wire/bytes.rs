@@ -8,7 +8,7 @@
 
 use std::ffi::CStr;
 
-use super::parse::ParseError;
+use super::error::ParseError;
 
 /// What of a request has not been read yet.
 #[derive(Clone, Copy, Debug)]

@@ -15,10 +15,12 @@
 use std::ffi::CStr;
 
 use super::bytes::{Put, Reader};
+use super::error::ParseError;
 use super::flags::{EXT_GROUPS, InitFlags, MAX_NR_SECCTX};
 use super::header::InHeader;
+use super::lengths::{XATTR_NAME_MAX_BYTES, XATTR_VALUE_MAX_BYTES};
+use super::name::xattr_name;
 use super::operation::Creation;
-use super::parse::{ParseError, XATTR_NAME_MAX_BYTES, XATTR_VALUE_MAX_BYTES, xattr_name};
 
 /// Extensions are padded to this.
 const ALIGN_BYTES: usize = 8;

@@ -3,9 +3,10 @@
 
 use super::extension;
 use super::flags::opcode;
-use super::name::NAME_MAX_BYTES;
+use super::lengths::{
+    NAME_MAX_BYTES, TARGET_MAX_BYTES, XATTR_NAME_MAX_BYTES, XATTR_VALUE_MAX_BYTES,
+};
 use super::operation::Operation;
-use super::parse::{TARGET_MAX_BYTES, XATTR_NAME_MAX_BYTES, XATTR_VALUE_MAX_BYTES};
 
 /// Bytes of the arguments of `WRITE`; the data follow.
 pub const WRITE_ARGS_BYTES: usize = 40;

@@ -18,9 +18,6 @@
 
 mod arguments;
 
-use thiserror::Error;
-
-pub(super) use arguments::xattr_name;
 use arguments::{
     batch_forget, copy_file_range, create, fallocate, flush, fsync, get_attr, init, ioctl,
     last_name, last_xattr_name, lock_in, lookup, lseek, mkdir, mknod, read_in, release,
@@ -28,84 +25,10 @@ use arguments::{
 };
 
 use super::bytes::Reader;
+use super::error::ParseError;
 use super::flags::{InitFlags, OpenInFlags, RenameFlags, opcode};
 use super::header::InHeader;
-use super::name::NameError;
 use super::operation::Operation;
-
-/// The longest target of a symbolic link (`PATH_MAX`, less the NUL).
-pub const TARGET_MAX_BYTES: usize = 4095;
-/// The longest name of an extended attribute (`XATTR_NAME_MAX`).
-pub const XATTR_NAME_MAX_BYTES: usize = 255;
-/// The longest value of an extended attribute (`XATTR_SIZE_MAX`).
-pub const XATTR_VALUE_MAX_BYTES: usize = 65536;
-
-/// Why a request is not one.
-#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
-#[non_exhaustive]
-pub enum ParseError {
-    /// An operation that is not known, or not served: `BMAP`, `POLL`.
-    #[error("operation {opcode} is not served")]
-    Unsupported {
-        /// What was asked for.
-        opcode: u32,
-    },
-    /// Too few bytes, or too many for fields of fixed size.
-    #[error("{len_bytes} bytes are not the length of these fields")]
-    Length {
-        /// Bytes that there are.
-        len_bytes: usize,
-    },
-    /// Bytes behind the end.
-    #[error("{len_bytes} bytes behind the end")]
-    Trailing {
-        /// How many.
-        len_bytes: usize,
-    },
-    /// A string without an end.
-    #[error("a string without NUL")]
-    NoNul,
-    /// A name that no directory entry can have.
-    #[error("{0}")]
-    Name(#[from] NameError),
-    /// A symbolic link to nothing.
-    #[error("an empty target")]
-    TargetEmpty,
-    /// A symbolic link to more than 4095 bytes.
-    #[error("a target of more than {TARGET_MAX_BYTES} bytes")]
-    TargetTooLong,
-    /// A name of an extended attribute that is empty or has more than 255 bytes.
-    #[error("a name of an attribute that has not 1 to {XATTR_NAME_MAX_BYTES} bytes")]
-    XattrName,
-    /// A value of an extended attribute with more than 65536 bytes.
-    #[error("a value of more than {XATTR_VALUE_MAX_BYTES} bytes")]
-    ValueTooLong,
-    /// Another number of entries than there are bytes for.
-    #[error("{count} entries claimed in {len_bytes} bytes")]
-    Count {
-        /// The number claimed.
-        count: u32,
-        /// Bytes that there are.
-        len_bytes: usize,
-    },
-    /// Extensions that are malformed, unknown, repeated or were not agreed.
-    #[error("malformed extensions")]
-    Extension,
-}
-
-impl ParseError {
-    /// The number of the error that the driver gets, positive.
-    #[must_use]
-    pub fn errno(&self) -> i32 {
-        match self {
-            Self::Unsupported { .. } => libc::ENOSYS,
-            Self::Name(NameError::TooLong) | Self::TargetTooLong => libc::ENAMETOOLONG,
-            Self::XattrName => libc::ERANGE,
-            Self::ValueTooLong => libc::E2BIG,
-            _ => libc::EINVAL,
-        }
-    }
-}
 
 impl<'a> Operation<'a> {
     /// Parses `args`, all bytes behind `header`, but without the data of `WRITE`.

@@ -8,10 +8,10 @@ mod replies;
 mod requests;
 mod round_trip;
 
+use super::error::ParseError;
 use super::flags::{InitFlags, opcode};
 use super::header::InHeader;
 use super::operation::{Creation, Operation};
-use super::parse::ParseError;
 
 /// All that changes the layout of a request.
 const ALL: InitFlags = InitFlags::SETXATTR_EXT

@@ -3,9 +3,9 @@
 
 use super::super::bytes::Reader;
 use super::super::dirents::DirEntry;
+use super::super::error::ParseError;
 use super::super::flags::{AttrFlags, InitFlags, IoctlFlags, OpenOutFlags};
 use super::super::operation::Time;
-use super::super::parse::ParseError;
 use super::super::reply::{
     Attr, AttrOut, CopiedWide, Created, Entry, InitOut, IoctlOut, Lock, Lseek, Opened, StatFs,
     Statx, Timeout, Written, XattrSize,

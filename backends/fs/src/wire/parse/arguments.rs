@@ -9,27 +9,19 @@
 use std::ffi::CStr;
 
 use super::super::bytes::Reader;
+use super::super::error::{NameError, ParseError};
 use super::super::extension;
 use super::super::flags::{
     FSYNC_FDATASYNC, FallocateFlags, GETATTR_FH, InitFlags, IoctlFlags, LK_FLOCK, MAJOR,
     OpenInFlags, RenameFlags, SETXATTR_ACL_KILL_SGID, SetAttrValid, WriteFlags,
 };
 use super::super::header::InHeader;
-use super::super::name::{NAME_MAX_BYTES, Name, NameError};
+use super::super::lengths::{NAME_MAX_BYTES, TARGET_MAX_BYTES, XATTR_VALUE_MAX_BYTES};
+use super::super::name::{Name, xattr_name};
 use super::super::operation::{
     CopyFileRange, Creation, Forgets, InitIn, IoctlIn, LockIn, LookupName, Mappings, Operation,
     ReadIn, Release, SetAttr, Time, WriteIn,
 };
-use super::{ParseError, TARGET_MAX_BYTES, XATTR_NAME_MAX_BYTES, XATTR_VALUE_MAX_BYTES};
-
-/// Reads the name of an extended attribute, of 1 to 255 bytes.
-pub(in crate::wire) fn xattr_name<'a>(fields: &mut Reader<'a>) -> Result<&'a CStr, ParseError> {
-    let name = fields.string(XATTR_NAME_MAX_BYTES, ParseError::XattrName)?;
-    if name.is_empty() {
-        return Err(ParseError::XattrName);
-    }
-    Ok(name)
-}
 
 /// As [`xattr_name`], with nothing behind it.
 #[inline]

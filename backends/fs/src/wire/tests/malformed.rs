@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Requests that no sound driver writes.
 
+use super::super::error::{NameError, ParseError};
 use super::super::flags::{InitFlags, opcode};
 use super::super::limits::args_limit_bytes;
-use super::super::name::{Name, NameError};
+use super::super::name::Name;
 use super::super::operation::Operation;
-use super::super::parse::ParseError;
 use super::{ALL, SERVED, d, errno, header, parse, q, s, with_bytes};
 
 #[test]
