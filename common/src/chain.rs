@@ -12,55 +12,15 @@
 //!   last writable buffer is ([`Buffers::take_tail`]); for a header at its front, what lies before
 //!   the first buffer that is not ([`Buffers::keep_front`]).
 
+pub(crate) mod table;
+
 use std::rc::Rc;
 
 use thiserror::Error;
-use virtio_bindings::bindings::virtio_ring::{
-    VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
-};
 
 use crate::memory::{Buffers, Memory};
-
-/// One descriptor, as read once from guest memory.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Descriptor {
-    /// Guest-physical address.
-    pub addr: u64,
-    /// Length in bytes.
-    pub len_bytes: u32,
-    /// NEXT, WRITE and INDIRECT.
-    pub flags: u16,
-    /// The descriptor that follows, with NEXT.
-    pub next: u16,
-}
-
-impl Descriptor {
-    /// Whether the device writes to its buffer.
-    #[must_use]
-    #[inline]
-    pub fn is_writable(&self) -> bool {
-        self.flags & flag::WRITE != 0
-    }
-
-    /// Whether it is a buffer, and nothing comes behind it.
-    #[inline]
-    fn is_last_buffer(&self) -> bool {
-        self.flags & !flag::WRITE == 0
-    }
-}
-
-/// Bytes of a descriptor in guest memory.
-pub const DESCRIPTOR_BYTES: u32 = 16;
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the bindings give 16-bit flags as u32"
-)]
-mod flag {
-    pub(super) const NEXT: u16 = super::VRING_DESC_F_NEXT as u16;
-    pub(super) const WRITE: u16 = super::VRING_DESC_F_WRITE as u16;
-    pub(super) const INDIRECT: u16 = super::VRING_DESC_F_INDIRECT as u16;
-}
+pub use table::{DESCRIPTOR_BYTES, Descriptor};
+use table::{IndirectTable, Table, flag};
 
 /// Longest indirect table. Linux fills tables longer than a short queue, so the queue size is no
 /// bound; 1024 is what the largest usual queue gives and what the kernel takes in one iovec.
@@ -142,14 +102,6 @@ pub enum ChainFault {
         /// Its length.
         len_bytes: u32,
     },
-}
-
-/// A table of descriptors that can be read one at a time.
-pub(crate) trait Table {
-    /// Entries in the table.
-    fn size(&self) -> u32;
-    /// Entry `index`, which is below [`size`](Table::size); `None` when it is not guest memory.
-    fn get(&self, index: u16) -> Option<Descriptor>;
 }
 
 /// The state of one walk.
@@ -320,11 +272,11 @@ impl Walk<'_> {
         if entries == 0 || !len_bytes.is_multiple_of(DESCRIPTOR_BYTES) || entries > MAX_INDIRECT {
             return Err(ChainFault::IndirectLength { len_bytes });
         }
-        let table =
-            crate::ring::IndirectTable::new(self.memory, descriptor.addr, entries, self.hint)
-                .ok_or(ChainFault::IndirectAddress {
-                    guest: descriptor.addr,
-                })?;
+        let table = IndirectTable::new(self.memory, descriptor.addr, entries, self.hint).ok_or(
+            ChainFault::IndirectAddress {
+                guest: descriptor.addr,
+            },
+        )?;
         // A nested table is refused by `special_flags`: the last argument allows none.
         let first = (0, table.get(0));
         self.links(&table, first, false, seen).map(|_none| ())

@@ -16,6 +16,7 @@
 //! it sets `NO_NOTIFY`. Before it sleeps it asks for them again and looks once more
 //! ([`Ring::allow_kicks`]). Calls follow `used_event` or `NO_INTERRUPT` (virtio 1.3 §2.7.7, §2.7.10).
 
+mod addresses;
 mod ahead;
 mod table;
 
@@ -24,11 +25,12 @@ use std::sync::atomic::{AtomicU16, Ordering, fence};
 
 use virtio_bindings::bindings::virtio_ring::{VRING_AVAIL_F_NO_INTERRUPT, VRING_USED_F_NO_NOTIFY};
 
-use crate::chain::{ChainFault, DESCRIPTOR_BYTES, Walk};
-use crate::error::{FrontEndError, RingError, RingPart};
+use crate::chain::{ChainFault, Walk};
+use crate::error::{FrontEndError, RingError};
 use crate::memory::{Buffers, Memory};
+use addresses::Parts;
+pub use addresses::{GuestRing, RingAddresses};
 use table::DirectTable;
-pub(crate) use table::IndirectTable;
 
 /// What a worker needs of a virtqueue; a packed ring would be a second implementation.
 pub trait Ring {
@@ -83,19 +85,6 @@ pub trait Ring {
     fn position(&self) -> u16;
 }
 
-/// Addresses of a ring in the front-end's address space, and its size.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct RingAddresses {
-    /// Entries; a power of two.
-    pub size: u16,
-    /// Descriptor table.
-    pub descriptor: u64,
-    /// Available ring.
-    pub available: u64,
-    /// Used ring.
-    pub used: u64,
-}
-
 /// What the driver acknowledged that changes the ring.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct RingFeatures {
@@ -103,101 +92,6 @@ pub struct RingFeatures {
     pub indirect: bool,
     /// `EVENT_IDX`.
     pub event_idx: bool,
-}
-
-/// Guest-physical addresses of a ring that passed [`RingAddresses::check`].
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct GuestRing {
-    /// Descriptor table.
-    pub descriptor: u64,
-    /// Available ring.
-    pub available: u64,
-    /// Used ring.
-    pub used: u64,
-}
-
-/// Host pointers of a ring.
-#[derive(Clone, Copy, Debug)]
-struct Parts {
-    descriptor: *mut u8,
-    available: *mut u8,
-    used: *mut u8,
-}
-
-impl RingAddresses {
-    /// Checks extent, alignment and overlap; a front-end learns of a bad ring here, not from a
-    /// request that never comes back.
-    ///
-    /// # Errors
-    /// [`FrontEndError`] that names the part.
-    pub fn check(&self, index: u32, memory: &Memory) -> Result<GuestRing, FrontEndError> {
-        self.resolve(memory)
-            .map(|(_parts, guest)| guest)
-            .map_err(|e| e.of(index))
-    }
-
-    fn extents(&self) -> [(RingPart, u64, u64, u64); 3] {
-        let size = u64::from(self.size);
-        let table_bytes = size * u64::from(DESCRIPTOR_BYTES);
-        // flags, idx, ring, used_event; flags, idx, ring of (id, len), avail_event.
-        [
-            (RingPart::DescriptorTable, self.descriptor, table_bytes, 16),
-            (RingPart::AvailableRing, self.available, 6 + 2 * size, 2),
-            (RingPart::UsedRing, self.used, 6 + 8 * size, 4),
-        ]
-    }
-
-    fn resolve(&self, memory: &Memory) -> Result<(Parts, GuestRing), Misplaced> {
-        let mut found = [(std::ptr::null_mut(), 0); 3];
-        let extents = self.extents();
-        for (slot, (part, address, bytes, align)) in found.iter_mut().zip(extents) {
-            let run = memory.user_run(address, bytes).filter(|(host, guest)| {
-                guest.is_multiple_of(align) && (host.addr() as u64).is_multiple_of(align)
-            });
-            *slot = run.ok_or(Misplaced::Part(part, address))?;
-        }
-        for (i, (_, a, a_bytes, _)) in extents.iter().enumerate() {
-            for (_, b, b_bytes, _) in extents.iter().skip(i + 1) {
-                // `user_run` has ruled out the overflow.
-                if a.wrapping_add(*a_bytes) > *b && b.wrapping_add(*b_bytes) > *a {
-                    return Err(Misplaced::Overlap);
-                }
-            }
-        }
-        let [(descriptor, d), (available, a), (used, u)] = found;
-        let guest = GuestRing {
-            descriptor: d,
-            available: a,
-            used: u,
-        };
-        Ok((
-            Parts {
-                descriptor,
-                available,
-                used,
-            },
-            guest,
-        ))
-    }
-}
-
-/// A part of a ring that is not where it can be.
-enum Misplaced {
-    Part(RingPart, u64),
-    Overlap,
-}
-
-impl Misplaced {
-    fn of(self, index: u32) -> FrontEndError {
-        match self {
-            Self::Part(part, address) => FrontEndError::VringAddress {
-                index,
-                part,
-                address,
-            },
-            Self::Overlap => FrontEndError::VringOverlap { index },
-        }
-    }
 }
 
 /// A split virtqueue, device side.
@@ -235,7 +129,7 @@ impl SplitRing {
         features: RingFeatures,
         next_avail: Option<u16>,
     ) -> Result<Self, FrontEndError> {
-        let (parts, _guest) = addresses.resolve(memory).map_err(|e| e.of(index))?;
+        let (parts, _guest) = addresses.resolve(memory).map_err(|e| e.of_vring(index))?;
         let mut ring = Self {
             parts,
             memory: Rc::clone(memory),

@@ -49,7 +49,7 @@ impl Control {
     /// # Errors
     /// When there is no descriptor left.
     pub fn new() -> io::Result<Self> {
-        let signals = Signals::install()?;
+        let signals = Signals::install(crate::memory::sigbus::repair)?;
         let signal = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self {
             pause: Mutex::default(),

@@ -31,6 +31,12 @@ pub use vring::Vring;
 /// The event of `handle_event` that asks for a look at the backing (SIGHUP).
 pub const EVENT_RELOAD: u16 = u16::MAX;
 
+/// What a device's control side hands to its data side for a vring.
+pub(crate) type SeedOf<D> = <<D as Device>::Worker as DeviceWorker>::Seed;
+
+/// What an errand of a device's data side brings.
+pub(crate) type BroughtOf<D> = <<D as Device>::Worker as DeviceWorker>::Brought;
+
 /// The control side of a device.
 pub trait Device: VhostUserBackend<Bitmap = (), Vring = VringMutex> + 'static {
     /// The data side.

@@ -28,6 +28,7 @@ use rustix::fs::{OFlags, fcntl_getfl};
 
 use crate::limited;
 use crate::sys::IoVecs;
+pub use crate::sys::Readiness;
 use crate::sys::uring::{Completion, MAX_IN_FLIGHT, Uring};
 use batching::Batching;
 pub(crate) use epoll::EpollLoop;
@@ -92,15 +93,6 @@ pub(crate) enum Wait {
 /// A watched descriptor.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct WatchId(usize);
-
-/// What a descriptor is watched for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Readiness {
-    /// There is something to read.
-    Readable,
-    /// There is room to write.
-    Writable,
-}
 
 /// Marks the tokens of watches; those of I/O are below.
 const WATCH_TOKEN: u64 = 1 << 63;

@@ -7,7 +7,8 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{SplitRing, table};
+use super::SplitRing;
+use crate::chain::table::load_descriptor;
 use crate::sys;
 
 /// Chains that descriptors are fetched ahead.
@@ -55,7 +56,7 @@ impl SplitRing {
         let Some(descriptor) = self.descriptor_ahead(ahead) else {
             return;
         };
-        let descriptor = table::load_descriptor(descriptor);
+        let descriptor = load_descriptor(descriptor);
         let mut hint = self.hint;
         let Some(run) = self.memory.guest_run(descriptor.addr, 1, &mut hint) else {
             return;

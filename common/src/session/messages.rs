@@ -16,12 +16,12 @@ use super::inbox::{Header, Message};
 use super::received::Received;
 use super::record::{VringRecord, duplicate, eventfd};
 use super::{PROTOCOL_FEATURES, Session, SessionError, narrow};
-use crate::device::Device;
 use crate::device::vring::VringId;
+use crate::device::{Device, SeedOf};
 use crate::error::{FrontEndError, MessageName};
 use crate::memory::{MAX_SLOTS, Memory, Region, RegionSpec};
 use crate::ring::RingAddresses;
-use crate::worker::{Command, SeedOf};
+use crate::worker::Command;
 
 /// What this layer implements; a device can offer no more than this.
 fn implemented() -> VhostUserProtocolFeatures {

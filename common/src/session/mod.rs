@@ -28,13 +28,13 @@ use virtio_bindings::bindings::virtio_ring::{
 };
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
-use crate::device::Device;
 use crate::device::vring::VringId;
+use crate::device::{Device, SeedOf};
 use crate::error::{FrontEndError, HostError};
 use crate::limited;
 use crate::memory::Memory;
 use crate::ring::RingFeatures;
-use crate::worker::{Command, Pool, Reply, SeedOf, VringStart, Workers};
+use crate::worker::{Command, Pool, Reply, VringStart, Workers};
 use record::VringRecord;
 
 /// `VHOST_USER_F_PROTOCOL_FEATURES`.

@@ -15,6 +15,15 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use libc::{c_int, c_void, iovec};
 
+/// What a descriptor is watched for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Readiness {
+    /// There is something to read.
+    Readable,
+    /// There is room to write.
+    Writable,
+}
+
 /// A table of iovecs on its way to another thread or to the kernel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct IoVecs {

@@ -26,6 +26,8 @@ static TEARS: AtomicU32 = AtomicU32::new(0);
 /// The number of the eventfd, for the handlers; -1 before they are installed.
 static WAKE: AtomicI32 = AtomicI32::new(-1);
 static WAKE_FD: OnceLock<OwnedFd> = OnceLock::new();
+/// Repairs the memory at the address of a SIGBUS; returns whether it could.
+static REPAIR: OnceLock<fn(usize) -> bool> = OnceLock::new();
 
 /// What signals have asked for.
 #[derive(Clone, Copy, Debug)]
@@ -34,13 +36,15 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Installs the handlers, once per process.
-    pub(crate) fn install() -> io::Result<Self> {
+    /// Installs the handlers, once per process. `repair` is called with the address of a SIGBUS and
+    /// returns whether it has repaired the memory there; it must be async-signal-safe.
+    pub(crate) fn install(repair: fn(usize) -> bool) -> io::Result<Self> {
         if let Some(fd) = WAKE_FD.get() {
             return Ok(Self { wake: fd.as_fd() });
         }
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let fd = WAKE_FD.get_or_init(|| fd);
+        REPAIR.get_or_init(|| repair);
         WAKE.store(fd.as_raw_fd(), Ordering::Release);
         for number in [libc::SIGTERM, libc::SIGINT] {
             register(number, on_terminate)?;
@@ -145,7 +149,7 @@ extern "C" fn on_bus_error(number: c_int, info: *mut siginfo_t, _context: *mut c
     let info = unsafe { &*info };
     // SAFETY: for SIGBUS the kernel has set the address.
     let address = unsafe { info.si_addr() };
-    if crate::memory::sigbus::repair(address.addr()) {
+    if REPAIR.get().is_some_and(|repair| repair(address.addr())) {
         TEARS.fetch_add(1, Ordering::AcqRel);
         wake();
         return;

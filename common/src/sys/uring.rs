@@ -7,8 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use io_uring::squeue::Entry;
 use io_uring::{IoUring, Probe, opcode, types};
 
-use super::IoVecs;
-use crate::io::Readiness;
+use super::{IoVecs, Readiness};
 
 /// Submission entries. A turn of the worker takes a few dozen chains per vring, and a full queue
 /// only costs an early submit.

@@ -14,8 +14,8 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::data::{DataThread, Hand, Rest};
 use super::mailbox::{Command, Mailbox, Reply};
-use super::{BroughtOf, SeedOf, WorkerOptions};
-use crate::device::{Device, DeviceWorker as _, WhileAway};
+use super::options::WorkerOptions;
+use crate::device::{BroughtOf, Device, DeviceWorker as _, SeedOf, WhileAway};
 use crate::error::HostError;
 use crate::io::IoQueue;
 use crate::limited;

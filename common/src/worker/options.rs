@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! How the operator wants data threads to be.
+
+use std::time::Duration;
+
+/// How data threads are made.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct WorkerOptions {
+    /// The most there are, but for those of vrings that are served alone.
+    pub max_threads: usize,
+    /// Processors they are bound to in turn; empty for any.
+    pub cpus: Vec<usize>,
+    /// The longest they poll before they sleep.
+    pub max_poll_ns: u64,
+    /// How long the process waits for requests that do not end, when it has to; none: for ever.
+    pub stop_timeout: Option<Duration>,
+    /// Whether guest memory may be in a file on a local disk, for which they may have to wait.
+    pub file_memory: bool,
+}
