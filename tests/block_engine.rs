@@ -22,7 +22,7 @@ use ringside_blk::engine::{Engine, Ranges, Started, Target};
 use ringside_common::io::Engine as IoEngine;
 use ringside_common::worker::RequestCx;
 
-use crate::frontend::load::Rng;
+use ringside_frontend::load::Rng;
 use state::{Effect, Outcome, SECTOR_BYTES, State};
 pub use state::{Op, Pace, Sector};
 

@@ -16,6 +16,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::fs_back_end::FsBackEnd;
 use crate::process::{Launch, Process, ProcessError, Result};
 
+/// The program that mounts; the package has the same name.
+pub const MOUNT_TOOL: &str = "vhost-user-fs-mount";
+
 /// How long the start may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -33,9 +36,7 @@ pub fn needs() -> Option<String> {
 /// How a share is mounted.
 #[derive(Clone, Copy, Debug)]
 pub struct MountOptions<'a> {
-    /// `vhost-user-fs-mount`: `env!("CARGO_BIN_EXE_vhost-user-fs-mount")` in a test.
-    pub program: &'a Path,
-    /// Its mount options.
+    /// The mount options of `vhost-user-fs-mount`.
     pub options: &'a str,
     /// Its other arguments.
     pub args: &'a [&'a str],
@@ -43,12 +44,10 @@ pub struct MountOptions<'a> {
     pub limit: Duration,
 }
 
-impl<'a> MountOptions<'a> {
+impl Default for MountOptions<'_> {
     /// As a virtual machine mounts it.
-    #[must_use]
-    pub fn new(program: &'a str) -> Self {
+    fn default() -> Self {
         Self {
-            program: Path::new(program),
             options: "allow_other,default_permissions",
             args: &[],
             limit: Duration::from_secs(300),
@@ -82,7 +81,7 @@ impl FsMount {
     ///
     /// When that does not succeed in time.
     pub fn of(back_end: FsBackEnd, options: &MountOptions<'_>) -> Result<Self> {
-        let launch = Launch::program(options.program)?;
+        let launch = Launch::back_end(MOUNT_TOOL)?;
         let mountpoint = launch.path("mnt");
         std::fs::create_dir(&mountpoint).map_err(|e| ProcessError::pipe("mkdir", e))?;
         let bridge = launch

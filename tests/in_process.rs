@@ -16,8 +16,8 @@ use ringside_common::device::Device;
 use ringside_common::error::HostError;
 use ringside_common::worker::WorkerOptions;
 
-use crate::frontend::session::{Session, SessionBuilder};
-use crate::frontend::{FrontendError, Result};
+use ringside_frontend::session::{Session, SessionBuilder};
+use ringside_frontend::{FrontendError, Result};
 
 /// Why a served connection did not end as it should.
 #[derive(Debug, thiserror::Error)]

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Everything the Ringside test suites share.
 //!
-//! * [`frontend`]: an in-process vhost-user front-end with a driver side that can also misbehave.
 //! * [`in_process`]: a device served in this process, a disk on any engine, and whatever happens
 //!   between two of its reads of guest memory.
 //! * [`block_engine`]: such an engine, a disk with a volatile cache and faults at will.
@@ -20,7 +19,6 @@
 
 pub mod block_engine;
 pub mod covering;
-pub mod frontend;
 pub mod fs_back_end;
 pub mod fs_mount;
 pub mod fs_tools;

@@ -14,11 +14,11 @@ use ringside_blk::engine::NullEngine;
 use ringside_blk::image::CacheMode;
 use ringside_common::daemon::{Control, Source, serve};
 use ringside_common::worker::WorkerOptions;
-use ringside_tests::frontend::blk::{BlkConfig, BlkDriver, RequestShape, TableShape};
-use ringside_tests::frontend::load::{RandomRead, Stop, random_read};
-use ringside_tests::frontend::memory::MemoryLayout;
-use ringside_tests::frontend::ring::CallMode;
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::blk::{BlkConfig, BlkDriver, RequestShape, TableShape};
+use ringside_frontend::load::{RandomRead, Stop, random_read};
+use ringside_frontend::memory::MemoryLayout;
+use ringside_frontend::ring::CallMode;
+use ringside_frontend::session::Session;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use figures::{Series, has_option, say};

@@ -12,10 +12,8 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ringside_tests::frontend::load::{
-    RandomRead, Stop, fill_pattern, random_read, sequential_read,
-};
-use ringside_tests::frontend::ring::CallMode;
+use ringside_frontend::load::{RandomRead, Stop, fill_pattern, random_read, sequential_read};
+use ringside_frontend::ring::CallMode;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use contender::{Contender, Maker, contenders};

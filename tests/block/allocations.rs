@@ -14,9 +14,9 @@ use std::sync::Arc;
 use ringside_blk::engine::FileEngine;
 use ringside_blk::image::{CacheMode, DiscardMode, Image, ImageOptions};
 use ringside_common::io::Engine as IoEngine;
-use ringside_tests::frontend::blk::{BlkConfig, BlkDriver, RequestShape, TableShape};
-use ringside_tests::frontend::ring::CallMode;
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::blk::{BlkConfig, BlkDriver, RequestShape, TableShape};
+use ringside_frontend::ring::CallMode;
+use ringside_frontend::session::Session;
 use ringside_tests::in_process::Served;
 
 use load::{BLOCK_BYTES, BLOCKS, Mix};

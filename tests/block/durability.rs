@@ -24,9 +24,9 @@ mod overlap;
 use std::io::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ringside_tests::frontend::load::Rng;
-use ringside_tests::frontend::memory::MemoryLayout;
-use ringside_tests::frontend::session::{Session, SessionBuilder};
+use ringside_frontend::load::Rng;
+use ringside_frontend::memory::MemoryLayout;
+use ringside_frontend::session::{Session, SessionBuilder};
 
 use cuts::{Counts, MODES, Run};
 

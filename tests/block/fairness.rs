@@ -18,13 +18,13 @@ use ringside_blk::engine::{Engine, FileEngine, Ranges, Started, Target};
 use ringside_blk::image::{CacheMode, DiscardMode, Image, ImageOptions};
 use ringside_common::io::Engine as IoEngine;
 use ringside_common::worker::RequestCx;
-use ringside_tests::block_engine::{CacheDisk, Pace};
-use ringside_tests::frontend::blk::{
+use ringside_frontend::blk::{
     BlkConfig, BlkDriver, BlkRequest, Place, RequestShape, SECTOR_BYTES, TableShape,
 };
-use ringside_tests::frontend::memory::MemoryLayout;
-use ringside_tests::frontend::ring::CallMode;
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::memory::MemoryLayout;
+use ringside_frontend::ring::CallMode;
+use ringside_frontend::session::Session;
+use ringside_tests::block_engine::{CacheDisk, Pace};
 use ringside_tests::in_process::Served;
 
 type TestResult<T = ()> = Result<T, Box<dyn Error>>;

@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
-use ringside_tests::frontend::blk::{
+use ringside_frontend::blk::{
     BlkConfig, BlkDriver, BlkRequest, Direction, HeaderShape, RequestShape, SECTOR_BYTES,
     StatusShape, TableShape, blk_feature, status,
 };
-use ringside_tests::frontend::ids::feature;
-use ringside_tests::frontend::memory::MemoryLayout;
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::ids::feature;
+use ringside_frontend::memory::MemoryLayout;
+use ringside_frontend::session::Session;
 use ringside_tests::host_fs::HostFs;
 use ringside_tests::hostile::support_chains::{DISK_BYTES, Disk, Outcome, PATIENCE, launch};
 use ringside_tests::process::Process;

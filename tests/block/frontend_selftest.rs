@@ -7,18 +7,18 @@ mod control;
 #[path = "frontend_selftest/daemon.rs"]
 mod daemon;
 
-use ringside_tests::frontend::blk::{
+use ringside_frontend::blk::{
     BlkConfig, BlkDriver, BlkRequest, HeaderShape, Range, RequestShape, SECTOR_BYTES, StatusShape,
     TableShape, blk_feature, kind, status,
 };
-use ringside_tests::frontend::load::{
+use ringside_frontend::load::{
     RandomRead, Stop, Verify, check_content, check_pattern, fill_pattern, random_read,
     write_pattern,
 };
-use ringside_tests::frontend::memory::MemoryLayout;
-use ringside_tests::frontend::ring::CallMode;
-use ringside_tests::frontend::session::{MemoryMessages, Session};
-use ringside_tests::frontend::{FrontendError, ids};
+use ringside_frontend::memory::MemoryLayout;
+use ringside_frontend::ring::CallMode;
+use ringside_frontend::session::{MemoryMessages, Session};
+use ringside_frontend::{FrontendError, ids};
 use vhost::vhost_user::VhostUserProtocolFeatures;
 
 use daemon::{DISK_BYTES, PATIENCE, TestResult, connect, storage_daemon_or_skip};

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Disks on devices whose blocks are larger than what the guest is shown.
 
-use ringside_tests::frontend::blk::{BlkConfig, BlkDriver, BlkRequest, Range, SECTOR_BYTES, kind};
-use ringside_tests::frontend::load::{check_pattern, fill_pattern};
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::blk::{BlkConfig, BlkDriver, BlkRequest, Range, SECTOR_BYTES, kind};
+use ringside_frontend::load::{check_pattern, fill_pattern};
+use ringside_frontend::session::Session;
 use ringside_tests::host_fs::LoopDevice;
 use ringside_tests::hostile::support_chains::{
     Disk, Outcome, PATIENCE, image_pattern, launch, launch_traced,

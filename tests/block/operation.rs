@@ -13,8 +13,8 @@ mod size;
 
 use std::time::Duration;
 
-use ringside_tests::frontend::blk::{BlkDriver, SECTOR_BYTES};
-use ringside_tests::frontend::load::{Verify, check_content, write_pattern};
+use ringside_frontend::blk::{BlkDriver, SECTOR_BYTES};
+use ringside_frontend::load::{Verify, check_content, write_pattern};
 use ringside_tests::hostile::support_chains::Outcome;
 use ringside_tests::process::Launch;
 

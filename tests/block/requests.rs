@@ -4,12 +4,10 @@
 #[path = "requests/matrix.rs"]
 mod matrix;
 
-use ringside_tests::frontend::blk::{
-    BlkConfig, BlkDriver, SECTOR_BYTES, blk_feature, kind, status,
-};
-use ringside_tests::frontend::raw::{Header, RawClient};
-use ringside_tests::frontend::session::Session;
-use ringside_tests::frontend::{FrontendError, ids};
+use ringside_frontend::blk::{BlkConfig, BlkDriver, SECTOR_BYTES, blk_feature, kind, status};
+use ringside_frontend::raw::{Header, RawClient};
+use ringside_frontend::session::Session;
+use ringside_frontend::{FrontendError, ids};
 use ringside_tests::hostile::support_chains::{Bench, DISK_SECTORS, Disk, Outcome, PATIENCE};
 use serde_json::json;
 

@@ -17,11 +17,11 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ringside_tests::frontend::blk::{BlkConfig, BlkDriver, BlkRequest, Place};
-use ringside_tests::frontend::load::{Verify, check_content, write_pattern};
-use ringside_tests::frontend::memory::MemoryLayout;
-use ringside_tests::frontend::ring::CallMode;
-use ringside_tests::frontend::session::{Session, SessionBuilder};
+use ringside_frontend::blk::{BlkConfig, BlkDriver, BlkRequest, Place};
+use ringside_frontend::load::{Verify, check_content, write_pattern};
+use ringside_frontend::memory::MemoryLayout;
+use ringside_frontend::ring::CallMode;
+use ringside_frontend::session::{Session, SessionBuilder};
 use ringside_tests::process::{
     Launch, Process, ProcessError, Sample, SyscallCounter, ThreadActivity, thread_activity,
     thread_ids, tracing_available,
@@ -291,7 +291,7 @@ fn busy_device_has_at_most_20_mib_and_8_kib_per_queue_entry() -> TestResult {
         depth: SIZE,
         ..config()
     };
-    config.shape.table = ringside_tests::frontend::blk::TableShape::Indirect;
+    config.shape.table = ringside_frontend::blk::TableShape::Indirect;
     let mut drivers = drivers(&mut session, config)?;
     load::run(&mut drivers, Mix::Both, 200_000)?;
     let sample = back_end.process.sample()?;

@@ -17,9 +17,9 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use ringside_tests::frontend::blk::{BlkConfig, BlkDriver, blk_feature, status};
-use ringside_tests::frontend::load::Rng;
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::blk::{BlkConfig, BlkDriver, blk_feature, status};
+use ringside_frontend::load::Rng;
+use ringside_frontend::session::Session;
 use ringside_tests::process::{Launch, Process, thread_ids, tracing_available};
 use ringside_tests::skip;
 use rustix::time::{ClockId, clock_gettime};

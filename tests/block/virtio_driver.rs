@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
-use ringside_tests::frontend::load::Rng;
-use ringside_tests::frontend::memory::{GuestMemory, GuestSlice, MemoryLayout};
+use ringside_frontend::load::Rng;
+use ringside_frontend::memory::{GuestMemory, GuestSlice, MemoryLayout};
 use ringside_tests::process::Launch;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use virtio_driver::{

@@ -7,7 +7,7 @@ use std::sync::mpsc::SyncSender;
 
 use ringside_blk::engine::Ranges;
 
-use crate::frontend::load::Rng;
+use ringside_frontend::load::Rng;
 
 pub(super) const SECTOR_BYTES: usize = 512;
 

@@ -170,7 +170,7 @@ pub enum FrontendError {
 
 impl FrontendError {
     /// Wraps an operating-system error, for use with `map_err`.
-    pub(crate) fn io<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
+    pub fn io<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::Io {
             action,
             source: source.into(),

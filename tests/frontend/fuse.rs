@@ -14,6 +14,7 @@
 mod client;
 mod decode;
 mod error;
+pub mod flags;
 mod framing;
 mod many;
 mod queue;
@@ -21,6 +22,7 @@ mod request;
 mod slot;
 mod sync;
 mod sync_file;
+pub mod types;
 
 pub use client::{FuseClient, FuseConfig};
 pub use decode::{DirEntry, FileLock, StatFs};

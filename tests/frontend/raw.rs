@@ -41,7 +41,7 @@ pub struct RawClient {
 }
 
 impl RawClient {
-    /// Connects once; [`crate::process::Process::connect`] waits for a starting back-end.
+    /// Connects once; it does not wait for a back-end that starts.
     ///
     /// # Errors
     ///

@@ -11,9 +11,9 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::Instant;
 
-use ringside_fs::wire::flags::ROOT_NODE;
+use ringside_frontend::fuse::flags::ROOT_NODE;
+use ringside_frontend::fuse::{DirEntry, FuseClient, FuseConfig, FuseQueue, Request};
 use ringside_tests::covering::FULL_VARIABLE;
-use ringside_tests::frontend::fuse::{DirEntry, FuseClient, FuseConfig, FuseQueue, Request};
 use ringside_tests::fs_back_end::FsBackEnd;
 use ringside_tests::host_fs::HostFs;
 use ringside_tests::process::Sample;

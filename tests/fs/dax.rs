@@ -9,9 +9,9 @@ use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
-use ringside_fs::wire::flags::{AttrFlags, InitFlags, ROOT_NODE};
-use ringside_tests::frontend::fuse::{FuseClient, FuseConfig, FuseResult, Request};
-use ringside_tests::frontend::window::{Manner, Window};
+use ringside_frontend::fuse::flags::{AttrFlags, InitFlags, ROOT_NODE};
+use ringside_frontend::fuse::{FuseClient, FuseConfig, FuseResult, Request};
+use ringside_frontend::window::{Manner, Window};
 use ringside_tests::fs_back_end::{FsBackEnd, FsProgram};
 use vhost::vhost_user::message::VhostUserMMap;
 use vhost::vhost_user::{

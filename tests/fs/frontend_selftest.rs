@@ -7,10 +7,10 @@ use std::error::Error;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use ringside_fs::wire::flags::{ROOT_NODE, SetAttrValid};
-use ringside_fs::wire::operation::{CopyFileRange, SetAttr};
-use ringside_tests::frontend::fuse::{Framing, FuseClient, FuseConfig, FuseError, Request};
-use ringside_tests::frontend::ring::CallMode;
+use ringside_frontend::fuse::flags::{ROOT_NODE, SetAttrValid};
+use ringside_frontend::fuse::types::{CopyFileRange, SetAttr};
+use ringside_frontend::fuse::{Framing, FuseClient, FuseConfig, FuseError, Request};
+use ringside_frontend::ring::CallMode;
 use ringside_tests::fs_back_end::FsBackEnd;
 
 type TestResult = Result<(), Box<dyn Error>>;

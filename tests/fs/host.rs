@@ -16,8 +16,8 @@ use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use lease::Lease;
-use ringside_fs::wire::flags::{AttrFlags, ROOT_NODE};
-use ringside_tests::frontend::fuse::{FuseClient, FuseConfig, FuseError, FuseQueue, Request};
+use ringside_frontend::fuse::flags::{AttrFlags, ROOT_NODE};
+use ringside_frontend::fuse::{FuseClient, FuseConfig, FuseError, FuseQueue, Request};
 use ringside_tests::fs_back_end::FsBackEnd;
 use ringside_tests::host_fs::HostFs;
 use ringside_tests::skip;

@@ -13,9 +13,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ringside_common::management::ctl;
-use ringside_fs::wire::flags::ROOT_NODE;
-use ringside_fs::wire::operation::LockIn;
-use ringside_tests::frontend::fuse::{
+use ringside_frontend::fuse::flags::ROOT_NODE;
+use ringside_frontend::fuse::types::LockIn;
+use ringside_frontend::fuse::{
     FuseClient, FuseConfig, FuseError, FuseQueue, FuseResult, FuseSlot, Request,
 };
 use ringside_tests::fs_back_end::FsBackEnd;
@@ -430,7 +430,7 @@ fn changes_that_another_process_does_not_answer_keep_nobody() -> TestResult {
         Err(error) => skip!("{error}"),
     };
     // What is served by the one is shared by the other.
-    let options = MountOptions::new(env!("CARGO_BIN_EXE_vhost-user-fs-mount"));
+    let options = MountOptions::default();
     let mount = FsMount::start(&share.path(), &["--cache", "always"], &options)?;
     let mut scene = Scene::new(mount.path(), &[])?;
     scene.assert_all_served()?;
@@ -465,7 +465,7 @@ fn files_that_another_process_serves_keep_their_descriptor() -> TestResult {
     for file in 0..FILES {
         std::fs::write(share.path().join(file.to_string()), "")?;
     }
-    let options = MountOptions::new(env!("CARGO_BIN_EXE_vhost-user-fs-mount"));
+    let options = MountOptions::default();
     let mount = FsMount::start(share.path(), &[], &options)?;
     let mut scene = Scene::new(mount.path(), &[])?;
     let before = scene.back_end.process().sample()?;

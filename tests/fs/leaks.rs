@@ -11,10 +11,10 @@ use std::error::Error;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use ringside_fs::wire::flags::ROOT_NODE;
-use ringside_fs::wire::operation::LockIn;
+use ringside_frontend::fuse::flags::ROOT_NODE;
+use ringside_frontend::fuse::types::LockIn;
+use ringside_frontend::fuse::{FuseClient, FuseConfig, FuseQueue, Request};
 use ringside_tests::covering::FULL_VARIABLE;
-use ringside_tests::frontend::fuse::{FuseClient, FuseConfig, FuseQueue, Request};
 use ringside_tests::fs_back_end::FsBackEnd;
 use ringside_tests::host_fs::HostFs;
 use ringside_tests::skip;

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use ringside_fs::wire::flags::{ROOT_NODE, SetAttrValid, opcode};
-use ringside_fs::wire::operation::{LockIn, SetAttr};
-use ringside_tests::frontend::fuse::{Caller, FuseQueue, Request};
+use ringside_frontend::fuse::flags::{ROOT_NODE, SetAttrValid, opcode};
+use ringside_frontend::fuse::types::{LockIn, SetAttr};
+use ringside_frontend::fuse::{Caller, FuseQueue, Request};
 
 use super::{Result, TestResult};
 

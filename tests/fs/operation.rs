@@ -13,10 +13,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, fcntl};
-use ringside_fs::wire::flags::{ROOT_NODE, SetAttrValid};
-use ringside_fs::wire::operation::{CopyFileRange, SetAttr};
-use ringside_tests::frontend::fuse::{FuseClient, FuseConfig, Request};
-use ringside_tests::frontend::ids::request;
+use ringside_frontend::fuse::flags::{ROOT_NODE, SetAttrValid};
+use ringside_frontend::fuse::types::{CopyFileRange, SetAttr};
+use ringside_frontend::fuse::{FuseClient, FuseConfig, Request};
+use ringside_frontend::ids::request;
 use ringside_tests::hostile::{negotiated, wire};
 use ringside_tests::process::{Launch, Process, accept, back_end_binary};
 use ringside_tests::skip;

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ringside_tests::frontend::fuse::{FuseClient, FuseConfig, FuseQueue};
+use ringside_frontend::fuse::{FuseClient, FuseConfig, FuseQueue};
 use ringside_tests::fs_back_end::{FsBackEnd, FsProgram, is_missing};
 use ringside_tests::skip;
 use rustix::process::{Pid, Signal, kill_process};

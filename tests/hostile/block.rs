@@ -6,13 +6,13 @@
 
 use std::time::{Duration, Instant};
 
-use ringside_tests::frontend::blk::{
+use ringside_frontend::blk::{
     BlkConfig, BlkRequest, ID_BYTES, Range, SECTOR_BYTES, blk_feature, kind, status,
 };
-use ringside_tests::frontend::load::{Rng, check_pattern, fill_pattern};
-use ringside_tests::frontend::memory::{FIRST_GPA, MemoryLayout};
-use ringside_tests::frontend::ring::Descriptor;
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::load::{Rng, check_pattern, fill_pattern};
+use ringside_frontend::memory::{FIRST_GPA, MemoryLayout};
+use ringside_frontend::ring::Descriptor;
+use ringside_frontend::session::Session;
 use ringside_tests::hostile::support_chains::{
     Answer, Bench, DISK_BYTES, DISK_SECTORS, Disk, IMAGE_SEED, MAX_TABLE, MOST_THREADS, Outcome,
     PATIENCE, SECTOR, TABLES, TRACE, Table, image_pattern, launch_traced, linked, readable,
@@ -516,7 +516,7 @@ fn e9_requests_of_four_gib_are_bounded() -> Outcome {
     parts.resize(65534, writable(start, 65536));
     parts.push(writable(at.status, 1));
     let table_gpa = at.border + (6 << 20);
-    ringside_tests::frontend::ring::write_table(&bench.memory, table_gpa, &linked(&parts))?;
+    ringside_frontend::ring::write_table(&bench.memory, table_gpa, &linked(&parts))?;
     let entry = ringside_tests::hostile::support_chains::table(table_gpa, 65535 * Descriptor::LEN);
     for head in 0..256 {
         bench.vring.ring.set_desc(head, entry);
@@ -534,7 +534,7 @@ fn e9_requests_of_four_gib_are_bounded() -> Outcome {
     let mut parts = vec![readable(at.header, 16)];
     parts.resize(usize::from(MAX_TABLE) - 1, writable(start, 4 << 20));
     parts.push(writable(at.status, 1));
-    ringside_tests::frontend::ring::write_table(&bench.memory, table_gpa, &linked(&parts))?;
+    ringside_frontend::ring::write_table(&bench.memory, table_gpa, &linked(&parts))?;
     let len = u32::from(MAX_TABLE) * Descriptor::LEN;
     for head in 0..256 {
         let entry = ringside_tests::hostile::support_chains::table(table_gpa, len);

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use super::{Result, TestResult, wait_until};
-use crate::frontend::blk::BlkDriver;
-use crate::frontend::load::{Verify, check_content, write_pattern};
+use ringside_frontend::blk::BlkDriver;
+use ringside_frontend::load::{Verify, check_content, write_pattern};
 
 /// A thread that writes and reads back, over and over.
 #[derive(Debug)]

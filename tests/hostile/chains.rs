@@ -9,9 +9,9 @@
 //! links, or, where the links are sound and only an address is not, in the status byte, if that is
 //! mapped. Without such a byte the used element has length 0.
 
-use ringside_tests::frontend::blk::{SECTOR_BYTES, kind, status};
-use ringside_tests::frontend::ring::{Descriptor, desc_flag, write_table};
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::blk::{SECTOR_BYTES, kind, status};
+use ringside_frontend::ring::{Descriptor, desc_flag, write_table};
+use ringside_frontend::session::Session;
 use ringside_tests::hostile::support_chains::{
     Answer, Bench, Disk, INDIRECT_HEAD, MAX_TABLE, Outcome, Places, RING, SECTOR, TABLES, Table,
     linked, readable, relinked, table, writable,

@@ -28,12 +28,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ringside_tests::frontend::error::FrontendError;
-use ringside_tests::frontend::ids::request;
-use ringside_tests::frontend::net::net_feature::OFFLOADS;
-use ringside_tests::frontend::net::{Flow, NetConfig, NetHeader, NetPort};
-use ringside_tests::frontend::raw::RawClient;
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::error::FrontendError;
+use ringside_frontend::ids::request;
+use ringside_frontend::net::net_feature::OFFLOADS;
+use ringside_frontend::net::{Flow, NetConfig, NetHeader, NetPort};
+use ringside_frontend::raw::RawClient;
+use ringside_frontend::session::Session;
 use ringside_tests::hostile::wire::{self, RegionBody, mem_region, mem_table, vring_state};
 use ringside_tests::hostile::{
     PATIENCE, Result, TestResult, expect_refusal, negotiated, wait_until,

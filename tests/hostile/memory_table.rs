@@ -5,15 +5,13 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use ringside_tests::frontend::blk::{BlkConfig, BlkDriver, BlkRequest, status};
-use ringside_tests::frontend::ids::request;
-use ringside_tests::frontend::load::{
-    Verify, check_content, check_pattern, fill_pattern, write_pattern,
-};
-use ringside_tests::frontend::memory::{FIRST_GPA, GuestMemory, MemoryLayout, RegionSpec, Sealing};
-use ringside_tests::frontend::raw::RawClient;
-use ringside_tests::frontend::ring::Segment;
-use ringside_tests::frontend::session::{MemoryMessages, Session};
+use ringside_frontend::blk::{BlkConfig, BlkDriver, BlkRequest, status};
+use ringside_frontend::ids::request;
+use ringside_frontend::load::{Verify, check_content, check_pattern, fill_pattern, write_pattern};
+use ringside_frontend::memory::{FIRST_GPA, GuestMemory, MemoryLayout, RegionSpec, Sealing};
+use ringside_frontend::raw::RawClient;
+use ringside_frontend::ring::Segment;
+use ringside_frontend::session::{MemoryMessages, Session};
 use ringside_tests::hostile::wire::{self, RegionBody, mem_region, mem_table};
 use ringside_tests::hostile::{Bystander, PATIENCE, SlowDisk, TestResult, Victim, wait_until};
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags};
@@ -380,14 +378,14 @@ fn f4_5_ring_whose_region_is_removed_waits_for_it_and_no_other_does() -> TestRes
         config.indirect_len = 0;
         let size = usize::from(config.size);
         let second = FIRST_GPA + (1 << 30);
-        let layout = ringside_tests::frontend::ring::RingLayout {
+        let layout = ringside_frontend::ring::RingLayout {
             desc_gpa: second,
             avail_gpa: second + 0x2000,
             used_gpa: second + 0x4000,
         };
         assert!(size * 16 <= 0x2000);
         let mut waiting = session.create_vring(0)?;
-        waiting.ring = ringside_tests::frontend::ring::SplitRing::at(&memory, config, layout)?;
+        waiting.ring = ringside_frontend::ring::SplitRing::at(&memory, config, layout)?;
         session.start(&waiting, 0)?;
         let other = session.create_vring(1)?;
         session.start(&other, 0)?;

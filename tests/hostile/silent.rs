@@ -16,9 +16,9 @@ use rustix::net::{
 };
 
 use super::{PATIENCE, Result, TestResult};
-use crate::frontend::raw::{Header, RawClient};
 use crate::fs_mount::{FsMount, MountOptions};
 use crate::process::{Launch, Process, Stopped};
+use ringside_frontend::raw::{Header, RawClient};
 
 /// The longest message that is handed over.
 const MAX_BYTES: usize = 8192;
@@ -94,16 +94,16 @@ pub struct SilentFile {
 }
 
 impl SilentFile {
-    /// Mounts what a back-end shares, opens a file of it to write, and stops the back-end. The
-    /// programs are `vhost-user-fs-mount` and `file-hander`.
+    /// Mounts what a back-end shares, opens a file of it to write, and stops the back-end. `hander` is
+    /// the program `file-hander`.
     ///
     /// # Errors
     ///
     /// When nothing can be mounted, see [`crate::fs_mount::needs`].
-    pub fn new(mount: &str, hander: impl AsRef<Path>) -> Result<Self> {
+    pub fn new(hander: impl AsRef<Path>) -> Result<Self> {
         let share = tempfile::tempdir()?;
         fs::write(share.path().join("file"), [1; 4096])?;
-        let mut mount = FsMount::start(share.path(), &[], &MountOptions::new(mount))?;
+        let mut mount = FsMount::start(share.path(), &[], &MountOptions::default())?;
         let (asks, asked) = socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,

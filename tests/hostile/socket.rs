@@ -16,8 +16,8 @@ mod state;
 
 use std::os::fd::AsFd;
 
-use ringside_tests::frontend::ids::{feature, request};
-use ringside_tests::frontend::raw::Header;
+use ringside_frontend::ids::{feature, request};
+use ringside_frontend::raw::Header;
 use ringside_tests::hostile::wire::{self, vring_addr, vring_state, words};
 use ringside_tests::hostile::{PATIENCE, QUEUES, TestResult, Victim, expect_refusal};
 use rustix::event::{EventfdFlags, eventfd};

@@ -17,13 +17,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::frontend::blk::{BlkConfig, BlkDriver, SECTOR_BYTES, blk_feature, kind, status};
-use crate::frontend::load::fill_pattern;
-use crate::frontend::memory::{GuestMemory, MemoryLayout, RegionSpec};
-use crate::frontend::ring::{CallMode, Descriptor, RingLayout, Segment, desc_flag, write_table};
-use crate::frontend::session::{Session, SessionBuilder};
-use crate::frontend::vring::Vring;
 use crate::process::{Launch, Process, back_end_binary};
+use ringside_frontend::blk::{BlkConfig, BlkDriver, SECTOR_BYTES, blk_feature, kind, status};
+use ringside_frontend::load::fill_pattern;
+use ringside_frontend::memory::{GuestMemory, MemoryLayout, RegionSpec};
+use ringside_frontend::ring::{CallMode, Descriptor, RingLayout, Segment, desc_flag, write_table};
+use ringside_frontend::session::{Session, SessionBuilder};
+use ringside_frontend::vring::Vring;
 
 /// What helpers return.
 pub type Outcome<T = ()> = Result<T, Box<dyn Error>>;

@@ -7,7 +7,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::{PATIENCE, Result, TestResult};
-use crate::frontend::raw::{Header, RawClient};
+use ringside_frontend::raw::{Header, RawClient};
 
 /// The most an eventfd counts to; a write of one more waits.
 const FULL: u64 = u64::MAX - 1;

@@ -6,12 +6,12 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use super::{PATIENCE, Result, TestResult, wait_until};
-use crate::frontend::blk::{BlkConfig, BlkDriver};
-use crate::frontend::ids::{feature, request};
-use crate::frontend::load::{Verify, check_content, write_pattern};
-use crate::frontend::raw::{Header, Message, RawClient};
-use crate::frontend::session::{Session, SessionBuilder};
 use crate::process::{Launch, Process};
+use ringside_frontend::blk::{BlkConfig, BlkDriver};
+use ringside_frontend::ids::{feature, request};
+use ringside_frontend::load::{Verify, check_content, write_pattern};
+use ringside_frontend::raw::{Header, Message, RawClient};
+use ringside_frontend::session::{Session, SessionBuilder};
 
 /// Length of the victim's disk.
 pub const DISK_BYTES: u64 = 64 << 20;

@@ -7,12 +7,12 @@ mod load;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ringside_tests::frontend::blk::{BlkConfig, BlkDriver, BlkRequest, RequestShape, TableShape};
-use ringside_tests::frontend::ids::request;
-use ringside_tests::frontend::load::{Rng, Verify, check_content, write_pattern};
-use ringside_tests::frontend::ring::{CallMode, Descriptor, Segment};
-use ringside_tests::frontend::session::Session;
-use ringside_tests::frontend::vring::Vring;
+use ringside_frontend::blk::{BlkConfig, BlkDriver, BlkRequest, RequestShape, TableShape};
+use ringside_frontend::ids::request;
+use ringside_frontend::load::{Rng, Verify, check_content, write_pattern};
+use ringside_frontend::ring::{CallMode, Descriptor, Segment};
+use ringside_frontend::session::Session;
+use ringside_frontend::vring::Vring;
 use ringside_tests::hostile::wire::{self, vring_addr, vring_state};
 use ringside_tests::hostile::{Bystander, PATIENCE, Result, TestResult, Victim, wait_until};
 
@@ -38,7 +38,7 @@ impl Pair {
     }
 
     fn with(
-        builder: ringside_tests::frontend::session::SessionBuilder,
+        builder: ringside_frontend::session::SessionBuilder,
         config: BlkConfig,
     ) -> Result<Self> {
         // A discard made of random bytes can be as large as the disk.
@@ -119,7 +119,7 @@ fn c1_sizes_that_are_no_powers_of_two_or_too_large_are_refused() -> TestResult {
 #[test]
 fn c2_bad_addresses_close_at_the_message() -> TestResult {
     let mut victim = Victim::memory()?;
-    let layout = ringside_tests::frontend::memory::MemoryLayout::adjacent(2, 1 << 20);
+    let layout = ringside_frontend::memory::MemoryLayout::adjacent(2, 1 << 20);
     let session = victim.session(Session::builder().memory(layout.uva_base(1 << 40)))?;
     let (base, next) = {
         let regions = session.memory().regions();
@@ -152,7 +152,7 @@ fn c2_bad_addresses_close_at_the_message() -> TestResult {
         (desc, avail, avail + 512),
         (avail - 2048, avail, used),
     ] {
-        let layout = ringside_tests::frontend::memory::MemoryLayout::adjacent(2, 1 << 20);
+        let layout = ringside_frontend::memory::MemoryLayout::adjacent(2, 1 << 20);
         let builder = Session::builder().memory(layout.uva_base(1 << 40));
         let (_session, client) = victim.session_and_raw(builder)?;
         client.request(request::SET_VRING_NUM, &vring_state(0, 256))?;
@@ -475,7 +475,7 @@ fn c10_disabled_ring_is_left_alone_and_no_kick_is_lost() -> TestResult {
 
 #[test]
 fn f4_5_ring_whose_used_ring_was_removed_at_completion_waits() -> TestResult {
-    use ringside_tests::frontend::memory::{FIRST_GPA, MemoryLayout, RegionSpec};
+    use ringside_frontend::memory::{FIRST_GPA, MemoryLayout, RegionSpec};
     let mut victim = Victim::file(&["--threads", "1"])?;
     let used_gpa = FIRST_GPA + (1 << 30);
     let layout = MemoryLayout::of(vec![
@@ -491,7 +491,7 @@ fn f4_5_ring_whose_used_ring_was_removed_at_completion_waits() -> TestResult {
     let mut vring: Vring = session.create_vring(0)?;
     let mut at = vring.ring.layout();
     at.used_gpa = used_gpa;
-    vring.ring = ringside_tests::frontend::ring::SplitRing::at(&memory, session.ring_config(), at)?;
+    vring.ring = ringside_frontend::ring::SplitRing::at(&memory, session.ring_config(), at)?;
     session.start(&vring, 0)?;
     let other = session.create_vring(1)?;
     session.start(&other, 0)?;

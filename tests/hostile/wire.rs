@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Bodies of messages, every number free to choose.
 
-use crate::frontend::memory::Region;
-use crate::frontend::raw::Header;
+use ringside_frontend::memory::Region;
+use ringside_frontend::raw::Header;
 
 /// A region as the memory messages describe it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

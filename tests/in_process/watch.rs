@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 
 use crate::covering::FULL_VARIABLE;
-use crate::frontend::memory::{GuestMemory, GuestSlice};
+use ringside_frontend::memory::{GuestMemory, GuestSlice};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 

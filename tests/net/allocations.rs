@@ -16,14 +16,14 @@ use clap::Parser as _;
 use ringside_common::daemon::{Control, Source, serve_all};
 use ringside_common::error::HostError;
 use ringside_common::worker::WorkerOptions;
-use ringside_net::network::Network;
-use ringside_net::options::Options;
-use ringside_tests::frontend::net::net_feature::OFFLOADS;
-use ringside_tests::frontend::net::{
+use ringside_frontend::net::net_feature::OFFLOADS;
+use ringside_frontend::net::{
     Flow, NetConfig, NetHeader, NetPort, RxConfig, RxQueue, TxConfig, TxQueue,
 };
-use ringside_tests::frontend::ring::CallMode;
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::ring::CallMode;
+use ringside_frontend::session::Session;
+use ringside_net::network::Network;
+use ringside_net::options::Options;
 use ringside_tests::net_back_end::NetBackEnd;
 use ringside_tests::process::{SyscallCounter, thread_ids, tracing_available};
 use ringside_tests::skip;

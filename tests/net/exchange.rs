@@ -9,8 +9,8 @@
 
 use std::time::{Duration, Instant};
 
-use ringside_tests::frontend::Result;
-use ringside_tests::frontend::net::{Flow, Mac, NetFault, NetHeader, Pair, RxQueue, TxQueue};
+use ringside_frontend::Result;
+use ringside_frontend::net::{Flow, Mac, NetFault, NetHeader, Pair, RxQueue, TxQueue};
 
 /// The address of the driver that tests play.
 pub(crate) const OURS: Mac = [2, 0, 0, 0, 0, 0xa1];

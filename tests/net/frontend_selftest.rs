@@ -9,13 +9,13 @@ use std::error::Error;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use ringside_tests::frontend::ids::feature;
-use ringside_tests::frontend::net::net_feature::{MRG_RXBUF, OFFLOADS};
-use ringside_tests::frontend::net::{
+use ringside_frontend::ids::feature;
+use ringside_frontend::net::net_feature::{MRG_RXBUF, OFFLOADS};
+use ringside_frontend::net::{
     HEADER_LEGACY_BYTES, NetConfig, NetPort, RxConfig, Shape, Start, TxConfig,
 };
-use ringside_tests::frontend::ring::CallMode;
-use ringside_tests::frontend::session::{Session, SessionBuilder};
+use ringside_frontend::ring::CallMode;
+use ringside_frontend::session::{Session, SessionBuilder};
 use ringside_tests::skip;
 use ringside_tests::testpmd::{self, Testpmd, TestpmdBuilder};
 

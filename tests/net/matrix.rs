@@ -12,13 +12,13 @@ mod exchange;
 use std::error::Error;
 use std::time::Duration;
 
+use ringside_frontend::ids::feature;
+use ringside_frontend::memory::MemoryLayout;
+use ringside_frontend::net::net_feature::{MRG_RXBUF, OFFLOADS};
+use ringside_frontend::net::{Flow, NetConfig, NetPort, RxConfig, Shape, Start, TxConfig};
+use ringside_frontend::ring::CallMode;
+use ringside_frontend::session::{Session, SessionBuilder};
 use ringside_tests::covering;
-use ringside_tests::frontend::ids::feature;
-use ringside_tests::frontend::memory::MemoryLayout;
-use ringside_tests::frontend::net::net_feature::{MRG_RXBUF, OFFLOADS};
-use ringside_tests::frontend::net::{Flow, NetConfig, NetPort, RxConfig, Shape, Start, TxConfig};
-use ringside_tests::frontend::ring::CallMode;
-use ringside_tests::frontend::session::{Session, SessionBuilder};
 use ringside_tests::net_back_end::NetBackEnd;
 
 use exchange::{OURS, Plan, THEIRS, exchange, exchange_with_loop};

@@ -30,7 +30,7 @@ mod vlan;
 use std::error::Error;
 use std::time::Duration;
 
-use ringside_tests::frontend::net::Mac;
+use ringside_frontend::net::Mac;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 type TestResult = Result<()>;

@@ -10,9 +10,9 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use ringside_tests::frontend::net::net_feature::OFFLOADS;
-use ringside_tests::frontend::net::{Flow, NetConfig, NetHeader, NetPort};
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::net::net_feature::OFFLOADS;
+use ringside_frontend::net::{Flow, NetConfig, NetHeader, NetPort};
+use ringside_frontend::session::Session;
 use ringside_tests::net_back_end::NetBackEnd;
 use ringside_tests::process::{Sample, thread_activity, thread_ids};
 use ringside_tests::skip;

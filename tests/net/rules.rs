@@ -16,9 +16,9 @@ mod rings;
 use std::error::Error;
 use std::time::Duration;
 
-use ringside_tests::frontend::net::net_feature::OFFLOADS;
-use ringside_tests::frontend::net::{Flow, NetConfig, NetHeader, NetPort, Pair};
-use ringside_tests::frontend::session::{Session, SessionBuilder};
+use ringside_frontend::net::net_feature::OFFLOADS;
+use ringside_frontend::net::{Flow, NetConfig, NetHeader, NetPort, Pair};
+use ringside_frontend::session::{Session, SessionBuilder};
 use ringside_tests::net_back_end::NetBackEnd;
 
 use exchange::{OURS, Plan, THEIRS, exchange_with_loop};

@@ -45,10 +45,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use ringside_tests::frontend::net::net_feature::OFFLOADS;
-use ringside_tests::frontend::net::{Flow, Mac, NetConfig, NetHeader, NetPort, RxConfig, TxConfig};
-use ringside_tests::frontend::ring::CallMode;
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::net::net_feature::OFFLOADS;
+use ringside_frontend::net::{Flow, Mac, NetConfig, NetHeader, NetPort, RxConfig, TxConfig};
+use ringside_frontend::ring::CallMode;
+use ringside_frontend::session::Session;
 use ringside_tests::net_back_end::NetBackEnd;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;

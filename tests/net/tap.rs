@@ -51,10 +51,10 @@ use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ringside_tests::frontend::memory::MemoryLayout;
-use ringside_tests::frontend::net::net_feature::OFFLOADS;
-use ringside_tests::frontend::net::{Mac, NetConfig, NetHeader, NetPort, RxConfig};
-use ringside_tests::frontend::session::{Session, SessionBuilder};
+use ringside_frontend::memory::MemoryLayout;
+use ringside_frontend::net::net_feature::OFFLOADS;
+use ringside_frontend::net::{Mac, NetConfig, NetHeader, NetPort, RxConfig};
+use ringside_frontend::session::{Session, SessionBuilder};
 use ringside_tests::net_back_end::NetBackEnd;
 use serde_json::Value;
 
@@ -76,7 +76,7 @@ const THEIRS: Mac = [2, 0, 0, 0, 0, 0xb2];
 /// A guest that takes and sends finished frames only, and merges no buffers.
 fn builder() -> SessionBuilder {
     Session::builder()
-        .without_features(OFFLOADS | ringside_tests::frontend::net::net_feature::MRG_RXBUF)
+        .without_features(OFFLOADS | ringside_frontend::net::net_feature::MRG_RXBUF)
         .memory(MemoryLayout::single(16 << 20))
 }
 

@@ -5,7 +5,6 @@
 //! files. Numbers and layouts are those of Linux' `include/uapi/linux/fuse.h`.
 
 mod bytes;
-pub mod client;
 pub mod dirents;
 pub mod error;
 mod extension;

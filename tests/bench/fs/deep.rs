@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Many requests in flight.
 
-use ringside_tests::frontend::fuse::{Completion, FuseClient, FuseQueue, FuseSlot, Request};
+use ringside_frontend::fuse::{Completion, FuseClient, FuseQueue, FuseSlot, Request};
 
 use crate::Result;
 use crate::contest::Contender;

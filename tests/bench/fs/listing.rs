@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use ringside_tests::frontend::fuse::Request;
+use ringside_frontend::fuse::Request;
 
 use crate::Result;
 use crate::contest::{Contender, Turn};

@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ringside_tests::frontend::fuse::{FuseClient, FuseConfig, QueueConfig};
-use ringside_tests::frontend::ring::CallMode;
+use ringside_frontend::fuse::{FuseClient, FuseConfig, QueueConfig};
+use ringside_frontend::ring::CallMode;
 use ringside_tests::fs_back_end::{FsBackEnd, FsProgram};
 use ringside_tests::process::old_back_end_binary;
 use rustix::thread::{CpuSet, Pid, sched_setaffinity};

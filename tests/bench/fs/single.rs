@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! One operation at a time.
 
-use ringside_tests::frontend::fuse::{FuseClient, FuseQueue, Request};
+use ringside_frontend::fuse::{FuseClient, FuseQueue, Request};
 
 use crate::Result;
 use crate::contest::Contender;

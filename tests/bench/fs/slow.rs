@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ringside_tests::frontend::fuse::{FuseClient, FuseQueue, Request};
+use ringside_frontend::fuse::{FuseClient, FuseQueue, Request};
 use ringside_tests::fs_back_end::FsProgram;
 use tempfile::TempDir;
 

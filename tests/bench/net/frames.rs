@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Frames that a host takes from a tap and then has nobody for: their Ethernet address is not its.
 
-use ringside_tests::frontend::net::{NetHeader, gso, header_flag};
+use ringside_frontend::net::{NetHeader, gso, header_flag};
 
 /// Bytes of the Ethernet, the IPv4 and the TCP header.
 const ETHERNET: usize = 14;

@@ -6,9 +6,9 @@ use std::io::IoSlice;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
+use ringside_frontend::net::NetHeader;
 use ringside_net::link::tap::TapSpec;
 use ringside_net::link::{Link, LinkQueue, LinkSpec};
-use ringside_tests::frontend::net::NetHeader;
 use ringside_tests::vm::Network;
 use rustix::time::{ClockId, clock_gettime};
 

@@ -4,9 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use ringside_tests::frontend::net::{NetConfig, NetPort, Pair, TxConfig};
-use ringside_tests::frontend::ring::CallMode;
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::net::{NetConfig, NetPort, Pair, TxConfig};
+use ringside_frontend::ring::CallMode;
+use ringside_frontend::session::Session;
 use ringside_tests::net_back_end::NetBackEnd;
 use ringside_tests::process::{Process, old_back_end_binary};
 use ringside_tests::testpmd::{Testpmd, TestpmdBuilder};

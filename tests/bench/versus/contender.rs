@@ -6,10 +6,10 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use ringside_tests::frontend::blk::{BlkConfig, BlkDriver, RequestShape, TableShape};
-use ringside_tests::frontend::memory::MemoryLayout;
-use ringside_tests::frontend::ring::CallMode;
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::blk::{BlkConfig, BlkDriver, RequestShape, TableShape};
+use ringside_frontend::memory::MemoryLayout;
+use ringside_frontend::ring::CallMode;
+use ringside_frontend::session::Session;
 use ringside_tests::process::{Launch, Process, old_back_end_binary};
 use rustix::thread::{CpuSet, Pid, sched_setaffinity};
 

@@ -5,14 +5,14 @@
 use std::time::Instant;
 
 use ringside_blk::image::CacheMode;
-use ringside_tests::block_engine::{CacheDisk, Pace, Sector};
-use ringside_tests::frontend::blk::{
+use ringside_frontend::blk::{
     BlkConfig, BlkDriver, BlkRequest, Completion, Range, SECTOR_BYTES, Slot, blk_feature, kind,
     status,
 };
-use ringside_tests::frontend::load::Rng;
-use ringside_tests::frontend::ring::CallMode;
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::load::Rng;
+use ringside_frontend::ring::CallMode;
+use ringside_frontend::session::Session;
+use ringside_tests::block_engine::{CacheDisk, Pace, Sector};
 use ringside_tests::in_process::Served;
 
 use crate::oracle::{Effect, Oracle, ZERO, bytes_of};

@@ -7,14 +7,12 @@ use std::sync::mpsc::{TryRecvError, sync_channel};
 use std::time::Duration;
 
 use ringside_blk::image::CacheMode;
+use ringside_frontend::FrontendError;
+use ringside_frontend::blk::{BlkConfig, BlkDriver, BlkRequest, Completion, Range, kind, status};
+use ringside_frontend::load::{Rng, check_pattern, fill_pattern};
+use ringside_frontend::session::Session;
+use ringside_frontend::vring::Vring;
 use ringside_tests::block_engine::{CacheDisk, Op, Pace};
-use ringside_tests::frontend::FrontendError;
-use ringside_tests::frontend::blk::{
-    BlkConfig, BlkDriver, BlkRequest, Completion, Range, kind, status,
-};
-use ringside_tests::frontend::load::{Rng, check_pattern, fill_pattern};
-use ringside_tests::frontend::session::Session;
-use ringside_tests::frontend::vring::Vring;
 use ringside_tests::in_process::Served;
 
 use crate::{PATIENCE, TestResult, WCE_OFFSET, builder};

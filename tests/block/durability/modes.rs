@@ -8,9 +8,9 @@ use std::error::Error;
 use std::sync::Arc;
 
 use ringside_blk::image::CacheMode;
+use ringside_frontend::blk::{blk_feature, status};
+use ringside_frontend::session::SessionBuilder;
 use ringside_tests::block_engine::{CacheDisk, Op};
-use ringside_tests::frontend::blk::{blk_feature, status};
-use ringside_tests::frontend::session::SessionBuilder;
 
 use vhost::VhostBackend as _;
 use vhost::vhost_user::VhostUserFrontend as _;

@@ -6,9 +6,9 @@
 //! §5.2.6.2): completed by a device that had its cache off all the time, or completed before a
 //! flush was submitted that has completed. Writes that overlap in time may end in any order.
 
+use ringside_frontend::blk::SECTOR_BYTES;
+use ringside_frontend::load::{check_pattern, fill_pattern};
 use ringside_tests::block_engine::Sector;
-use ringside_tests::frontend::blk::SECTOR_BYTES;
-use ringside_tests::frontend::load::{check_pattern, fill_pattern};
 
 /// Content of a write. [`ZERO`] is that of a fresh disk and of zeroed sectors.
 pub(crate) const ZERO: u64 = 0;

@@ -5,8 +5,8 @@
 //! told to fail, and ends them in the order that the test wants.
 
 use ringside_blk::image::CacheMode;
+use ringside_frontend::blk::{kind, status};
 use ringside_tests::block_engine::{CacheDisk, Op};
-use ringside_tests::frontend::blk::{kind, status};
 
 use crate::TestResult;
 use crate::faults::{Bench, QUEUES};

@@ -6,10 +6,10 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use ringside_tests::frontend::blk::{BlkConfig, BlkDriver, SECTOR_BYTES};
-use ringside_tests::frontend::raw::{Header, RawClient};
-use ringside_tests::frontend::session::Session;
-use ringside_tests::frontend::{FrontendError, ids};
+use ringside_frontend::blk::{BlkConfig, BlkDriver, SECTOR_BYTES};
+use ringside_frontend::raw::{Header, RawClient};
+use ringside_frontend::session::Session;
+use ringside_frontend::{FrontendError, ids};
 use ringside_tests::process::{Launch, ProcessError};
 use rustix::process::Signal;
 use vhost::vhost_user::VhostUserProtocolFeatures;

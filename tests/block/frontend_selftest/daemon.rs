@@ -6,8 +6,8 @@ use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use ringside_tests::frontend::blk::{BlkConfig, BlkDriver};
-use ringside_tests::frontend::session::{Session, SessionBuilder};
+use ringside_frontend::blk::{BlkConfig, BlkDriver};
+use ringside_frontend::session::{Session, SessionBuilder};
 use ringside_tests::process::{Launch, Process, ProcessError};
 
 /// What a test returns.

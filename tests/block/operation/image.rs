@@ -4,11 +4,9 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 
-use ringside_tests::frontend::blk::{
-    BlkConfig, BlkDriver, BlkRequest, SECTOR_BYTES, blk_feature, status,
-};
-use ringside_tests::frontend::load::{check_pattern, fill_pattern};
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::blk::{BlkConfig, BlkDriver, BlkRequest, SECTOR_BYTES, blk_feature, status};
+use ringside_frontend::load::{check_pattern, fill_pattern};
+use ringside_frontend::session::Session;
 use ringside_tests::host_fs::LoopDevice;
 use ringside_tests::hostile::support_chains::{
     DISK_BYTES, DISK_SECTORS, Disk, IMAGE_SEED, MOST_THREADS, Outcome, PACKAGE, PATIENCE,
@@ -89,13 +87,13 @@ fn size_creates_a_sparse_image_and_leaves_one_that_is_there() -> Outcome {
     verify_io(&mut driver, DISK_BYTES, 1)?;
     // Discarded space goes back to the host.
     let full = std::fs::metadata(&image)?.blocks();
-    let range = ringside_tests::frontend::blk::Range {
+    let range = ringside_frontend::blk::Range {
         sector: 0,
         sectors: u32::try_from(DISK_SECTORS)?,
         flags: 0,
     };
     driver
-        .run_ranges(ringside_tests::frontend::blk::kind::DISCARD, &[range])?
+        .run_ranges(ringside_frontend::blk::kind::DISCARD, &[range])?
         .ok()?;
     let freed = std::fs::metadata(&image)?.blocks();
     assert!(full >= DISK_SECTORS && freed < full / 4, "{full} {freed}");
@@ -152,13 +150,13 @@ fn memory_disk_serves_zeroes_and_forgets() -> Outcome {
         driver.read(1024, &mut data)?.ok()?;
         assert_eq!(data, [0; 4096], "round {round}");
         verify_io(&mut driver, 2 << 20, 2)?;
-        let range = ringside_tests::frontend::blk::Range {
+        let range = ringside_frontend::blk::Range {
             sector: 8,
             sectors: 8,
             flags: 0,
         };
         driver
-            .run_ranges(ringside_tests::frontend::blk::kind::WRITE_ZEROES, &[range])?
+            .run_ranges(ringside_frontend::blk::kind::WRITE_ZEROES, &[range])?
             .ok()?;
         driver.read(8, &mut data)?.ok()?;
         assert_eq!(data, [0; 4096]);

@@ -6,10 +6,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use ringside_tests::frontend::FrontendError;
-use ringside_tests::frontend::blk::{BlkConfig, BlkDriver, BlkRequest, SECTOR_BYTES, status};
-use ringside_tests::frontend::load::check_pattern;
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::FrontendError;
+use ringside_frontend::blk::{BlkConfig, BlkDriver, BlkRequest, SECTOR_BYTES, status};
+use ringside_frontend::load::check_pattern;
+use ringside_frontend::session::Session;
 use ringside_tests::hostile::support_chains::{
     DISK_BYTES, Disk, IMAGE_SEED, Outcome, PACKAGE, PATIENCE, image_pattern, launch, launch_traced,
 };

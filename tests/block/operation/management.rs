@@ -6,11 +6,9 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use ringside_tests::frontend::FrontendError;
-use ringside_tests::frontend::blk::{
-    BlkConfig, BlkDriver, BlkRequest, Range, SECTOR_BYTES, kind, status,
-};
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::FrontendError;
+use ringside_frontend::blk::{BlkConfig, BlkDriver, BlkRequest, Range, SECTOR_BYTES, kind, status};
+use ringside_frontend::session::Session;
 use ringside_tests::hostile::support_chains::{
     DISK_BYTES, DISK_SECTORS, Disk, MOST_THREADS, Outcome, PACKAGE, PATIENCE, control,
     image_pattern, launch, launch_traced,

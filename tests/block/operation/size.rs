@@ -5,11 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use ringside_tests::frontend::blk::{
-    BlkConfig, BlkDriver, BlkRequest, Range, SECTOR_BYTES, kind, status,
-};
-use ringside_tests::frontend::load::{check_pattern, fill_pattern};
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::blk::{BlkConfig, BlkDriver, BlkRequest, Range, SECTOR_BYTES, kind, status};
+use ringside_frontend::load::{check_pattern, fill_pattern};
+use ringside_frontend::session::Session;
 use ringside_tests::host_fs::LoopDevice;
 use ringside_tests::hostile::support_chains::{
     DISK_BYTES, DISK_SECTORS, Disk, Outcome, PATIENCE, TRACE, control, image_pattern, launch,

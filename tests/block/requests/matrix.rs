@@ -5,8 +5,8 @@
 //! (data, status). A [`Variant`] lays them out over descriptors, or spoils them, and says whether
 //! the request is to be served as it was meant, refused or dropped.
 
-use ringside_tests::frontend::blk::{Range, SECTOR_BYTES, kind, status};
-use ringside_tests::frontend::ring::{Descriptor, write_table};
+use ringside_frontend::blk::{Range, SECTOR_BYTES, kind, status};
+use ringside_frontend::ring::{Descriptor, write_table};
 use ringside_tests::hostile::support_chains::{
     Answer, Bench, DISK_SECTORS, INDIRECT_HEAD, Outcome, RING, Table, header_bytes, linked,
     readable, relinked, table, writable,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Reads and writes of 4 KiB, 32 in flight on each queue.
 
-use ringside_tests::frontend::Result;
-use ringside_tests::frontend::blk::{BlkDriver, BlkRequest, Slot};
-use ringside_tests::frontend::load::Rng;
+use ringside_frontend::Result;
+use ringside_frontend::blk::{BlkDriver, BlkRequest, Slot};
+use ringside_frontend::load::Rng;
 
 /// Length of each request.
 pub(crate) const BLOCK_BYTES: u32 = 4096;

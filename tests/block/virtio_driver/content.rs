@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What each sector of a part of the disk is to hold.
 
-use ringside_tests::frontend::load::{check_pattern, fill_pattern};
-use ringside_tests::frontend::{FrontendError, Result};
+use ringside_frontend::load::{check_pattern, fill_pattern};
+use ringside_frontend::{FrontendError, Result};
 
 pub(crate) const SECTOR_BYTES: usize = 512;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What a virtio-blk request asks for (virtio 1.3 §5.2.6) and how it came back.
 
-use crate::frontend::error::{FrontendError, Result};
+use crate::error::{FrontendError, Result};
 
 /// Length of a sector, the unit of all addresses of virtio-blk.
 pub const SECTOR_BYTES: usize = 512;

@@ -5,8 +5,8 @@
 //! descriptors. [`RequestShape`] is the arrangement a driver uses.
 
 use super::request::{BlkRequest, Direction, HEADER_BYTES, Place};
-use crate::frontend::error::{FrontendError, Result};
-use crate::frontend::ring::Segment;
+use crate::error::{FrontendError, Result};
+use crate::ring::Segment;
 
 /// Arrangement of the header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

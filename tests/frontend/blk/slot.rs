@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use super::BlkConfig;
 use super::request::{BlkRequest, HEADER_BYTES, status};
 use super::shape::{Arrangement, SlotPlaces};
-use crate::frontend::error::Result;
-use crate::frontend::memory::{GuestMemory, GuestSlice};
+use crate::error::Result;
+use crate::memory::{GuestMemory, GuestSlice};
 
 /// Data lies on pages of its own, so that it is fit for `O_DIRECT`.
 const PAGE_BYTES: usize = 4096;

@@ -3,7 +3,7 @@
 
 use super::request::{BlkRequest, Completion, ID_BYTES, Range, Slot};
 use super::{BlkDriver, SECTOR_BYTES};
-use crate::frontend::error::{FrontendError, Result};
+use crate::error::{FrontendError, Result};
 
 impl BlkDriver {
     /// Submits one request from a slot, waits for it and leaves the slot taken.

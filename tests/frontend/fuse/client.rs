@@ -4,15 +4,15 @@
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use ringside_fs::wire::flags::InitFlags;
-use ringside_fs::wire::reply::InitOut;
+use crate::fuse::flags::InitFlags;
+use crate::fuse::types::InitOut;
 
 use super::error::FuseResult;
 use super::queue::{FuseQueue, QueueConfig};
-use crate::frontend::error::{FrontendError, Result};
-use crate::frontend::memory::MemoryLayout;
-use crate::frontend::ring::CallMode;
-use crate::frontend::session::{Session, SessionBuilder};
+use crate::error::{FrontendError, Result};
+use crate::memory::MemoryLayout;
+use crate::ring::CallMode;
+use crate::session::{Session, SessionBuilder};
 
 /// How a client looks and behaves.
 #[derive(Clone, Debug)]

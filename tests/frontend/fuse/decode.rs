@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Replies as values, laid out as `fuse.h` says.
 
-use ringside_fs::wire::flags::{AttrFlags, InitFlags, OpenOutFlags};
-use ringside_fs::wire::reply::{Attr, Entry, InitOut, Opened, Timeout};
+use crate::fuse::flags::{AttrFlags, InitFlags, OpenOutFlags};
+use crate::fuse::types::{Attr, Entry, InitOut, Opened, Timeout};
 
 use super::error::{FuseError, FuseResult};
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! How a request can fail.
 
-use crate::frontend::error::FrontendError;
+use crate::error::FrontendError;
 
 /// What a request came to.
 pub type FuseResult<T> = Result<T, FuseError>;

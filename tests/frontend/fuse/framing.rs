@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! How the bytes of a request and of its reply are spread over descriptors.
 
-use crate::frontend::ring::Segment;
+use crate::ring::Segment;
 
 /// Data lies on pages of its own.
 pub(super) const PAGE_BYTES: usize = 4096;

@@ -3,15 +3,15 @@
 
 use std::time::{Duration, Instant};
 
-use ringside_fs::wire::header::{IN_HEADER_BYTES, OUT_HEADER_BYTES};
+use crate::fuse::flags::{IN_HEADER_BYTES, OUT_HEADER_BYTES};
 
 use super::framing::{Framing, Parts, arrange};
 use super::request::Request;
 use super::slot::{Area, FuseSlot, ReplyHeader};
-use crate::frontend::error::{FrontendError, Result};
-use crate::frontend::memory::GuestSlice;
-use crate::frontend::ring::{CallMode, Segment};
-use crate::frontend::vring::Vring;
+use crate::error::{FrontendError, Result};
+use crate::memory::GuestSlice;
+use crate::ring::{CallMode, Segment};
+use crate::vring::Vring;
 
 /// How a queue looks and behaves.
 #[derive(Clone, Copy, Debug)]

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Requests as bytes, laid out as `fuse.h` says.
 
-use ringside_fs::wire::flags::{InitFlags, MAJOR, MINOR, opcode};
-use ringside_fs::wire::header::IN_HEADER_BYTES;
-use ringside_fs::wire::operation::{CopyFileRange, LockIn, SetAttr};
+use crate::fuse::flags::IN_HEADER_BYTES;
+use crate::fuse::flags::{InitFlags, MAJOR, MINOR, opcode};
+use crate::fuse::types::{CopyFileRange, LockIn, SetAttr};
 
 use super::queue::Caller;
 

@@ -2,9 +2,9 @@
 //! The memory of one request and of its reply.
 
 use super::framing::{Framing, HEAD_BYTES, PAGE_BYTES, Parts};
-use crate::frontend::error::{FrontendError, Result};
-use crate::frontend::memory::{GuestMemory, GuestSlice};
-use ringside_fs::wire::header::OUT_HEADER_BYTES;
+use crate::error::{FrontendError, Result};
+use crate::fuse::flags::OUT_HEADER_BYTES;
+use crate::memory::{GuestMemory, GuestSlice};
 
 /// A request slot of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,10 +2,10 @@
 //! One request at a time: names, attributes, extended attributes. Only sound while nothing else is
 //! in flight on the queue.
 
-use ringside_fs::wire::flags::InitFlags;
-use ringside_fs::wire::header::OUT_HEADER_BYTES;
-use ringside_fs::wire::operation::SetAttr;
-use ringside_fs::wire::reply::{Attr, Entry, InitOut, Timeout};
+use crate::fuse::flags::InitFlags;
+use crate::fuse::flags::OUT_HEADER_BYTES;
+use crate::fuse::types::SetAttr;
+use crate::fuse::types::{Attr, Entry, InitOut, Timeout};
 
 use super::decode::{Reader, StatFs};
 use super::error::{FuseError, FuseResult};

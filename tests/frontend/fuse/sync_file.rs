@@ -2,8 +2,8 @@
 //! One request at a time: open files and directories. Only sound while nothing else is in flight on
 //! the queue.
 
-use ringside_fs::wire::operation::{CopyFileRange, LockIn};
-use ringside_fs::wire::reply::{Entry, Opened};
+use crate::fuse::types::{CopyFileRange, LockIn};
+use crate::fuse::types::{Entry, Opened};
 
 use super::decode::{DirEntry, FileLock, Reader};
 use super::error::FuseResult;

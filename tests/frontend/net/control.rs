@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use crate::frontend::error::Result;
-use crate::frontend::memory::GuestSlice;
-use crate::frontend::ring::{CallMode, Segment};
-use crate::frontend::vring::Vring;
+use crate::error::Result;
+use crate::memory::GuestSlice;
+use crate::ring::{CallMode, Segment};
+use crate::vring::Vring;
 
 /// Room for class, command and data.
 const ROOM_BYTES: usize = 64 << 10;

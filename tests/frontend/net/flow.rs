@@ -2,8 +2,8 @@
 //! Frames whose every byte follows from their sequence number.
 
 use super::fault::NetFault;
-use crate::frontend::error::Result;
-use crate::frontend::load::fill_pattern;
+use crate::error::Result;
+use crate::load::fill_pattern;
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
@@ -90,7 +90,7 @@ impl Flow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frontend::FrontendError;
+    use crate::FrontendError;
 
     const A: Mac = [2, 0, 0, 0, 0, 1];
     const B: Mac = [2, 0, 0, 0, 0, 2];

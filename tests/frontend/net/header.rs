@@ -2,7 +2,7 @@
 //! `virtio_net_hdr` (virtio 1.3 §5.1.6), every field free to choose.
 
 use super::net_feature::MRG_RXBUF;
-use crate::frontend::ids::feature;
+use crate::ids::feature;
 
 /// Length of a legacy header without merged buffers, which has no `num_buffers`.
 pub const HEADER_LEGACY_BYTES: usize = 10;

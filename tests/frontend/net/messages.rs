@@ -5,9 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::flow::Mac;
-use crate::frontend::error::{FrontendError, Result};
-use crate::frontend::ids::request;
-use crate::frontend::raw::{Header, RawClient};
+use crate::error::{FrontendError, Result};
+use crate::ids::request;
+use crate::raw::{Header, RawClient};
 
 /// A second hand on the connection of a session: to be used while the session itself is silent.
 #[derive(Debug)]

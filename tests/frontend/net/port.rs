@@ -11,9 +11,9 @@ use super::messages::NetMessages;
 use super::net_feature::{CTRL_VQ, MQ};
 use super::receive::{RxConfig, RxQueue};
 use super::transmit::{TxConfig, TxQueue};
-use crate::frontend::error::{FrontendError, Result};
-use crate::frontend::session::{Session, SessionBuilder};
-use crate::frontend::vring::Vring;
+use crate::error::{FrontendError, Result};
+use crate::session::{Session, SessionBuilder};
+use crate::vring::Vring;
 
 /// When vrings are enabled.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

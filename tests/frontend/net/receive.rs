@@ -8,11 +8,11 @@ use super::fault::NetFault;
 use super::header::{HEADER_MODERN_BYTES, NetHeader};
 use super::net_feature::MRG_RXBUF;
 use super::shape::Shape;
-use crate::frontend::error::{FrontendError, Result};
-use crate::frontend::ids::feature;
-use crate::frontend::memory::GuestSlice;
-use crate::frontend::ring::{CallMode, Segment, Used};
-use crate::frontend::vring::Vring;
+use crate::error::{FrontendError, Result};
+use crate::ids::feature;
+use crate::memory::GuestSlice;
+use crate::ring::{CallMode, Segment, Used};
+use crate::vring::Vring;
 
 /// How a receive queue looks.
 #[derive(Clone, Copy, Debug)]

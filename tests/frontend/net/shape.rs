@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! How a buffer is laid out over descriptors.
 
-use crate::frontend::ring::Segment;
+use crate::ring::Segment;
 
 /// The layout of a chain over one contiguous buffer that starts with the header.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

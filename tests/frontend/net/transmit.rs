@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use super::fault::NetFault;
 use super::header::NetHeader;
 use super::shape::Shape;
-use crate::frontend::error::{FrontendError, Result};
-use crate::frontend::memory::GuestSlice;
-use crate::frontend::ring::{CallMode, Segment};
-use crate::frontend::vring::Vring;
+use crate::error::{FrontendError, Result};
+use crate::memory::GuestSlice;
+use crate::ring::{CallMode, Segment};
+use crate::vring::Vring;
 
 /// How a transmit queue looks.
 #[derive(Clone, Copy, Debug)]

@@ -3,7 +3,7 @@
 
 use std::os::fd::OwnedFd;
 
-use crate::frontend::ids::header_flag;
+use crate::ids::header_flag;
 
 /// Length of a message header.
 pub const HEADER_BYTES: usize = 12;
@@ -11,7 +11,7 @@ pub const HEADER_BYTES: usize = 12;
 /// The header of a vhost-user message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Message id, see [`crate::frontend::ids::request`].
+    /// Message id, see [`crate::ids::request`].
     pub request: u32,
     /// Version and flags, see [`header_flag`].
     pub flags: u32,

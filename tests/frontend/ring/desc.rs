@@ -3,8 +3,8 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::frontend::error::{FrontendError, Result};
-use crate::frontend::memory::{GuestMemory, GuestSlice};
+use crate::error::{FrontendError, Result};
+use crate::memory::{GuestMemory, GuestSlice};
 
 /// Descriptor flags (virtio 1.3 §2.7.5).
 pub mod desc_flag {

@@ -7,8 +7,8 @@
 use std::sync::atomic::Ordering;
 
 use super::{Descriptor, SplitRing};
-use crate::frontend::error::Result;
-use crate::frontend::memory::GuestMemory;
+use crate::error::Result;
+use crate::memory::GuestMemory;
 
 /// An element of the used ring, as the device wrote it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

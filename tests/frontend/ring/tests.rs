@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::*;
-use crate::frontend::memory::MemoryLayout;
+use crate::memory::MemoryLayout;
 
 fn ring(size: u16, event_idx: bool, calls: CallMode) -> (Arc<GuestMemory>, SplitRing) {
     let memory = GuestMemory::new(&MemoryLayout::default()).unwrap();

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use vhost::vhost_user::VhostUserProtocolFeatures;
 
-use crate::frontend::ids::feature;
-use crate::frontend::memory::{GuestMemory, MemoryLayout};
-use crate::frontend::ring::{CallMode, RingConfig};
+use crate::ids::feature;
+use crate::memory::{GuestMemory, MemoryLayout};
+use crate::ring::{CallMode, RingConfig};
 
 /// Features no session acknowledges by itself: the ring code here is split, without an IOMMU and
 /// without legacy habits, and logging is begun by a test on purpose.

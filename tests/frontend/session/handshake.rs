@@ -10,11 +10,11 @@ use vhost::vhost_user::message::VhostUserHeaderFlag;
 use vhost::vhost_user::{Frontend, VhostUserFrontend, VhostUserProtocolFeatures};
 
 use super::{MemoryMessages, Negotiated, Session, SessionBuilder};
-use crate::frontend::back_channel::BackChannel;
-use crate::frontend::error::{FrontendError, Result};
-use crate::frontend::ids::{feature, request};
-use crate::frontend::memory::GuestMemory;
-use crate::frontend::raw::{Header, RawClient};
+use crate::back_channel::BackChannel;
+use crate::error::{FrontendError, Result};
+use crate::ids::{feature, request};
+use crate::memory::GuestMemory;
+use crate::raw::{Header, RawClient};
 
 impl SessionBuilder {
     /// Connects to a listening back-end and shakes hands.

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount as mount_fs, umount2};
-use ringside_tests::frontend::memory::GuestSlice;
+use ringside_frontend::memory::GuestSlice;
 use ringside_tests::fs_back_end::FsProgram;
 use rustix::fs::{AtFlags, FlockOperation, StatxFlags, flock, linkat, statx};
 use rustix::io::Errno;

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::mount::umount;
-use ringside_tests::fs_mount::is_mounted;
+use ringside_tests::fs_mount::{MOUNT_TOOL, is_mounted};
 use ringside_tests::hostile::wait_until;
+use ringside_tests::process::back_end_binary;
 use rustix::process::Signal;
 
-use super::support::{BRIDGE, TestResult, mount, needs_or_skip, scratch, text};
+use super::support::{TestResult, mount, needs_or_skip, scratch, text};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -80,7 +81,7 @@ fn bridge_fails_everything_when_the_back_end_dies() -> TestResult {
 #[test]
 fn bridge_without_a_back_end_says_so() -> TestResult {
     let own = scratch()?;
-    let output = Command::new(BRIDGE)
+    let output = Command::new(back_end_binary(MOUNT_TOOL)?)
         .arg("--socket-path")
         .arg(own.path().join("nobody"))
         .arg(own.path())

@@ -14,9 +14,6 @@ use ringside_tests::fs_mount::{self, FsMount, MountOptions};
 
 pub(crate) type TestResult<T = ()> = Result<T, Box<dyn Error>>;
 
-/// The bridge.
-pub(crate) const BRIDGE: &str = env!("CARGO_BIN_EXE_vhost-user-fs-mount");
-
 /// If set, the directory of the programs that `tests/fs/install` builds.
 const TOOLS_VARIABLE: &str = "RINGSIDE_FS_TOOLS";
 
@@ -104,7 +101,7 @@ pub(crate) fn scratch() -> TestResult<tempfile::TempDir> {
 pub(crate) fn mount(dir: &Path, args: &[&str], limit_s: u64) -> TestResult<FsMount> {
     let options = MountOptions {
         limit: Duration::from_secs(limit_s),
-        ..MountOptions::new(BRIDGE)
+        ..MountOptions::default()
     };
     let args: Vec<_> = args.iter().copied().chain(["--xattr"]).collect();
     Ok(FsMount::start(dir, &args, &options)?)
@@ -125,7 +122,7 @@ pub(crate) fn mount_with_queues(
     let options = MountOptions {
         limit: Duration::from_secs(limit_s),
         args: &["--queues", &queues],
-        ..MountOptions::new(BRIDGE)
+        ..MountOptions::default()
     };
     Ok(FsMount::start(dir, &args, &options)?)
 }

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::os::fd::AsFd as _;
 
-use ringside_fs::wire::flags::ROOT_NODE;
-use ringside_tests::frontend::fuse::{FuseQueue, FuseResult, Request};
+use ringside_frontend::fuse::flags::ROOT_NODE;
+use ringside_frontend::fuse::{FuseQueue, FuseResult, Request};
 use ringside_tests::fs_mount::needs;
 use ringside_tests::skip;
 use rustix::fs::{AtFlags, statat};

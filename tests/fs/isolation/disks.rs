@@ -21,7 +21,7 @@ impl Scene {
         if let Err(error) = HostFs::make_ext4(&dir.join("image"), 64 << 20, content.path()) {
             return Ok(Err(error.to_string()));
         }
-        let options = MountOptions::new(env!("CARGO_BIN_EXE_vhost-user-fs-mount"));
+        let options = MountOptions::default();
         let disk = FsMount::start(dir, &["--cache", "never"], &options)?;
         let share = match HostFs::of_image(&disk.join("image")) {
             Ok(share) => share,

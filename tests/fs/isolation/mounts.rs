@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use ringside_fs::wire::flags::SetAttrValid;
-use ringside_fs::wire::operation::{CopyFileRange, SetAttr};
+use ringside_frontend::fuse::flags::SetAttrValid;
+use ringside_frontend::fuse::types::{CopyFileRange, SetAttr};
 use ringside_tests::process::Stopped;
 
 use super::*;
@@ -45,7 +45,7 @@ fn served(dir: &Path) -> Result<FsMount> {
     }
     fs::create_dir(dir.join("dir"))?;
     std::os::unix::fs::symlink("file0", dir.join("link"))?;
-    let options = MountOptions::new(env!("CARGO_BIN_EXE_vhost-user-fs-mount"));
+    let options = MountOptions::default();
     // 20 requests of one kind reach it together.
     Ok(FsMount::start(
         dir,

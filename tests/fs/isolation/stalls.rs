@@ -12,8 +12,8 @@ use std::path::Path;
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
-use ringside_fs::wire::flags::SetAttrValid;
-use ringside_fs::wire::operation::SetAttr;
+use ringside_frontend::fuse::flags::SetAttrValid;
+use ringside_frontend::fuse::types::SetAttr;
 use ringside_tests::process::{Stopped, thread_ids};
 use rustix::process::Signal;
 

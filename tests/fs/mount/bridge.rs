@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use nix::mount::{MntFlags, mount, umount2};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use ringside_tests::frontend::memory::MemoryLayout;
-use ringside_tests::frontend::session::Session;
-use ringside_tests::frontend::{FrontendError, Result as FrontendResult};
+use ringside_frontend::memory::MemoryLayout;
+use ringside_frontend::session::Session;
+use ringside_frontend::{FrontendError, Result as FrontendResult};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use super::channel::{Channel, Next, SLOT_BYTES, Shared};

@@ -13,11 +13,11 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use log::{error, warn};
-use ringside_fs::wire::flags::{InitFlags, opcode};
-use ringside_fs::wire::header::{IN_HEADER_BYTES, OUT_HEADER_BYTES};
-use ringside_tests::frontend::memory::{GuestMemory, GuestSlice};
-use ringside_tests::frontend::ring::Segment;
-use ringside_tests::frontend::{FrontendError, Result};
+use ringside_frontend::fuse::flags::{IN_HEADER_BYTES, OUT_HEADER_BYTES};
+use ringside_frontend::fuse::flags::{InitFlags, opcode};
+use ringside_frontend::memory::{GuestMemory, GuestSlice};
+use ringside_frontend::ring::Segment;
+use ringside_frontend::{FrontendError, Result};
 
 use super::lane::{Lane, Tag};
 use super::protocol::{

@@ -4,9 +4,9 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ringside_tests::frontend::ring::Segment;
-use ringside_tests::frontend::vring::{Event, Vring};
-use ringside_tests::frontend::{FrontendError, Result};
+use ringside_frontend::ring::Segment;
+use ringside_frontend::vring::{Event, Vring};
+use ringside_frontend::{FrontendError, Result};
 
 /// How long a sleeper does without looking.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);

@@ -2,8 +2,8 @@
 //! What of the messages the bridge has to know: which have no reply, how much room the others need,
 //! and what of `INIT` may not pass.
 
-use ringside_fs::wire::flags::{InitFlags, opcode};
-use ringside_fs::wire::header::{IN_HEADER_BYTES, OUT_HEADER_BYTES};
+use ringside_frontend::fuse::flags::{IN_HEADER_BYTES, OUT_HEADER_BYTES};
+use ringside_frontend::fuse::flags::{InitFlags, opcode};
 
 /// Bytes of a request that are looked at: the header and the fields behind it.
 pub(crate) const LOOK_BYTES: usize = IN_HEADER_BYTES + 40;

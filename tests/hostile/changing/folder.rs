@@ -7,14 +7,14 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ringside_frontend::fuse::flags::{InitFlags, ROOT_NODE, opcode};
+use ringside_frontend::fuse::{FuseClient, FuseConfig, FuseQueue, Request};
+use ringside_frontend::ring::Segment;
 use ringside_fs::config::FsConfig;
 use ringside_fs::device::FsDevice;
 use ringside_fs::passthrough::Root;
 use ringside_fs::shared::FsOptions;
-use ringside_fs::wire::flags::{InitFlags, ROOT_NODE, opcode};
 use ringside_fs::wire::limits::has_reply;
-use ringside_tests::frontend::fuse::{FuseClient, FuseConfig, FuseQueue, Request};
-use ringside_tests::frontend::ring::Segment;
 use ringside_tests::hostile::{PATIENCE, Result, TestResult};
 use ringside_tests::in_process::Served;
 use ringside_tests::in_process::watch::{self, Moment, Seen, Watch};

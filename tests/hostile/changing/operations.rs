@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Every FUSE request, and what each of its bytes can be changed to.
 
-use ringside_fs::wire::flags::{ROOT_NODE, SetAttrValid, opcode};
-use ringside_fs::wire::operation::{CopyFileRange, LockIn, SetAttr, Time};
+use ringside_frontend::fuse::flags::{ROOT_NODE, SetAttrValid, opcode};
+use ringside_frontend::fuse::types::{CopyFileRange, LockIn, SetAttr, Time};
+use ringside_frontend::fuse::{Caller, FuseConfig, Request};
 use ringside_tests::covering::FULL_VARIABLE;
-use ringside_tests::frontend::fuse::{Caller, FuseConfig, Request};
 use ringside_tests::in_process::watch::Change;
 
 const HEADER_BYTES: usize = 40;

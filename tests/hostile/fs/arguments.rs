@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use ringside_fs::wire::flags::{InitFlags, ROOT_NODE, opcode};
-use ringside_fs::wire::operation::CopyFileRange;
+use ringside_frontend::fuse::flags::{InitFlags, ROOT_NODE, opcode};
+use ringside_frontend::fuse::types::CopyFileRange;
+use ringside_frontend::fuse::{FuseQueue, Request};
+use ringside_frontend::load::Rng;
 use ringside_tests::covering;
-use ringside_tests::frontend::fuse::{FuseQueue, Request};
-use ringside_tests::frontend::load::Rng;
 use ringside_tests::hostile::{Result, TestResult};
 
 use crate::scene::{Scene, bytes_of, errno, raw, refusal};

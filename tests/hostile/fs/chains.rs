@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! C and D: chains that are malformed, and layouts that are not.
 
-use ringside_fs::wire::flags::{ROOT_NODE, opcode};
-use ringside_tests::frontend::fuse::{Framing, FuseQueue, Request};
-use ringside_tests::frontend::ring::{Descriptor, Segment, desc_flag};
-use ringside_tests::frontend::vring::Vring;
+use ringside_frontend::fuse::flags::{ROOT_NODE, opcode};
+use ringside_frontend::fuse::{Framing, FuseQueue, Request};
+use ringside_frontend::ring::{Descriptor, Segment, desc_flag};
+use ringside_frontend::vring::Vring;
 use ringside_tests::hostile::{PATIENCE, Result, TestResult};
 
 use crate::scene::{Scene, errno};
@@ -214,7 +214,7 @@ fn d12_table_within_a_table_is_not_served() -> TestResult {
     let memory = queue.vring().memory();
     let inner = memory.alloc(4096, 16)?;
     let table: Vec<Descriptor> = laid.segments().into_iter().map(Descriptor::from).collect();
-    ringside_tests::frontend::ring::write_table(memory, inner, &table)?;
+    ringside_frontend::ring::write_table(memory, inner, &table)?;
     let outer = Segment {
         gpa: inner,
         len: 32,

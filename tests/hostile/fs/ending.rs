@@ -3,9 +3,9 @@
 
 use std::fs;
 
-use ringside_fs::wire::flags::ROOT_NODE;
-use ringside_tests::frontend::fuse::{FuseClient, Request};
-use ringside_tests::frontend::load::Rng;
+use ringside_frontend::fuse::flags::ROOT_NODE;
+use ringside_frontend::fuse::{FuseClient, Request};
+use ringside_frontend::load::Rng;
 use ringside_tests::hostile::{Result, TestResult};
 
 use crate::queues::{Locked, leave};
@@ -95,7 +95,7 @@ fn i4_locks_of_a_front_end_that_left_are_free() -> TestResult {
     request.node = node;
     let opened = client.queue().open(node, 2)?;
     request.args[..8].copy_from_slice(&opened.handle.to_le_bytes());
-    request.opcode = ringside_fs::wire::flags::opcode::SETLK;
+    request.opcode = ringside_frontend::fuse::flags::opcode::SETLK;
     client.queue().call_empty(&request)?;
     scene.check(client)
 }

@@ -16,12 +16,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use ringside_fs::wire::flags::opcode;
+use ringside_frontend::fuse::flags::opcode;
+use ringside_frontend::fuse::{Completion, Framing, FuseClient, FuseQueue};
+use ringside_frontend::load::Rng;
+use ringside_frontend::ring::desc_flag;
 use ringside_fs::wire::limits::has_reply;
 use ringside_tests::covering;
-use ringside_tests::frontend::fuse::{Completion, Framing, FuseClient, FuseQueue};
-use ringside_tests::frontend::load::Rng;
-use ringside_tests::frontend::ring::desc_flag;
 use ringside_tests::hostile::{PATIENCE, Result, TestResult, wait_until};
 use ringside_tests::process::{Launch, Process, sample};
 use ringside_tests::skip;

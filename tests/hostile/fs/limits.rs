@@ -4,8 +4,8 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use ringside_fs::wire::flags::{ROOT_NODE, opcode};
-use ringside_tests::frontend::fuse::FuseClient;
+use ringside_frontend::fuse::FuseClient;
+use ringside_frontend::fuse::flags::{ROOT_NODE, opcode};
 use ringside_tests::hostile::TestResult;
 use ringside_tests::skip;
 

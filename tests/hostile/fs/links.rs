@@ -4,9 +4,9 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use ringside_fs::wire::flags::{InitFlags, ROOT_NODE, SetAttrValid};
-use ringside_fs::wire::operation::{SetAttr, Time};
-use ringside_tests::frontend::fuse::Request;
+use ringside_frontend::fuse::Request;
+use ringside_frontend::fuse::flags::{InitFlags, ROOT_NODE, SetAttrValid};
+use ringside_frontend::fuse::types::{SetAttr, Time};
 use ringside_tests::fs_back_end::{FsBackEnd, FsProgram};
 use ringside_tests::hostile::TestResult;
 use ringside_tests::skip;
@@ -66,7 +66,7 @@ fn g5_symbolic_links_out_of_the_share_are_links_and_no_more() -> TestResult {
 }
 
 /// What changes attributes does it to the link itself, or not at all.
-fn changes_the_link_at_most(queue: &mut ringside_tests::frontend::fuse::FuseQueue, node: u64) {
+fn changes_the_link_at_most(queue: &mut ringside_frontend::fuse::FuseQueue, node: u64) {
     let all = [
         (SetAttrValid::MODE, libc::EOPNOTSUPP),
         (SetAttrValid::SIZE, libc::EINVAL),
@@ -152,8 +152,7 @@ fn g5_magic_links_lead_nowhere() -> TestResult {
     let args = ["--xattr", "--num-request-queues", "2"];
     let proc = std::path::Path::new("/proc");
     let back_end = FsBackEnd::start_program(FsProgram::Ringside, proc, &args)?;
-    let mut guest =
-        ringside_tests::frontend::fuse::FuseClient::connect(&back_end.socket(), &config())?;
+    let mut guest = ringside_frontend::fuse::FuseClient::connect(&back_end.socket(), &config())?;
     let queue = guest.queue();
     let pid = back_end.process().id().to_string();
     let process = queue.lookup(ROOT_NODE, &pid)?.node;

@@ -3,8 +3,8 @@
 
 use std::fs;
 
-use ringside_fs::wire::flags::{ROOT_NODE, opcode};
-use ringside_tests::frontend::fuse::{FuseQueue, Request};
+use ringside_frontend::fuse::flags::{ROOT_NODE, opcode};
+use ringside_frontend::fuse::{FuseQueue, Request};
 use ringside_tests::hostile::{Result, TestResult};
 
 use crate::scene::{Scene, errno};

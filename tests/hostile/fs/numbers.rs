@@ -4,9 +4,9 @@
 
 use std::fs;
 
-use ringside_fs::wire::flags::{ROOT_NODE, SetAttrValid, opcode};
-use ringside_fs::wire::operation::{CopyFileRange, SetAttr};
-use ringside_tests::frontend::fuse::{FuseQueue, Request};
+use ringside_frontend::fuse::flags::{ROOT_NODE, SetAttrValid, opcode};
+use ringside_frontend::fuse::types::{CopyFileRange, SetAttr};
+use ringside_frontend::fuse::{FuseQueue, Request};
 use ringside_tests::hostile::TestResult;
 
 use crate::scene::{Scene, errno};
@@ -80,7 +80,7 @@ fn g3_nodes_never_given_or_forgotten_are_enoent() -> TestResult {
     let scene = Scene::start(&[])?;
     let mut client = scene.client()?;
     // The session is told of the longer form; these requests have the shorter.
-    let flags = client.init.flags & !ringside_fs::wire::flags::InitFlags::SETXATTR_EXT;
+    let flags = client.init.flags & !ringside_frontend::fuse::flags::InitFlags::SETXATTR_EXT;
     client.initialise(flags)?;
     fs::write(scene.host("file"), "content")?;
     let forgotten = client.queue().lookup(ROOT_NODE, "file")?.node;

@@ -4,9 +4,9 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 
-use ringside_fs::wire::flags::{InitFlags, ROOT_NODE, SetAttrValid};
-use ringside_fs::wire::operation::SetAttr;
-use ringside_tests::frontend::fuse::{Caller, FuseQueue, Request};
+use ringside_frontend::fuse::flags::{InitFlags, ROOT_NODE, SetAttrValid};
+use ringside_frontend::fuse::types::SetAttr;
+use ringside_frontend::fuse::{Caller, FuseQueue, Request};
 use ringside_tests::hostile::{Result, TestResult};
 use ringside_tests::skip;
 

@@ -3,9 +3,9 @@
 
 use std::fs::File;
 
-use ringside_fs::wire::flags::ROOT_NODE;
-use ringside_fs::wire::operation::LockIn;
-use ringside_tests::frontend::fuse::{FuseClient, FuseQueue, FuseSlot, Request};
+use ringside_frontend::fuse::flags::ROOT_NODE;
+use ringside_frontend::fuse::types::LockIn;
+use ringside_frontend::fuse::{FuseClient, FuseQueue, FuseSlot, Request};
 use ringside_tests::hostile::{Result, TestResult};
 use rustix::fs::{FlockOperation, fcntl_lock};
 

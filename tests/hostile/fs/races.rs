@@ -12,11 +12,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use ringside_fs::wire::flags::{ROOT_NODE, SetAttrValid};
-use ringside_fs::wire::operation::SetAttr;
-use ringside_fs::wire::reply::Entry;
+use ringside_frontend::fuse::flags::{ROOT_NODE, SetAttrValid};
+use ringside_frontend::fuse::types::Entry;
+use ringside_frontend::fuse::types::SetAttr;
+use ringside_frontend::fuse::{FuseError, FuseQueue, FuseResult};
 use ringside_tests::covering;
-use ringside_tests::frontend::fuse::{FuseError, FuseQueue, FuseResult};
 use ringside_tests::hostile::{Result, TestResult};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 

@@ -5,9 +5,9 @@
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
-use ringside_fs::wire::flags::{InitFlags, ROOT_NODE, opcode};
+use ringside_frontend::fuse::flags::{InitFlags, ROOT_NODE, opcode};
+use ringside_frontend::fuse::{FuseClient, Request};
 use ringside_fs::wire::limits::has_reply;
-use ringside_tests::frontend::fuse::{FuseClient, Request};
 use ringside_tests::hostile::TestResult;
 use ringside_tests::process::flood;
 

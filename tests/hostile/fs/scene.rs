@@ -7,11 +7,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ringside_fs::wire::flags::ROOT_NODE;
-use ringside_tests::frontend::fuse::{
+use ringside_frontend::fuse::flags::ROOT_NODE;
+use ringside_frontend::fuse::{
     Framing, FuseClient, FuseConfig, FuseError, FuseQueue, ReplyHeader, Request,
 };
-use ringside_tests::frontend::raw::RawClient;
+use ringside_frontend::raw::RawClient;
 use ringside_tests::fs_back_end::{FsBackEnd, FsProgram};
 use ringside_tests::hostile::{PATIENCE, Result, TestResult, wait_until};
 use ringside_tests::process::thread_ids;

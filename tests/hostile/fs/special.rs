@@ -11,9 +11,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ringside_fs::wire::flags::{ROOT_NODE, SetAttrValid};
-use ringside_fs::wire::operation::{CopyFileRange, SetAttr};
-use ringside_tests::frontend::fuse::{FuseClient, Request};
+use ringside_frontend::fuse::flags::{ROOT_NODE, SetAttrValid};
+use ringside_frontend::fuse::types::{CopyFileRange, SetAttr};
+use ringside_frontend::fuse::{FuseClient, Request};
 use ringside_tests::hostile::{Result, TestResult, wait_until};
 use ringside_tests::process::thread_activity;
 use ringside_tests::skip;

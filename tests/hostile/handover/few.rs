@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 
-use ringside_tests::frontend::ids::request;
+use ringside_frontend::ids::request;
 use ringside_tests::hostile::wire::{self, RegionBody, mem_region};
 use ringside_tests::hostile::{PATIENCE, Result, TestResult, wait_until};
 use ringside_tests::process::Process;

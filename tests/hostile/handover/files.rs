@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
-use ringside_tests::frontend::memory::{GuestMemory, MemoryLayout};
+use ringside_frontend::memory::{GuestMemory, MemoryLayout};
 use ringside_tests::fs_mount::{FsMount, MountOptions, needs};
 use ringside_tests::host_fs::HostFs;
 use ringside_tests::hostile::{Result, TestResult};
@@ -67,7 +67,7 @@ fn f1_5_memory_of_a_file_server_is_refused_with_the_option_for_disks() -> TestRe
     }
     for mut target in Target::all_with(&ALLOWED)? {
         let shared = tempfile::tempdir()?;
-        let options = MountOptions::new(env!("CARGO_BIN_EXE_vhost-user-fs-mount"));
+        let options = MountOptions::default();
         let mut mount = FsMount::start(shared.path(), &["--cache", "never"], &options)?;
         let file = file(mount.path())?;
         // From now on it does not answer.

@@ -4,11 +4,11 @@
 use std::fs::{File, read_to_string};
 use std::os::fd::{AsFd as _, OwnedFd};
 
+use ringside_frontend::ids::request;
+use ringside_frontend::load::Rng;
+use ringside_frontend::raw::RawClient;
+use ringside_frontend::session::Session;
 use ringside_tests::covering::FULL_VARIABLE;
-use ringside_tests::frontend::ids::request;
-use ringside_tests::frontend::load::Rng;
-use ringside_tests::frontend::raw::RawClient;
-use ringside_tests::frontend::session::Session;
 use ringside_tests::hostile::wire::{self, RegionBody, mem_region};
 use ringside_tests::hostile::{HugePages, PATIENCE, Result, TestResult};
 use ringside_tests::skip;

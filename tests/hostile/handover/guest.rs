@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
-use ringside_fs::wire::flags::ROOT_NODE;
-use ringside_tests::frontend::blk::{BlkConfig, BlkDriver};
-use ringside_tests::frontend::fuse::{FuseClient, FuseConfig, FuseQueue};
-use ringside_tests::frontend::load::{Verify, check_content, fill_pattern, write_pattern};
-use ringside_tests::frontend::memory::{GuestMemory, MemoryLayout};
-use ringside_tests::frontend::net::net_feature::OFFLOADS;
-use ringside_tests::frontend::net::{Flow, Mac, NetConfig, NetHeader, NetPort, RxQueue, TxQueue};
-use ringside_tests::frontend::raw::RawClient;
-use ringside_tests::frontend::session::{Session, SessionBuilder};
+use ringside_frontend::blk::{BlkConfig, BlkDriver};
+use ringside_frontend::fuse::flags::ROOT_NODE;
+use ringside_frontend::fuse::{FuseClient, FuseConfig, FuseQueue};
+use ringside_frontend::load::{Verify, check_content, fill_pattern, write_pattern};
+use ringside_frontend::memory::{GuestMemory, MemoryLayout};
+use ringside_frontend::net::net_feature::OFFLOADS;
+use ringside_frontend::net::{Flow, Mac, NetConfig, NetHeader, NetPort, RxQueue, TxQueue};
+use ringside_frontend::raw::RawClient;
+use ringside_frontend::session::{Session, SessionBuilder};
 use ringside_tests::hostile::{PATIENCE, Result, TestResult};
 
 use super::{Device, Target};

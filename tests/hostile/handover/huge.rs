@@ -4,14 +4,14 @@
 
 use std::os::fd::AsFd as _;
 
-use ringside_fs::wire::flags::{ROOT_NODE, opcode};
-use ringside_tests::frontend::fuse::{Caller, Request};
-use ringside_tests::frontend::memory::{FIRST_GPA, GuestMemory, MemoryLayout, RegionSpec, Sealing};
-use ringside_tests::frontend::net::{Flow, NetHeader};
-use ringside_tests::frontend::raw::RawClient;
-use ringside_tests::frontend::ring::{RingLayout, Segment, SplitRing};
-use ringside_tests::frontend::session::Session;
-use ringside_tests::frontend::vring::Vring;
+use ringside_frontend::fuse::flags::{ROOT_NODE, opcode};
+use ringside_frontend::fuse::{Caller, Request};
+use ringside_frontend::memory::{FIRST_GPA, GuestMemory, MemoryLayout, RegionSpec, Sealing};
+use ringside_frontend::net::{Flow, NetHeader};
+use ringside_frontend::raw::RawClient;
+use ringside_frontend::ring::{RingLayout, Segment, SplitRing};
+use ringside_frontend::session::Session;
+use ringside_frontend::vring::Vring;
 use ringside_tests::hostile::wire::RegionBody;
 use ringside_tests::hostile::{HugePages, PATIENCE, Result, TestResult, wait_until};
 use ringside_tests::skip;

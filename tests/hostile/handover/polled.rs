@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use ringside_fs::wire::flags::ROOT_NODE;
-use ringside_tests::frontend::blk::BlkRequest;
-use ringside_tests::frontend::ids::{VRING_NOFD, request};
-use ringside_tests::frontend::net::NetHeader;
-use ringside_tests::frontend::raw::RawClient;
-use ringside_tests::frontend::ring::CallMode;
-use ringside_tests::frontend::session::Session;
-use ringside_tests::frontend::vring::Vring;
+use ringside_frontend::blk::BlkRequest;
+use ringside_frontend::fuse::flags::ROOT_NODE;
+use ringside_frontend::ids::{VRING_NOFD, request};
+use ringside_frontend::net::NetHeader;
+use ringside_frontend::raw::RawClient;
+use ringside_frontend::ring::CallMode;
+use ringside_frontend::session::Session;
+use ringside_frontend::vring::Vring;
 use ringside_tests::hostile::wire::words;
 use ringside_tests::hostile::{PATIENCE, Result, TestResult};
 

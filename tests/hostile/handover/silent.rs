@@ -6,10 +6,10 @@ use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use ringside_tests::frontend::blk::{BlkConfig, BlkDriver};
-use ringside_tests::frontend::ids::request;
-use ringside_tests::frontend::raw::{Header, RawClient};
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::blk::{BlkConfig, BlkDriver};
+use ringside_frontend::ids::request;
+use ringside_frontend::raw::{Header, RawClient};
+use ringside_frontend::session::Session;
 use ringside_tests::fs_mount::needs;
 use ringside_tests::hostile::silent::SilentFile;
 use ringside_tests::hostile::wire::{self, mem_region};
@@ -25,10 +25,7 @@ use super::{BOUND, PATIENCE, REGION, Target, answered_or_closed};
 const MOST_KEPT: usize = 64;
 
 fn silent_file() -> Result<SilentFile> {
-    SilentFile::new(
-        env!("CARGO_BIN_EXE_vhost-user-fs-mount"),
-        env!("CARGO_BIN_EXE_file-hander"),
-    )
+    SilentFile::new(env!("CARGO_BIN_EXE_file-hander"))
 }
 
 /// Every message, with one and with two of the file.

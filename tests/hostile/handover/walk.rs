@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 
-use ringside_tests::frontend::ids::request;
+use ringside_frontend::ids::request;
 use ringside_tests::hostile::wire::{self, mem_region, mem_table, vring_state, words};
 use ringside_tests::hostile::{Result, TestResult};
 use rustix::event::{EventfdFlags, eventfd};

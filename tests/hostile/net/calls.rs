@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use ringside_tests::frontend::ids::request;
-use ringside_tests::frontend::net::{Flow, NetHeader, NetPort};
-use ringside_tests::frontend::raw::RawClient;
+use ringside_frontend::ids::request;
+use ringside_frontend::net::{Flow, NetHeader, NetPort};
+use ringside_frontend::raw::RawClient;
 use ringside_tests::hostile::{PATIENCE, Result, TestResult, Trap};
 use rustix::process::Signal;
 

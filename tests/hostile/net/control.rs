@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! F7 and F8: commands on the control queue, and queues that are not there.
 
-use ringside_tests::frontend::net::{NetConfig, NetHeader, ack, class};
-use ringside_tests::frontend::ring::{Segment, desc_flag};
+use ringside_frontend::net::{NetConfig, NetHeader, ack, class};
+use ringside_frontend::ring::{Segment, desc_flag};
 use ringside_tests::hostile::{PATIENCE, TestResult};
 
 use crate::scene::{Scene, builder, config, serves};

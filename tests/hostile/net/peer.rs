@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ringside_tests::frontend::net::{NetConfig, NetHeader, NetPort};
+use ringside_frontend::net::{NetConfig, NetHeader, NetPort};
 use ringside_tests::hostile::{PATIENCE, Result, TestResult};
 use ringside_tests::net_back_end::NetBackEnd;
 use ringside_tests::process::flood;

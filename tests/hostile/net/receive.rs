@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use ringside_tests::frontend::net::net_feature::MRG_RXBUF;
-use ringside_tests::frontend::net::{NetConfig, NetFault, RxConfig, Shape};
-use ringside_tests::frontend::ring::Segment;
+use ringside_frontend::net::net_feature::MRG_RXBUF;
+use ringside_frontend::net::{NetConfig, NetFault, RxConfig, Shape};
+use ringside_frontend::ring::Segment;
 use ringside_tests::hostile::{PATIENCE, TestResult};
 
 use crate::scene::{Scene, builder, config, hears};
@@ -61,9 +61,7 @@ fn f5_buffers_too_small_are_not_used_up_without_merging() -> TestResult {
         // Whatever comes back, it is no frame.
         match port.pairs[0].rx.poll(&mut frame) {
             Ok(None) => {}
-            Err(ringside_tests::frontend::FrontendError::Net(NetFault::NoHeader {
-                used_len: 0,
-            })) => {}
+            Err(ringside_frontend::FrontendError::Net(NetFault::NoHeader { used_len: 0 })) => {}
             other => return Err(format!("{buffer_bytes}: {other:?}").into()),
         }
     }

@@ -3,10 +3,10 @@
 
 use std::os::fd::AsFd as _;
 
-use ringside_tests::frontend::ids::request;
-use ringside_tests::frontend::memory::{MemoryLayout, Sealing};
-use ringside_tests::frontend::net::NetPort;
-use ringside_tests::frontend::raw::RawClient;
+use ringside_frontend::ids::request;
+use ringside_frontend::memory::{MemoryLayout, Sealing};
+use ringside_frontend::net::NetPort;
+use ringside_frontend::raw::RawClient;
 use ringside_tests::hostile::wire::{self, RegionBody, mem_region};
 use ringside_tests::hostile::{PATIENCE, Result, TestResult, negotiated};
 use rustix::fs::MemfdFlags;
@@ -52,8 +52,8 @@ fn f1_3_truncation_beside_ports_that_have_all_their_slots_ends_its_session_only(
         rustix::fs::ftruncate(tx.memory().regions()[0].file(), keep)?;
         if keep > 0 {
             // The ring is still there, the frame is not.
-            let gone = ringside_tests::frontend::memory::FIRST_GPA + (32 << 20);
-            let frame = ringside_tests::frontend::ring::Segment::readable(gone, 100);
+            let gone = ringside_frontend::memory::FIRST_GPA + (32 << 20);
+            let frame = ringside_frontend::ring::Segment::readable(gone, 100);
             tx.ring.add(&[frame], &[])?;
             tx.ring.publish();
         }

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ringside_tests::frontend::FrontendError;
-use ringside_tests::frontend::net::net_feature::OFFLOADS;
-use ringside_tests::frontend::net::{
+use ringside_frontend::FrontendError;
+use ringside_frontend::net::net_feature::OFFLOADS;
+use ringside_frontend::net::{
     Flow, Mac, NetConfig, NetHeader, NetPort, Received, RxQueue, TxQueue,
 };
-use ringside_tests::frontend::session::{Session, SessionBuilder};
+use ringside_frontend::session::{Session, SessionBuilder};
 use ringside_tests::hostile::{PATIENCE, Result, TestResult, wait_until};
 use ringside_tests::net_back_end::NetBackEnd;
 
@@ -160,11 +160,7 @@ impl Bystander {
 
 /// A frame there, one back, and a broadcast now and then; what the hostile port sends in between is
 /// passed over.
-fn exchange(
-    left: &mut NetPort,
-    right: &mut NetPort,
-    round: u64,
-) -> ringside_tests::frontend::Result<()> {
+fn exchange(left: &mut NetPort, right: &mut NetPort, round: u64) -> ringside_frontend::Result<()> {
     let mut frame = Vec::new();
     let header = NetHeader::default();
     let broadcast = Flow::new(LEFT, [0xff; 6], 1);
@@ -193,7 +189,7 @@ fn arrives(
     rx: &mut RxQueue,
     flow: &mut Flow,
     round: u64,
-) -> ringside_tests::frontend::Result<()> {
+) -> ringside_frontend::Result<()> {
     const AGAIN: Duration = Duration::from_millis(200);
     let (mut sent, mut frame) = (Vec::new(), Vec::new());
     flow.make(round, BYTES, &mut sent);

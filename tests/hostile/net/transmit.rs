@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! F1 to F4, F9: frames and headers that are none.
 
-use ringside_tests::frontend::ids::feature;
-use ringside_tests::frontend::load::Rng;
-use ringside_tests::frontend::net::net_feature::MRG_RXBUF;
-use ringside_tests::frontend::net::{
+use ringside_frontend::ids::feature;
+use ringside_frontend::load::Rng;
+use ringside_frontend::net::net_feature::MRG_RXBUF;
+use ringside_frontend::net::{
     Flow, NetConfig, NetHeader, NetPort, Shape, TxConfig, gso, header_flag,
 };
-use ringside_tests::frontend::ring::Segment;
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::ring::Segment;
+use ringside_frontend::session::Session;
 use ringside_tests::hostile::{PATIENCE, Result, TestResult};
 
 use crate::scene::{HOSTILE, Scene, builder, config};

@@ -5,12 +5,12 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 
-use ringside_tests::frontend::blk::{BlkConfig, BlkDriver, BlkRequest};
-use ringside_tests::frontend::ids::{VRING_NOFD, request};
-use ringside_tests::frontend::load::{Verify, check_content, write_pattern};
-use ringside_tests::frontend::raw::Header;
-use ringside_tests::frontend::ring::CallMode;
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::blk::{BlkConfig, BlkDriver, BlkRequest};
+use ringside_frontend::ids::{VRING_NOFD, request};
+use ringside_frontend::load::{Verify, check_content, write_pattern};
+use ringside_frontend::raw::Header;
+use ringside_frontend::ring::CallMode;
+use ringside_frontend::session::Session;
 use ringside_tests::hostile::wire::{self, RegionBody, mem_region, mem_table, vring_state, words};
 use ringside_tests::hostile::{DISK_BYTES, PATIENCE, TestResult, Victim, wait_until};
 use rustix::event::{EventfdFlags, eventfd};
@@ -307,7 +307,7 @@ fn a18_kick_replaced_while_running_is_closed_and_the_new_one_works() -> TestResu
         let mut driver = drivers.remove(0);
         let held = victim.footprint()?.fds;
         for round in 0..100 {
-            let fresh = ringside_tests::frontend::vring::Event::new()?;
+            let fresh = ringside_frontend::vring::Event::new()?;
             driver.vring_mut().kick = fresh;
             session.set_kick(driver.vring())?;
             let plan = Verify {

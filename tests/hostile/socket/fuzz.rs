@@ -5,9 +5,9 @@ use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use ringside_tests::frontend::ids::request;
-use ringside_tests::frontend::load::Rng;
-use ringside_tests::frontend::raw::{Header, RawClient};
+use ringside_frontend::ids::request;
+use ringside_frontend::load::Rng;
+use ringside_frontend::raw::{Header, RawClient};
 use ringside_tests::hostile::wire::{
     self, RegionBody, config, mem_region, mem_table, vring_addr, vring_state, words,
 };
@@ -225,7 +225,7 @@ fn answers(client: &RawClient, seed: u64, number: u32) -> Result<bool, String> {
         match client.recv(HANG) {
             Ok(message) if message.header.request == request::GET_FEATURES => return Ok(true),
             Ok(_) => {}
-            Err(error @ ringside_tests::frontend::FrontendError::Timeout { .. }) => {
+            Err(error @ ringside_frontend::FrontendError::Timeout { .. }) => {
                 return Err(format!("seed {seed}, message {number}: hangs: {error}"));
             }
             Err(_) => return Ok(false),

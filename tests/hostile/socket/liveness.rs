@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use ringside_tests::frontend::blk::{BlkConfig, BlkRequest};
-use ringside_tests::frontend::ids::request;
-use ringside_tests::frontend::raw::{Header, RawClient};
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::blk::{BlkConfig, BlkRequest};
+use ringside_frontend::ids::request;
+use ringside_frontend::raw::{Header, RawClient};
+use ringside_frontend::session::Session;
 use ringside_tests::hostile::wire::{self, vring_state};
 use ringside_tests::hostile::{
     Bystander, PATIENCE, QUEUES, SlowDisk, TestResult, Victim, wait_until,
@@ -35,9 +35,7 @@ fn a2_header_then_silence_costs_nothing_and_stops_nothing() -> TestResult {
         let mut drivers = Vec::new();
         for vring in session.start_all()? {
             let config = BlkConfig::default();
-            drivers.push(ringside_tests::frontend::blk::BlkDriver::new(
-                vring, config,
-            )?);
+            drivers.push(ringside_frontend::blk::BlkDriver::new(vring, config)?);
         }
         let header = Header::new(request::SET_FEATURES, 8).to_bytes();
         client.send_bytes(&header[..step], &[])?;
@@ -165,9 +163,7 @@ fn a26_front_end_that_never_reads_blocks_no_queue_and_no_exit() -> TestResult {
         let mut drivers = Vec::new();
         for vring in session.start_all()? {
             let config = BlkConfig::default();
-            drivers.push(ringside_tests::frontend::blk::BlkDriver::new(
-                vring, config,
-            )?);
+            drivers.push(ringside_frontend::blk::BlkDriver::new(vring, config)?);
         }
         let bystander = Bystander::start(drivers.remove(1))?;
         deafen(&client)?;

@@ -2,11 +2,11 @@
 //! Messages at the wrong time or with the wrong values: features, owner, reset, configuration
 //! space, order, answers.
 
-use ringside_tests::frontend::blk::{BlkConfig, BlkDriver};
-use ringside_tests::frontend::ids::{feature, request};
-use ringside_tests::frontend::load::{Verify, check_content, write_pattern};
-use ringside_tests::frontend::raw::Header;
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::blk::{BlkConfig, BlkDriver};
+use ringside_frontend::ids::{feature, request};
+use ringside_frontend::load::{Verify, check_content, write_pattern};
+use ringside_frontend::raw::Header;
+use ringside_frontend::session::Session;
 use ringside_tests::hostile::wire::{self, config, vring_state, words};
 use ringside_tests::hostile::{Bystander, PATIENCE, Result, TestResult, Victim};
 use vhost::VhostBackend;
@@ -110,7 +110,7 @@ fn reset_in_mid_io(reset: impl Fn(&mut Session) -> Result<()>) -> TestResult {
         let mut driver = drivers.remove(0);
         for block in 0..32 {
             let slot = driver.acquire()?;
-            let request = ringside_tests::frontend::blk::BlkRequest::read(block * 8, 4096);
+            let request = ringside_frontend::blk::BlkRequest::read(block * 8, 4096);
             driver.submit(slot, &request)?;
         }
         driver.vring_mut().ring.publish();
@@ -192,7 +192,7 @@ fn a20_messages_out_of_order_close_or_have_a_defined_answer() -> TestResult {
     let mut victim = Victim::memory()?;
     // A kick and addresses before there is memory.
     let (mut session, client) = victim.session_and_raw(
-        Session::builder().memory_messages(ringside_tests::frontend::session::MemoryMessages::None),
+        Session::builder().memory_messages(ringside_frontend::session::MemoryMessages::None),
     )?;
     let vring = session.create_vring(0)?;
     let refused = session.frontend_mut().set_vring_kick(0, vring.kick.fd());
@@ -201,7 +201,7 @@ fn a20_messages_out_of_order_close_or_have_a_defined_answer() -> TestResult {
     drop((session, client));
 
     let (mut session, client) = victim.session_and_raw(
-        Session::builder().memory_messages(ringside_tests::frontend::session::MemoryMessages::None),
+        Session::builder().memory_messages(ringside_frontend::session::MemoryMessages::None),
     )?;
     let vring = session.create_vring(0)?;
     let addresses = session.vring_addresses(&vring)?;

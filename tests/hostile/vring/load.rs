@@ -4,13 +4,13 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ringside_tests::frontend::blk::{BlkConfig, BlkDriver};
-use ringside_tests::frontend::load::{
+use ringside_frontend::blk::{BlkConfig, BlkDriver};
+use ringside_frontend::load::{
     RandomRead, Stop, Verify, check_content, random_read, write_pattern,
 };
-use ringside_tests::frontend::ring::CallMode;
-use ringside_tests::frontend::session::Session;
-use ringside_tests::frontend::vring::Event;
+use ringside_frontend::ring::CallMode;
+use ringside_frontend::session::Session;
+use ringside_frontend::vring::Event;
 use ringside_tests::hostile::{Bystander, TestResult, Victim};
 use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;

@@ -6,10 +6,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ringside_tests::frontend::blk::{BlkConfig, BlkDriver, BlkRequest};
-use ringside_tests::frontend::ids::request;
-use ringside_tests::frontend::raw::RawClient;
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::blk::{BlkConfig, BlkDriver, BlkRequest};
+use ringside_frontend::ids::request;
+use ringside_frontend::raw::RawClient;
+use ringside_frontend::session::Session;
 use ringside_tests::hostile::support_chains::Disk;
 use ringside_tests::hostile::wire::vring_state;
 use ringside_tests::hostile::{Injection, PATIENCE, Result, TestResult, wait_until};

@@ -3,10 +3,10 @@
 
 use std::os::unix::net::UnixStream;
 
-use ringside_tests::frontend::blk::BlkConfig;
-use ringside_tests::frontend::fuse::{FuseClient, FuseConfig};
-use ringside_tests::frontend::net::{NetConfig, NetPort};
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::blk::BlkConfig;
+use ringside_frontend::fuse::{FuseClient, FuseConfig};
+use ringside_frontend::net::{NetConfig, NetPort};
+use ringside_frontend::session::Session;
 use ringside_tests::fs_back_end::{FsBackEnd, FsProgram};
 use ringside_tests::hostile::{Injection, PATIENCE, TestResult, Victim};
 use ringside_tests::net_back_end::NetBackEnd;

@@ -3,13 +3,13 @@
 
 use std::os::unix::net::UnixStream;
 
-use ringside_tests::frontend::Result;
-use ringside_tests::frontend::memory::GuestSlice;
-use ringside_tests::frontend::net::net_feature::OFFLOADS;
-use ringside_tests::frontend::net::{HEADER_MODERN_BYTES, Mac, NetConfig, NetPort};
-use ringside_tests::frontend::ring::{CallMode, Segment, desc_flag};
-use ringside_tests::frontend::session::Session;
-use ringside_tests::frontend::vring::Vring;
+use ringside_frontend::Result;
+use ringside_frontend::memory::GuestSlice;
+use ringside_frontend::net::net_feature::OFFLOADS;
+use ringside_frontend::net::{HEADER_MODERN_BYTES, Mac, NetConfig, NetPort};
+use ringside_frontend::ring::{CallMode, Segment, desc_flag};
+use ringside_frontend::session::Session;
+use ringside_frontend::vring::Vring;
 
 /// Its address.
 pub(crate) const HOSTILE: Mac = [2, 0, 0, 0, 0, 0xee];

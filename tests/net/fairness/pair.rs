@@ -4,13 +4,13 @@
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use ringside_tests::frontend::Result;
-use ringside_tests::frontend::net::net_feature::OFFLOADS;
-use ringside_tests::frontend::net::{
+use ringside_frontend::Result;
+use ringside_frontend::net::net_feature::OFFLOADS;
+use ringside_frontend::net::{
     Flow, Mac, NetConfig, NetFault, NetHeader, NetPort, RxConfig, RxQueue, TxConfig, TxQueue,
 };
-use ringside_tests::frontend::ring::CallMode;
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::ring::CallMode;
+use ringside_frontend::session::Session;
 
 const LEFT: Mac = [2, 0, 0, 0, 0, 1];
 const RIGHT: Mac = [2, 0, 0, 0, 0, 2];
@@ -65,7 +65,7 @@ impl GoodPair {
                 .calls(CallMode::Never);
             let mut port = NetPort::open(stream, builder, &config)?;
             port.pairs[0].rx.post_all()?;
-            Ok::<_, ringside_tests::frontend::FrontendError>(port)
+            Ok::<_, ringside_frontend::FrontendError>(port)
         };
         let [left, right] = streams;
         Ok(Self {

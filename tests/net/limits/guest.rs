@@ -9,17 +9,15 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use ringside_common::memory::Buffers;
+use ringside_frontend::memory::MemoryLayout;
+use ringside_frontend::net::net_feature::OFFLOADS;
+use ringside_frontend::net::{NetConfig, NetHeader, NetPort, Pair, RxConfig, Shape, TxConfig};
+use ringside_frontend::ring::CallMode;
+use ringside_frontend::session::Session;
 use ringside_net::features::Offloads;
 use ringside_net::header::NetHeader as LinkHeader;
 use ringside_net::link::tap::{Tap, TapQueue, TapSpec};
 use ringside_net::link::{Payload, Received, Room, SPARE_BYTES};
-use ringside_tests::frontend::memory::MemoryLayout;
-use ringside_tests::frontend::net::net_feature::OFFLOADS;
-use ringside_tests::frontend::net::{
-    NetConfig, NetHeader, NetPort, Pair, RxConfig, Shape, TxConfig,
-};
-use ringside_tests::frontend::ring::CallMode;
-use ringside_tests::frontend::session::Session;
 use ringside_tests::vm::Network;
 
 use crate::{PATIENCE, Result};

@@ -6,8 +6,8 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::thread;
 
-use ringside_tests::frontend::load::fill_pattern;
-use ringside_tests::frontend::net::NetHeader;
+use ringside_frontend::load::fill_pattern;
+use ringside_frontend::net::NetHeader;
 
 use crate::guest::Guest;
 use crate::kernel::Host;

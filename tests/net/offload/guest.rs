@@ -3,15 +3,13 @@
 
 use std::thread;
 
-use ringside_tests::frontend::memory::MemoryLayout;
-use ringside_tests::frontend::net::net_feature::{
+use ringside_frontend::memory::MemoryLayout;
+use ringside_frontend::net::net_feature::{
     CSUM, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_ECN, HOST_TSO4, HOST_TSO6, HOST_USO, MRG_RXBUF,
     OFFLOADS,
 };
-use ringside_tests::frontend::net::{
-    NetConfig, NetHeader, NetPort, RxConfig, Shape, Start, TxConfig,
-};
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::net::{NetConfig, NetHeader, NetPort, RxConfig, Shape, Start, TxConfig};
+use ringside_frontend::session::Session;
 use ringside_tests::net_back_end::NetBackEnd;
 use serde_json::Value;
 

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Instant;
 
 use nix::sched::{CloneFlags, setns};
-use ringside_tests::frontend::net::Mac;
+use ringside_frontend::net::Mac;
 use ringside_tests::net_back_end::NetBackEnd;
 use ringside_tests::vm::Network;
 

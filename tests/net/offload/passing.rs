@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What a receiver takes as it is, what is completed for it, and what is too long for it.
 
-use ringside_tests::frontend::net::NetHeader;
-use ringside_tests::frontend::net::net_feature::{CSUM, GUEST_CSUM};
+use ringside_frontend::net::NetHeader;
+use ringside_frontend::net::net_feature::{CSUM, GUEST_CSUM};
 use ringside_tests::net_back_end::NetBackEnd;
 
 use crate::guest::{SENDS_LONG, TAKES_LONG, drops, pair};

@@ -3,8 +3,8 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ringside_tests::frontend::load::fill_pattern;
-use ringside_tests::frontend::net::{NetHeader, gso, header_flag};
+use ringside_frontend::load::fill_pattern;
+use ringside_frontend::net::{NetHeader, gso, header_flag};
 
 use crate::packet::{Packet, pseudo_header, sum};
 use crate::{OURS, Result, THEIRS};

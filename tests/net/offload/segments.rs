@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-use ringside_tests::frontend::net::NetHeader;
-use ringside_tests::frontend::net::net_feature::MRG_RXBUF;
+use ringside_frontend::net::NetHeader;
+use ringside_frontend::net::net_feature::MRG_RXBUF;
 use ringside_tests::net_back_end::NetBackEnd;
 use ringside_tests::skip;
 use ringside_tests::vm::network_needs;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Headers, and frames in more than one buffer.
 
-use ringside_tests::frontend::ids::feature;
-use ringside_tests::frontend::net::net_feature::MRG_RXBUF;
-use ringside_tests::frontend::net::{
+use ringside_frontend::ids::feature;
+use ringside_frontend::net::net_feature::MRG_RXBUF;
+use ringside_frontend::net::{
     HEADER_LEGACY_BYTES, NetConfig, NetHeader, RxConfig, Shape, TxConfig, header_flag,
 };
 

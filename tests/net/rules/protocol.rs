@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Messages and the states of vrings.
 
-use ringside_tests::frontend::ids::feature;
-use ringside_tests::frontend::net::net_feature::{MRG_RXBUF, MTU};
-use ringside_tests::frontend::net::{NetConfig, NetPort, Start};
+use ringside_frontend::ids::feature;
+use ringside_frontend::net::net_feature::{MRG_RXBUF, MTU};
+use ringside_frontend::net::{NetConfig, NetPort, Start};
 use vhost::VhostBackend;
 
 use crate::{

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Pairs of queues, and what a switch learns.
 
-use ringside_tests::frontend::net::{NetConfig, ack, class};
+use ringside_frontend::net::{NetConfig, ack, class};
 use ringside_tests::net_back_end::NetBackEnd;
 
 use crate::{

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use ringside_tests::frontend::ring::{CallMode, Descriptor, desc_flag};
+use ringside_frontend::ring::{CallMode, Descriptor, desc_flag};
 
 use ringside_tests::net_back_end::NetBackEnd;
 
@@ -42,8 +42,7 @@ fn rule_22_bad_chain_is_used_with_length_0_and_the_next_is_served() -> TestResul
     let empty = |d: &mut Descriptor| d.len = 0;
     let edits: [&dyn Fn(&mut Descriptor); 4] = [&looped, &nowhere, &writable, &empty];
     for edit in edits {
-        pair.tx
-            .set_shape(ringside_tests::frontend::net::Shape::WHOLE);
+        pair.tx.set_shape(ringside_frontend::net::Shape::WHOLE);
         assert!(pair.tx.send(&plain(), &frame(0, 100))?);
         let ring = &pair.tx.vring().ring;
         let head = ring.avail_slot(ring.next_avail().wrapping_sub(1));
@@ -84,7 +83,7 @@ fn rule_23_jump_of_the_available_idx_stops_that_ring_only() -> TestResult {
 }
 
 /// Its frames are taken, with nobody to send them to.
-fn serves_alone(port: &mut ringside_tests::frontend::net::NetPort) -> TestResult {
+fn serves_alone(port: &mut ringside_frontend::net::NetPort) -> TestResult {
     for sequence in 0..100 {
         port.pairs[0]
             .tx

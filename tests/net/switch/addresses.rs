@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Whose an address is: configured ones, and how many a port may have others learn.
 
-use ringside_tests::frontend::net::{Mac, NetPort};
+use ringside_frontend::net::{Mac, NetPort};
 use ringside_tests::net_back_end::NetBackEnd;
 use serde_json::Value;
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `SEND_RARP`: what a front-end has announced is no more than what its guest may say.
 
-use ringside_tests::frontend::ids::request;
-use ringside_tests::frontend::net::{Mac, NetConfig, NetPort, Start};
-use ringside_tests::frontend::raw::Header;
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::ids::request;
+use ringside_frontend::net::{Mac, NetConfig, NetPort, Start};
+use ringside_frontend::raw::Header;
+use ringside_frontend::session::Session;
 use ringside_tests::net_back_end::NetBackEnd;
 use serde_json::json;
 

@@ -4,9 +4,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use ringside_tests::frontend::memory::GuestSlice;
-use ringside_tests::frontend::net::{HEADER_MODERN_BYTES, NetPort};
-use ringside_tests::frontend::ring::Segment;
+use ringside_frontend::memory::GuestSlice;
+use ringside_frontend::net::{HEADER_MODERN_BYTES, NetPort};
+use ringside_frontend::ring::Segment;
 use ringside_tests::net_back_end::NetBackEnd;
 
 use crate::uplink::Uplink;

@@ -2,7 +2,7 @@
 //! Sent is delivered and counted: a frame is lost with its sender's counters, or makes a copy for
 //! each place it goes to, which arrives there or is counted as lost there.
 
-use ringside_tests::frontend::net::{Mac, NetPort};
+use ringside_frontend::net::{Mac, NetPort};
 use ringside_tests::net_back_end::NetBackEnd;
 use serde_json::json;
 

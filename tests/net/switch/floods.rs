@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The limit of what one guest may have the switch copy.
 
-use ringside_tests::frontend::net::{Mac, NetPort};
+use ringside_frontend::net::{Mac, NetPort};
 use ringside_tests::net_back_end::NetBackEnd;
 
 use crate::{Result, TestResult, counted, frame, mac, open, open_listening, plain, receive, send};

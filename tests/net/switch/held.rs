@@ -3,7 +3,7 @@
 
 use std::os::unix::net::{UnixDatagram, UnixListener};
 
-use ringside_tests::frontend::net::{NetHeader, NetPort};
+use ringside_frontend::net::{NetHeader, NetPort};
 use ringside_tests::net_back_end::NetBackEnd;
 use ringside_tests::skip;
 use ringside_tests::vm::network_needs;

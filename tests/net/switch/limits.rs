@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use ringside_tests::frontend::net::NetPort;
+use ringside_frontend::net::NetPort;
 use ringside_tests::net_back_end::NetBackEnd;
 use serde_json::{Value, json};
 

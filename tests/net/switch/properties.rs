@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use ringside_tests::frontend::net::NetPort;
+use ringside_frontend::net::NetPort;
 use ringside_tests::net_back_end::NetBackEnd;
 use ringside_tests::skip;
 use ringside_tests::vm::network_needs;

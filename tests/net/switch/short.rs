@@ -5,10 +5,10 @@ use std::io::Write as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
-use ringside_tests::frontend::net::net_feature::{MRG_RXBUF, OFFLOADS};
-use ringside_tests::frontend::net::{NetHeader, NetPort};
-use ringside_tests::frontend::ring::Segment;
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::net::net_feature::{MRG_RXBUF, OFFLOADS};
+use ringside_frontend::net::{NetHeader, NetPort};
+use ringside_frontend::ring::Segment;
+use ringside_frontend::session::Session;
 use ringside_tests::net_back_end::NetBackEnd;
 
 use crate::{PATIENCE, Result, TestResult, alone, config, frame, mac, open};

@@ -4,8 +4,8 @@
 
 use std::os::fd::AsRawFd;
 
+use ringside_frontend::net::Mac;
 use ringside_net::link::tap::{Tap, TapSpec};
-use ringside_tests::frontend::net::Mac;
 use ringside_tests::net_back_end::NetBackEnd;
 use ringside_tests::skip;
 use ringside_tests::vm::network_needs;

@@ -5,9 +5,9 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use ringside_tests::frontend::net::net_feature::MRG_RXBUF;
-use ringside_tests::frontend::net::{NetConfig, NetHeader, NetPort, TxConfig, header_flag};
-use ringside_tests::frontend::session::Session;
+use ringside_frontend::net::net_feature::MRG_RXBUF;
+use ringside_frontend::net::{NetConfig, NetHeader, NetPort, TxConfig, header_flag};
+use ringside_frontend::session::Session;
 use ringside_tests::net_back_end::NetBackEnd;
 
 use crate::{PATIENCE, Result, TestResult, config, mac, open_listening};

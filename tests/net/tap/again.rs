@@ -6,8 +6,8 @@ use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use ringside_frontend::net::{NetConfig, NetPort};
 use ringside_net::link::tap::{Tap, TapSpec};
-use ringside_tests::frontend::net::{NetConfig, NetPort};
 use ringside_tests::net_back_end::NetBackEnd;
 use ringside_tests::skip;
 use ringside_tests::vm::network_needs;

@@ -3,10 +3,10 @@
 
 use std::net::UdpSocket;
 
-use ringside_tests::frontend::ids::feature;
-use ringside_tests::frontend::net::net_feature::{CTRL_GUEST_OFFLOADS, GUEST_CSUM};
-use ringside_tests::frontend::net::{NetConfig, NetPort, Pair, Shape, ack, class};
-use ringside_tests::frontend::ring::{Descriptor, Segment, desc_flag};
+use ringside_frontend::ids::feature;
+use ringside_frontend::net::net_feature::{CTRL_GUEST_OFFLOADS, GUEST_CSUM};
+use ringside_frontend::net::{NetConfig, NetPort, Pair, Shape, ack, class};
+use ringside_frontend::ring::{Descriptor, Segment, desc_flag};
 use ringside_tests::skip;
 use ringside_tests::vm::network_needs;
 

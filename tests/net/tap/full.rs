@@ -5,8 +5,8 @@ use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsRawFd;
 
+use ringside_frontend::net::{Mac, NetPort, Pair};
 use ringside_net::link::tap::{Tap, TapSpec};
-use ringside_tests::frontend::net::{Mac, NetPort, Pair};
 use ringside_tests::net_back_end::NetBackEnd;
 use ringside_tests::skip;
 use ringside_tests::vm::network_needs;

@@ -3,9 +3,9 @@
 
 use std::net::UdpSocket;
 
-use ringside_tests::frontend::load::fill_pattern;
-use ringside_tests::frontend::net::net_feature::{GUEST_USO4, GUEST_USO6};
-use ringside_tests::frontend::net::{NetHeader, gso, header_flag};
+use ringside_frontend::load::fill_pattern;
+use ringside_frontend::net::net_feature::{GUEST_USO4, GUEST_USO6};
+use ringside_frontend::net::{NetHeader, gso, header_flag};
 use ringside_tests::skip;
 use ringside_tests::vm::network_needs;
 

@@ -4,8 +4,8 @@
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
+use ringside_frontend::net::NetPort;
 use ringside_net::link::tap::{Tap, TapSpec};
-use ringside_tests::frontend::net::NetPort;
 use ringside_tests::net_back_end::NetBackEnd;
 use ringside_tests::skip;
 use ringside_tests::vm::{Nic, NicOptions, network_needs};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ringside_tests::frontend::net::NetPort;
+use ringside_frontend::net::NetPort;
 use ringside_tests::skip;
 use ringside_tests::vm::network_needs;
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ringside_tests::frontend::net::NetPort;
+use ringside_frontend::net::NetPort;
 use ringside_tests::net_back_end::NetBackEnd;
 use ringside_tests::process::thread_activity;
 use ringside_tests::skip;

@@ -42,7 +42,7 @@ impl<'a> Reader<'a> {
         Ok(*field)
     }
 
-    #[inline]
+    #[cfg(test)]
     pub(super) fn u16(&mut self) -> Result<u16, ParseError> {
         self.array().map(u16::from_le_bytes)
     }

@@ -14,7 +14,7 @@
 
 use std::ffi::CStr;
 
-use super::bytes::{Put, Reader};
+use super::bytes::Reader;
 use super::error::ParseError;
 use super::flags::{EXT_GROUPS, InitFlags, MAX_NR_SECCTX};
 use super::header::InHeader;
@@ -23,9 +23,9 @@ use super::name::xattr_name;
 use super::operation::Creation;
 
 /// Extensions are padded to this.
-const ALIGN_BYTES: usize = 8;
+pub(super) const ALIGN_BYTES: usize = 8;
 /// Bytes of `struct fuse_ext_header`.
-const HEADER_BYTES: usize = 8;
+pub(super) const HEADER_BYTES: usize = 8;
 
 /// Bytes that the largest extensions served have: a label of 64 KiB, and one group.
 pub(super) const MAX_BYTES: usize = HEADER_BYTES
@@ -124,35 +124,4 @@ fn padding(mut content: Reader<'_>) -> Result<(), ParseError> {
     } else {
         Err(ParseError::Extension)
     }
-}
-
-/// Appends the extensions of `creation` as Linux 6.3 and later send them.
-pub(super) fn put(out: &mut Vec<u8>, creation: &Creation<'_>, negotiated: InitFlags) {
-    if negotiated.contains(InitFlags::SECURITY_CTX) {
-        let mut content = Vec::new();
-        if let Some((name, label)) = creation.security {
-            content.u32(u32::try_from(label.len()).unwrap_or(u32::MAX));
-            content.u32(0);
-            content.put(name.to_bytes_with_nul());
-            content.put(label);
-        }
-        put_one(out, u32::from(creation.security.is_some()), content);
-    }
-    if let Some(group) = creation.group
-        && negotiated.contains(InitFlags::CREATE_SUPP_GROUP)
-    {
-        let mut content = Vec::new();
-        content.u32(1);
-        content.u32(group);
-        put_one(out, EXT_GROUPS, content);
-    }
-}
-
-/// Appends one extension.
-fn put_one(out: &mut Vec<u8>, kind: u32, mut content: Vec<u8>) {
-    content.resize(content.len().next_multiple_of(ALIGN_BYTES), 0);
-    let size_bytes = content.len().saturating_add(HEADER_BYTES);
-    out.u32(u32::try_from(size_bytes).unwrap_or(u32::MAX));
-    out.u32(kind);
-    out.put(&content);
 }

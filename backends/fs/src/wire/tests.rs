@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Each structure of `fuse.h` spelled out, and what the tests share.
 
+mod client;
 mod fuzz;
 mod layouts;
 mod malformed;

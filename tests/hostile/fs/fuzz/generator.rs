@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Requests at random, from nodes and handles that the device gave out before.
 
-use ringside_fs::wire::flags::{InitFlags, ROOT_NODE, SetAttrValid, opcode};
-use ringside_fs::wire::operation::{CopyFileRange, LockIn, SetAttr, Time};
-use ringside_tests::frontend::fuse::{Caller, Request};
-use ringside_tests::frontend::load::Rng;
+use ringside_frontend::fuse::flags::{InitFlags, ROOT_NODE, SetAttrValid, opcode};
+use ringside_frontend::fuse::types::{CopyFileRange, LockIn, SetAttr, Time};
+use ringside_frontend::fuse::{Caller, Request};
+use ringside_frontend::load::Rng;
 
 /// Nodes and handles that are remembered.
 const KNOWN: usize = 64;

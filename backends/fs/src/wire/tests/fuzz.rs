@@ -2,12 +2,12 @@
 //! Random and damaged requests, the same ones in each run: none makes the parser panic, and what
 //! it takes is sound.
 
-use super::super::client::encode_request;
 use super::super::flags::InitFlags;
 use super::super::header::{IN_HEADER_BYTES, InHeader};
 use super::super::limits::args_limit_bytes;
 use super::super::name::Name;
 use super::super::operation::{LookupName, Operation};
+use super::client::encode_request;
 use super::layouts::cases;
 use super::{ALL, SERVED, WITH_BYTES};
 

@@ -3,7 +3,6 @@
 
 use std::fmt::Debug;
 
-use super::super::client::{ReplyBody, parse_dirents, parse_dirents_plus};
 use super::super::dirents::{DirEntries, DirEntry};
 use super::super::flags::{AttrFlags, InitFlags, IoctlFlags, OpenOutFlags};
 use super::super::operation::Time;
@@ -11,6 +10,7 @@ use super::super::reply::{
     Attr, AttrOut, CopiedWide, Created, Entry, InitOut, IoctlOut, Lock, Lseek, Opened, StatFs,
     Statx, Timeout, Written, XattrSize,
 };
+use super::client::{ReplyBody, parse_dirents, parse_dirents_plus};
 use super::{d, q, s, w};
 
 /// `bytes` are what `body` is written as, and what it is read from; cut or longer they are not.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Requests are read as `fuse.h` has them.
 
-use super::super::client::encode_request;
 use super::super::flags::{InitFlags, opcode};
 use super::super::header::{InHeader, OutHeader, out_header};
 use super::super::limits::{args_limit_bytes, has_reply};
 use super::super::operation::{Creation, InitIn, LookupName, Operation};
+use super::client::encode_request;
 use super::layouts::cases;
 use super::{ALL, SERVED, WITH, WITH_BYTES, d, header, parse, q, s, with_bytes};
 

@@ -7,7 +7,6 @@ use proptest::collection::vec;
 use proptest::prelude::{Strategy, any, proptest};
 use proptest::{array, prop_assert_eq};
 
-use super::super::client::encode_request;
 use super::super::flags::{
     FallocateFlags, InitFlags, IoctlFlags, OpenInFlags, RenameFlags, SetAttrValid, WriteFlags,
 };
@@ -17,6 +16,7 @@ use super::super::operation::{
     CopyFileRange, Creation, Forgets, InitIn, IoctlIn, LockIn, LookupName, Mappings, Operation,
     ReadIn, Release, SetAttr, Time, WriteIn,
 };
+use super::client::encode_request;
 use super::{ALL, SERVED};
 
 /// What an operation is made of.

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Replies as a guest reads them.
 
-use super::super::bytes::Reader;
-use super::super::dirents::DirEntry;
-use super::super::error::ParseError;
-use super::super::flags::{AttrFlags, InitFlags, IoctlFlags, OpenOutFlags};
-use super::super::operation::Time;
-use super::super::reply::{
+use super::super::super::bytes::Reader;
+use super::super::super::dirents::DirEntry;
+use super::super::super::error::ParseError;
+use super::super::super::flags::{AttrFlags, InitFlags, IoctlFlags, OpenOutFlags};
+use super::super::super::operation::Time;
+use super::super::super::reply::{
     Attr, AttrOut, CopiedWide, Created, Entry, InitOut, IoctlOut, Lock, Lseek, Opened, StatFs,
     Statx, Timeout, Written, XattrSize,
 };
 
 /// What a reply carries, out of its bytes.
-pub trait ReplyBody: Sized {
+pub(crate) trait ReplyBody: Sized {
     /// Takes the bytes behind the header of a reply apart.
     ///
     /// # Errors
@@ -151,7 +151,7 @@ impl ReplyBody for IoctlOut {
 ///
 /// # Errors
 /// An entry is cut short.
-pub fn parse_dirents(bytes: &[u8]) -> Result<Vec<DirEntry<'_>>, ParseError> {
+pub(crate) fn parse_dirents(bytes: &[u8]) -> Result<Vec<DirEntry<'_>>, ParseError> {
     let mut rest = Reader::new(bytes);
     let mut entries = Vec::new();
     while rest.end().is_err() {
@@ -164,7 +164,7 @@ pub fn parse_dirents(bytes: &[u8]) -> Result<Vec<DirEntry<'_>>, ParseError> {
 ///
 /// # Errors
 /// An entry is cut short.
-pub fn parse_dirents_plus(bytes: &[u8]) -> Result<Vec<(Entry, DirEntry<'_>)>, ParseError> {
+pub(crate) fn parse_dirents_plus(bytes: &[u8]) -> Result<Vec<(Entry, DirEntry<'_>)>, ParseError> {
     let mut rest = Reader::new(bytes);
     let mut entries = Vec::new();
     while rest.end().is_err() {

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The other side of the wire: requests as Linux writes them, replies as it reads them.
 //!
-//! It is what tests and measuring clients speak to a server; the server itself has no use for it.
+//! It is the client of the tests; the server itself has no use for it.
 
+mod extensions;
 mod replies;
 
-pub use replies::{ReplyBody, parse_dirents, parse_dirents_plus};
+pub(super) use replies::{ReplyBody, parse_dirents, parse_dirents_plus};
 
-use super::bytes::Put;
-use super::extension;
-use super::flags::{
+use super::super::bytes::Put;
+use super::super::flags::{
     FSYNC_FDATASYNC, GETATTR_FH, InitFlags, LK_FLOCK, SETXATTR_ACL_KILL_SGID, opcode,
 };
-use super::header::{IN_HEADER_BYTES, InHeader};
-use super::name::Name;
-use super::operation::{
+use super::super::header::{IN_HEADER_BYTES, InHeader};
+use super::super::name::Name;
+use super::super::operation::{
     CopyFileRange, Creation, IoctlIn, LockIn, LookupName, Operation, ReadIn, Release, SetAttr,
     WriteIn,
 };
@@ -25,7 +25,7 @@ use super::operation::{
 /// `operation`. `negotiated` says what the arguments look like, and must be what the server agreed
 /// to. A `Rename` without flags is a `RENAME`.
 #[must_use]
-pub fn encode_request(
+pub(crate) fn encode_request(
     header: &InHeader,
     operation: &Operation<'_>,
     negotiated: InitFlags,
@@ -36,7 +36,7 @@ pub fn encode_request(
     put_entry(&mut args, operation);
     put_attribute(&mut args, operation, negotiated);
     if let Some(with) = creation(operation) {
-        extension::put(&mut extensions, with, negotiated);
+        extensions::put(&mut extensions, with, negotiated);
     }
     let data_bytes = match operation {
         Operation::Write(write) => write.size_bytes,
@@ -58,7 +58,7 @@ pub fn encode_request(
 impl Operation<'_> {
     /// The number of the operation.
     #[must_use]
-    pub const fn opcode(&self) -> u32 {
+    pub(crate) const fn opcode(&self) -> u32 {
         match self {
             Self::Lookup { .. } => opcode::LOOKUP,
             Self::Forget { .. } => opcode::FORGET,
