@@ -21,12 +21,11 @@ use std::time::{Duration, Instant};
 
 use epoll::Events;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use vmm_sys_util::epoll::EventSet;
 
 use self::control::Turnout;
 pub use self::control::{Control, DRAIN_PATIENCE};
 use crate::cli::Endpoint;
-use crate::device::{Device, EVENT_RELOAD};
+use crate::device::Device;
 use crate::error::{FrontEndError, HostError};
 use crate::io::EpollLoop;
 use crate::limited;
@@ -329,18 +328,7 @@ impl<D: Device> Daemon<'_, D> {
         let device = Arc::clone(self.device);
         let pool = Arc::clone(self.pool);
         let quarantine = Arc::clone(&self.quarantine);
-        let mut connection = match Connection::new(stream, device, pool, quarantine) {
-            Ok(connection) => connection,
-            Err(error) => {
-                limited!(
-                    self.told.broken,
-                    error,
-                    "{name}a front-end was turned away: {error}: {}",
-                    error.source
-                );
-                return Ok(());
-            }
-        };
+        let mut connection = Connection::new(stream, device, pool, quarantine);
         limited!(self.told.connected, info, "{name}a front-end has connected");
         let events = Events::EPOLLIN | Events::EPOLLOUT | Events::EPOLLRDHUP | Events::EPOLLET;
         self.epoll
@@ -471,8 +459,7 @@ impl<D: Device> Daemon<'_, D> {
         if self.reloads.replace(reloads) == reloads {
             return;
         }
-        let result = self.device.handle_event(EVENT_RELOAD, EventSet::IN, &[], 0);
-        if let Err(error) = result {
+        if let Err(error) = self.device.reload() {
             limited!(error, "the backing could not be looked at again: {error}");
         }
     }

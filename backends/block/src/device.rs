@@ -7,13 +7,12 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ringside_common::backchannel::BackChannel;
-use ringside_common::device::{Device, EVENT_RELOAD};
+use ringside_common::device::Device;
 use ringside_common::io::Engine as IoEngine;
 use ringside_common::limited;
 use ringside_common::stats::DeviceStats;
 use ringside_common::worker::Requests;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
-use vhost_user_backend::{VhostUserBackend, VringMutex};
 use virtio_bindings::bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH,
     VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX,
@@ -23,8 +22,6 @@ use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
 };
-use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
-use vmm_sys_util::epoll::EventSet;
 
 use crate::config_space::{ConfigSpace, ConfigSpaceError};
 use crate::engine::Engine;
@@ -356,16 +353,15 @@ impl BlockDevice {
     }
 }
 
-impl VhostUserBackend for BlockDevice {
-    type Bitmap = ();
-    type Vring = VringMutex;
+impl Device for BlockDevice {
+    type Worker = Requests<BlockWorker>;
 
-    fn num_queues(&self) -> usize {
-        usize::from(self.shared.options.num_queues)
+    fn num_queues(&self) -> u16 {
+        self.shared.options.num_queues
     }
 
-    fn max_queue_size(&self) -> usize {
-        usize::from(self.shared.options.queue_size)
+    fn max_queue_size(&self) -> u16 {
+        self.shared.options.queue_size
     }
 
     fn features(&self) -> u64 {
@@ -389,22 +385,14 @@ impl VhostUserBackend for BlockDevice {
             | VhostUserProtocolFeatures::RESET_DEVICE
     }
 
-    fn reset_device(&self) {
-        self.shared.acked_features.store(0, Ordering::Release);
-        self.shared.write_cache.reset();
-    }
-
-    /// The ring knows; there is nothing for the device to do.
-    fn set_event_idx(&self, _enabled: bool) {}
-
-    fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+    fn read_config(&self, offset: u32, size: u32) -> Vec<u8> {
         self.shared
             .config_space()
             .read(offset, size)
             .unwrap_or_default()
     }
 
-    fn set_config(&self, offset: u32, bytes: &[u8]) -> io::Result<()> {
+    fn write_config(&self, offset: u32, bytes: &[u8]) -> io::Result<()> {
         let mut config = self.shared.config_space();
         match config.write(offset, bytes) {
             Ok(_) if self.shared.write_cache.set_field(config.writeback) => {}
@@ -417,32 +405,6 @@ impl VhostUserBackend for BlockDevice {
         }
         Ok(())
     }
-
-    /// Data threads have their own snapshot of memory.
-    fn update_memory(&self, _memory: GuestMemoryAtomic<GuestMemoryMmap<()>>) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn handle_event(
-        &self,
-        device_event: u16,
-        _events: EventSet,
-        _vrings: &[VringMutex],
-        _thread: usize,
-    ) -> io::Result<()> {
-        if device_event == EVENT_RELOAD {
-            // Whoever makes the disk smaller waits for this thread, and looks at the size itself.
-            let Ok(_one_at_a_time) = self.shared.resizing.try_lock() else {
-                return Ok(());
-            };
-            self.shared.change_capacity(|engine| engine.refresh())?;
-        }
-        Ok(())
-    }
-}
-
-impl Device for BlockDevice {
-    type Worker = Requests<BlockWorker>;
 
     fn seed(&self, _index: u16) {}
 
@@ -466,9 +428,23 @@ impl Device for BlockDevice {
         &self.shared.back_channel
     }
 
+    fn reset(&self) {
+        self.shared.acked_features.store(0, Ordering::Release);
+        self.shared.write_cache.reset();
+    }
+
     fn session_ended(&self) {
         self.shared.acked_features.store(0, Ordering::Release);
         self.shared.write_cache.session_ended();
+    }
+
+    fn reload(&self) -> io::Result<()> {
+        // The thread that makes the disk smaller waits for this one, and looks at the size itself.
+        let Ok(_one_at_a_time) = self.shared.resizing.try_lock() else {
+            return Ok(());
+        };
+        self.shared.change_capacity(|engine| engine.refresh())?;
+        Ok(())
     }
 
     fn flush(&self) -> io::Result<()> {

@@ -8,16 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ringside_common::backchannel::BackChannel;
 use ringside_common::device::Device;
-use ringside_common::io::Engine;
 use ringside_common::stats::DeviceStats;
 use ringside_common::worker::Requests;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserShMemConfig};
-use vhost_user_backend::{VhostUserBackend, VringMutex};
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
 };
-use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::config::FsConfig;
 use crate::error::Errno;
@@ -70,16 +67,15 @@ impl FsDevice {
     }
 }
 
-impl VhostUserBackend for FsDevice {
-    type Bitmap = ();
-    type Vring = VringMutex;
+impl Device for FsDevice {
+    type Worker = Requests<FsWorker>;
 
-    fn num_queues(&self) -> usize {
-        usize::from(self.shared.options.num_request_queues) + 1
+    fn num_queues(&self) -> u16 {
+        self.shared.options.num_request_queues + 1
     }
 
-    fn max_queue_size(&self) -> usize {
-        usize::from(self.shared.options.queue_size)
+    fn max_queue_size(&self) -> u16 {
+        self.shared.options.queue_size
     }
 
     fn features(&self) -> u64 {
@@ -106,46 +102,17 @@ impl VhostUserBackend for FsDevice {
         features
     }
 
-    fn reset_device(&self) {
-        self.shared.fs.reset();
-    }
-
-    /// The ring knows; there is nothing for the device to do.
-    fn set_event_idx(&self, _enabled: bool) {}
-
-    fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+    fn read_config(&self, offset: u32, size: u32) -> Vec<u8> {
         let space = self.shared.config_space();
-        let range = usize::try_from(offset).ok().and_then(|start| {
-            let end = start.checked_add(usize::try_from(size).ok()?)?;
-            space.get(start..end)
-        });
+        let start = offset as usize;
+        let range = space.get(start..start + size as usize);
         range.unwrap_or_default().to_vec()
     }
 
     /// `VIRTIO_FS_SHMCAP_ID_CACHE` is region 0, and the only one.
-    fn get_shmem_config(&self) -> io::Result<VhostUserShMemConfig> {
-        let window_bytes = self.shared.fs.window.size_bytes();
-        Ok(VhostUserShMemConfig::new(1, &[window_bytes]))
+    fn shared_memory_windows(&self) -> VhostUserShMemConfig {
+        VhostUserShMemConfig::new(1, &[self.shared.fs.window.size_bytes()])
     }
-
-    /// Data threads have their own snapshot of memory.
-    fn update_memory(&self, _memory: GuestMemoryAtomic<GuestMemoryMmap<()>>) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn handle_event(
-        &self,
-        _device_event: u16,
-        _events: vmm_sys_util::epoll::EventSet,
-        _vrings: &[VringMutex],
-        _thread: usize,
-    ) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Device for FsDevice {
-    type Worker = Requests<FsWorker>;
 
     fn worker(&self) -> io::Result<Requests<FsWorker>> {
         FsWorker::new(Arc::clone(&self.shared)).map(Requests::new)
@@ -163,14 +130,6 @@ impl Device for FsDevice {
         "--num-request-queues"
     }
 
-    fn files(&self) -> Vec<Arc<OwnedFd>> {
-        Vec::new()
-    }
-
-    fn engine(&self) -> Engine {
-        Engine::Uring
-    }
-
     fn stats(&self) -> &Arc<DeviceStats> {
         &self.shared.stats
     }
@@ -181,6 +140,10 @@ impl Device for FsDevice {
 
     fn back_channel(&self) -> &BackChannel {
         self.shared.fs.window.channel()
+    }
+
+    fn reset(&self) {
+        self.shared.fs.reset();
     }
 
     /// The next guest knows nothing, and has nothing open.

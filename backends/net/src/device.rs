@@ -8,19 +8,14 @@
 //! vring beyond them.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use ringside_common::backchannel::BackChannel;
-use ringside_common::device::Device;
+use ringside_common::device::{Device, DeviceMessage};
 use ringside_common::error::FrontEndError;
-use ringside_common::io::Engine;
 use ringside_common::limited;
 use ringside_common::stats::DeviceStats;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
-use vhost_user_backend::{VhostUserBackend, VringMutex};
-use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
-use vmm_sys_util::epoll::EventSet;
 
 use crate::config_space::ConfigSpace;
 use crate::features::{Offer, Offloads, consistent, taken_by_driver};
@@ -29,7 +24,7 @@ use crate::port::{Port, Role};
 use crate::worker::{NetWorker, Seed};
 
 /// virtio 1.3 §5.1.4.1: the least there is.
-const MIN_MTU: u64 = 68;
+const MIN_MTU: u16 = 68;
 /// What is said where nobody knows better.
 const USUAL_MTU: u16 = 1500;
 
@@ -94,6 +89,24 @@ impl NetDevice {
         }
     }
 
+    fn set_guest_mtu(&self, mtu: u64) -> Result<(), FrontEndError> {
+        let most = self.link_mtu().unwrap_or(u16::MAX);
+        match u16::try_from(mtu) {
+            Ok(mtu) if (MIN_MTU..=most).contains(&mtu) => {
+                self.port.set_guest_mtu(mtu);
+                Ok(())
+            }
+            _ => {
+                limited!(
+                    warn,
+                    "the front-end asks for an MTU of {mtu}; {MIN_MTU} to {most} can be had"
+                );
+                let most = u64::from(most);
+                Err(FrontEndError::Mtu { mtu, most })
+            }
+        }
+    }
+
     /// Has the link send what this driver takes. What waits there for another one is dropped when
     /// its queues begin to serve.
     fn set_offloads(&self, features: u64) {
@@ -109,16 +122,19 @@ impl NetDevice {
     }
 }
 
-impl VhostUserBackend for NetDevice {
-    type Bitmap = ();
-    type Vring = VringMutex;
+impl Device for NetDevice {
+    type Worker = NetWorker;
 
-    fn num_queues(&self) -> usize {
-        usize::from(self.port.pairs) * 2 + 1
+    fn name(&self) -> &str {
+        &self.port.options.name
     }
 
-    fn max_queue_size(&self) -> usize {
-        usize::from(self.queue_size)
+    fn num_queues(&self) -> u16 {
+        self.port.pairs * 2 + 1
+    }
+
+    fn max_queue_size(&self) -> u16 {
+        self.queue_size
     }
 
     fn features(&self) -> u64 {
@@ -143,45 +159,25 @@ impl VhostUserBackend for NetDevice {
             | VhostUserProtocolFeatures::STATUS
     }
 
-    fn reset_device(&self) {
-        self.port.reset();
-    }
-
-    /// The ring knows; there is nothing for the device to do.
-    fn set_event_idx(&self, _enabled: bool) {}
-
-    fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+    fn read_config(&self, offset: u32, size: u32) -> Vec<u8> {
         self.config_space().read(offset, size).unwrap_or_default()
     }
 
     /// Nothing of it can be written by a driver of today; what a legacy one writes is its address,
     /// which the front-end keeps (virtio 1.3 §5.1.4.3).
-    fn set_config(&self, _offset: u32, _bytes: &[u8]) -> io::Result<()> {
+    fn write_config(&self, _offset: u32, _bytes: &[u8]) -> io::Result<()> {
         Ok(())
     }
 
-    /// Data threads have their own snapshot of memory.
-    fn update_memory(&self, _memory: GuestMemoryAtomic<GuestMemoryMmap<()>>) -> io::Result<()> {
-        Ok(())
-    }
-
-    /// There is nothing that could have changed behind our back.
-    fn handle_event(
-        &self,
-        _device_event: u16,
-        _events: EventSet,
-        _vrings: &[VringMutex],
-        _thread: usize,
-    ) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Device for NetDevice {
-    type Worker = NetWorker;
-
-    fn name(&self) -> &str {
-        &self.port.options.name
+    fn message(&self, message: DeviceMessage) -> Result<(), FrontEndError> {
+        match message {
+            DeviceMessage::SendRarp { mac } => {
+                self.port.ask_announcement(mac);
+                self.hub.wake();
+                Ok(())
+            }
+            DeviceMessage::NetSetMtu { mtu } => self.set_guest_mtu(mtu),
+        }
     }
 
     fn worker(&self) -> io::Result<NetWorker> {
@@ -215,14 +211,6 @@ impl Device for NetDevice {
         "--queue-pairs"
     }
 
-    fn files(&self) -> Vec<Arc<OwnedFd>> {
-        Vec::new()
-    }
-
-    fn engine(&self) -> Engine {
-        Engine::Uring
-    }
-
     fn stats(&self) -> &Arc<DeviceStats> {
         &self.port.stats
     }
@@ -239,36 +227,11 @@ impl Device for NetDevice {
         true
     }
 
-    fn session_ended(&self) {
+    fn reset(&self) {
         self.port.reset();
     }
 
-    fn send_rarp(&self, mac: [u8; 6]) -> Result<(), FrontEndError> {
-        self.port.ask_announcement(mac);
-        self.hub.wake();
-        Ok(())
-    }
-
-    fn set_mtu(&self, mtu: u64) -> Result<(), FrontEndError> {
-        let most = u64::from(self.link_mtu().unwrap_or(u16::MAX));
-        if !(MIN_MTU..=most).contains(&mtu) {
-            limited!(
-                warn,
-                "the front-end asks for an MTU of {mtu}; {MIN_MTU} to {most} can be had"
-            );
-            return Err(FrontEndError::Mtu { mtu, most });
-        }
-        self.port
-            .set_guest_mtu(u16::try_from(mtu).unwrap_or(u16::MAX));
-        Ok(())
-    }
-
-    fn set_status(&self, status: u64) -> Result<(), FrontEndError> {
-        self.port.set_driver_status(status);
-        Ok(())
-    }
-
-    fn status(&self) -> Result<u64, FrontEndError> {
-        Ok(self.port.driver_status())
+    fn session_ended(&self) {
+        self.port.reset();
     }
 }

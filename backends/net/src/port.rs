@@ -85,7 +85,6 @@ pub struct Port {
     running_pairs: AtomicU16,
     acked_features: AtomicU64,
     guest_mtu: AtomicU16,
-    driver_status: AtomicU64,
     /// Plugged in and out by the operator.
     pub cable: Cable,
     /// Set by the driver; beyond them pairs are not used.
@@ -115,7 +114,6 @@ impl Port {
             pairs,
             acked_features: AtomicU64::new(0),
             guest_mtu: AtomicU16::new(0),
-            driver_status: AtomicU64::new(0),
             cable: Cable::default(),
             active_pairs: AtomicU16::new(u16::MAX),
             to_guest: RateLimit::default(),
@@ -251,17 +249,6 @@ impl Port {
         self.cable.is_in()
     }
 
-    /// The device status as the front-end last said it.
-    #[must_use]
-    pub fn driver_status(&self) -> u64 {
-        self.driver_status.load(Ordering::Acquire)
-    }
-
-    /// Takes note of it.
-    pub fn set_driver_status(&self, status: u64) {
-        self.driver_status.store(status, Ordering::Release);
-    }
-
     /// The pairs that the driver uses; more than there are where it has not said.
     #[must_use]
     #[inline]
@@ -327,7 +314,6 @@ impl Port {
         self.connected.store(false, Ordering::Release);
         self.set_guest_mtu(0);
         self.set_active_pairs(u16::MAX);
-        self.set_driver_status(0);
         self.announcement.store(0, Ordering::Release);
         self.change_filter(|filter| *filter = RxFilter::new(self.options.mac));
     }

@@ -18,7 +18,7 @@ use super::messages::{Answer, answers_by_itself};
 use super::received::Quarantine;
 use super::{Session, SessionError};
 use crate::device::Device;
-use crate::error::{FrontEndError, HostError};
+use crate::error::FrontEndError;
 use crate::limited;
 use crate::logging::LogLimiter;
 use crate::worker::Pool;
@@ -55,12 +55,12 @@ impl<D: Device> Connection<D> {
         device: Arc<D>,
         pool: Arc<Pool<D>>,
         quarantine: Arc<Quarantine>,
-    ) -> Result<Self, HostError> {
-        Ok(Self {
+    ) -> Self {
+        Self {
             socket,
             inbox: Inbox::new(quarantine),
-            session: Session::new(device, pool)?,
-        })
+            session: Session::new(device, pool),
+        }
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {

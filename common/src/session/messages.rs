@@ -17,7 +17,7 @@ use super::received::Received;
 use super::record::{VringRecord, duplicate, eventfd};
 use super::{PROTOCOL_FEATURES, Session, SessionError, narrow};
 use crate::device::vring::VringId;
-use crate::device::{Device, SeedOf};
+use crate::device::{Device, DeviceMessage, SeedOf};
 use crate::error::{FrontEndError, MessageName};
 use crate::memory::{MAX_SLOTS, Memory, Region, RegionSpec};
 use crate::ring::RingAddresses;
@@ -227,7 +227,8 @@ impl<D: Device> Session<D> {
             }
             _ => {
                 self.reset_rings()?;
-                self.device.reset_device();
+                self.status = 0;
+                self.device.reset();
             }
         }
         Ok(Answer::Done)
@@ -258,7 +259,10 @@ impl<D: Device> Session<D> {
         }
         let (index, number) = body.pair()?;
         match request {
-            FrontendReq::SET_VRING_NUM => self.vring(u64::from(index))?.set_size(index, number)?,
+            FrontendReq::SET_VRING_NUM => {
+                let max = self.device.max_queue_size();
+                self.vring(u64::from(index))?.set_size(index, number, max)?;
+            }
             FrontendReq::SET_VRING_BASE => self.vring(u64::from(index))?.set_base(index, number)?,
             FrontendReq::SET_VRING_ENABLE => self.set_vring_enable(index, number, body)?,
             _ => {
@@ -309,9 +313,8 @@ impl<D: Device> Session<D> {
             available,
             used,
         };
-        let guest = addresses.check(u32::from(narrow(index)), &memory)?;
+        addresses.check(u32::from(narrow(index)), &memory)?;
         vring.addresses = addresses;
-        vring.note_place(guest);
         self.tell(narrow(index), |id| Command::SetAddresses(id, addresses))
     }
 
@@ -323,7 +326,7 @@ impl<D: Device> Session<D> {
         match request {
             FrontendReq::GET_CONFIG => {
                 let config = body.config()?;
-                let space = self.device.get_config(config.offset, config.size);
+                let space = self.device.read_config(config.offset, config.size);
                 let whole = space.len() == config.payload.len();
                 Ok(Answer::Bytes(config.answer(whole.then_some(&space))))
             }
@@ -332,7 +335,7 @@ impl<D: Device> Session<D> {
                 // What a guest writes to its configuration space is handed on as it is; it must not
                 // be able to take its device away.
                 Ok(
-                    match self.device.set_config(config.offset, config.payload) {
+                    match self.device.write_config(config.offset, config.payload) {
                         Ok(()) => Answer::Done,
                         Err(error) => Answer::Ignored(SessionError::Device(error)),
                     },
@@ -341,30 +344,33 @@ impl<D: Device> Session<D> {
             FrontendReq::SEND_RARP => {
                 let [mac] = body.numbers()?;
                 let [m0, m1, m2, m3, m4, m5, ..] = mac.to_le_bytes();
-                self.device.send_rarp([m0, m1, m2, m3, m4, m5])?;
-                Ok(Answer::Done)
+                let mac = [m0, m1, m2, m3, m4, m5];
+                Ok(self.tell_device(DeviceMessage::SendRarp { mac }))
             }
             FrontendReq::NET_SET_MTU => {
                 let [mtu] = body.numbers()?;
-                Ok(match self.device.set_mtu(mtu) {
-                    Ok(()) => Answer::Done,
-                    Err(error) => Answer::Refused(error.into()),
-                })
+                Ok(self.tell_device(DeviceMessage::NetSetMtu { mtu }))
             }
             FrontendReq::SET_STATUS => {
                 let [status] = body.numbers()?;
-                self.device.set_status(status)?;
+                self.status = status;
                 Ok(Answer::Done)
             }
             FrontendReq::GET_STATUS => {
                 body.empty()?;
-                Ok(Answer::Number(self.device.status()?))
+                Ok(Answer::Number(self.status))
             }
             _ => {
-                let config = self.device.get_shmem_config();
-                let config = config.map_err(SessionError::Device)?;
-                Ok(Answer::Bytes(config.as_slice().to_vec()))
+                let windows = self.device.shared_memory_windows();
+                Ok(Answer::Bytes(windows.as_slice().to_vec()))
             }
+        }
+    }
+
+    fn tell_device(&self, message: DeviceMessage) -> Answer {
+        match self.device.message(message) {
+            Ok(()) => Answer::Done,
+            Err(error) => Answer::Refused(error.into()),
         }
     }
 

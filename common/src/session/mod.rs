@@ -21,12 +21,10 @@ mod record;
 
 use std::sync::Arc;
 
-use vhost_user_backend::VringT as _;
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
 };
-use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::device::vring::VringId;
 use crate::device::{Device, SeedOf};
@@ -64,31 +62,27 @@ pub(crate) struct Session<D: Device> {
     workers: Workers<D>,
     vrings: Vec<VringRecord>,
     memory: Arc<Memory>,
-    /// The same memory as the `vhost-user-backend` crate sees it.
-    guest_memory: GuestMemoryAtomic<GuestMemoryMmap<()>>,
     owned: bool,
     /// None before the first `SET_FEATURES`.
     features: Option<u64>,
     protocol_features: u64,
+    /// The device status, as the front-end has said it.
+    status: u64,
 }
 
 impl<D: Device> Session<D> {
-    pub(crate) fn new(device: Arc<D>, pool: Arc<Pool<D>>) -> Result<Self, HostError> {
-        let guest_memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-        let max_size = u16::try_from(device.max_queue_size()).unwrap_or(1 << 15);
-        let vrings = (0..device.num_queues())
-            .map(|_| VringRecord::new(guest_memory.clone(), max_size))
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
+    pub(crate) fn new(device: Arc<D>, pool: Arc<Pool<D>>) -> Self {
+        let vrings = (0..device.num_queues()).map(|_| VringRecord::default());
+        Self {
+            vrings: vrings.collect(),
             workers: Workers::new(Arc::clone(&device), pool),
             device,
-            vrings,
             memory: Arc::default(),
-            guest_memory,
             owned: false,
             features: None,
             protocol_features: 0,
-        })
+            status: 0,
+        }
     }
 
     /// Stops taking requests and completes those in flight; or goes on.
@@ -108,7 +102,7 @@ impl<D: Device> Session<D> {
 
     /// Completes what is in flight and lets go of everything the front-end gave.
     pub(crate) fn end(&mut self) {
-        // Who waits for an answer there would hold up the rest.
+        // A thread that waits for an answer there would hold up the end.
         self.device.back_channel().close();
         self.workers.shut_down();
         self.device.session_ended();
@@ -129,11 +123,6 @@ impl<D: Device> Session<D> {
         }
         self.features = Some(features);
         self.device.acked_features(features);
-        let event_idx = self.ring_features().event_idx;
-        self.device.set_event_idx(event_idx);
-        for vring in &self.vrings {
-            vring.state.set_queue_event_idx(event_idx);
-        }
         if features & PROTOCOL_FEATURES == 0 {
             // vhost-user.rst "Ring states": without the bit rings are enabled from the start.
             for index in 0..self.vrings.len() {
@@ -155,13 +144,8 @@ impl<D: Device> Session<D> {
     fn install_memory(&mut self, memory: Memory) -> Result<(), SessionError> {
         let memory = Arc::new(memory);
         self.workers.set_memory(&memory)?;
-        if let Ok(guard) = self.guest_memory.lock() {
-            guard.replace(memory.to_guest_memory());
-        }
         self.memory = memory;
-        self.device
-            .update_memory(self.guest_memory.clone())
-            .map_err(SessionError::Device)
+        Ok(())
     }
 
     fn vring(&mut self, index: u64) -> Result<&mut VringRecord, FrontEndError> {
@@ -179,7 +163,7 @@ impl<D: Device> Session<D> {
 
     fn enable(&mut self, index: u64, enabled: bool) -> Result<(), SessionError> {
         let vring = self.vring(index)?;
-        vring.state.set_enabled(enabled);
+        vring.enabled = enabled;
         let index = narrow(index);
         self.tell(index, |id| Command::Enable(id, enabled))
     }
@@ -194,15 +178,12 @@ impl<D: Device> Session<D> {
             // Any address would do for a ring of no entries, and none could ever be served.
             return Err(FrontEndError::VringSizeUnset { index }.into());
         }
-        let guest = vring.addresses.check(index, &memory)?;
-        vring.note_place(guest);
-        let enabled = vring.state.get_ref().is_enabled();
-        let (addresses, next_avail) = (vring.addresses, vring.state.queue_next_avail());
+        vring.addresses.check(index, &memory)?;
+        let (addresses, next_avail, enabled) = (vring.addresses, vring.base, vring.enabled);
         let kick = vring.kick.take();
         let call = record::duplicate(vring.call.as_ref())?;
         let err = record::duplicate(vring.err.as_ref())?;
         vring.started = true;
-        vring.state.set_queue_ready(true);
         let start = VringStart {
             id: self.workers.id(queue),
             addresses,
@@ -230,13 +211,12 @@ impl<D: Device> Session<D> {
         let stopped = self.workers.stop(queue)?;
         let vring = self.vring(u64::from(index))?;
         if let Some(next_avail) = stopped {
-            vring.state.set_queue_next_avail(next_avail);
+            vring.base = next_avail;
             limited!(debug, "vring {index} stopped at {next_avail}");
         }
         vring.started = false;
         vring.kick = None;
-        vring.state.set_queue_ready(false);
-        Ok(vring.state.queue_next_avail())
+        Ok(vring.base)
     }
 
     /// Stops all vrings and disables them.

@@ -4,80 +4,42 @@
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use vhost_user_backend::{VringMutex, VringT as _};
-use virtio_queue::QueueT as _;
-use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::error::{FrontEndError, HostError};
-use crate::limited;
-use crate::ring::{GuestRing, RingAddresses};
+use crate::ring::RingAddresses;
 use crate::session::received::Received;
 
-/// The control-plane record of a vring.
-///
-/// Size, place, position and state are in the `vhost-user-backend` crate's own object. The
-/// descriptors are not: the data thread needs its own, and that object cannot lend its.
-#[derive(Debug)]
+/// What a front-end has set of a vring.
+#[derive(Debug, Default)]
 pub(super) struct VringRecord {
-    pub(super) state: Vring,
+    /// Its size, 0 before it is set; and where its parts are.
     pub(super) addresses: RingAddresses,
+    /// The next available entry.
+    pub(super) base: u16,
+    pub(super) enabled: bool,
+    pub(super) started: bool,
+    /// For the next start; a started vring's is with its data thread.
     pub(super) kick: Option<OwnedFd>,
     pub(super) call: Option<OwnedFd>,
     pub(super) err: Option<OwnedFd>,
-    pub(super) started: bool,
-}
-
-/// [`VringMutex`], which has no `Debug`.
-#[derive(Clone)]
-pub(super) struct Vring(VringMutex);
-
-impl std::ops::Deref for Vring {
-    type Target = VringMutex;
-
-    fn deref(&self) -> &VringMutex {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Vring {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let state = self.get_ref();
-        f.debug_struct("Vring")
-            .field("queue", state.get_queue())
-            .field("enabled", &state.is_enabled())
-            .finish()
-    }
 }
 
 impl VringRecord {
-    pub(super) fn new(
-        memory: GuestMemoryAtomic<GuestMemoryMmap<()>>,
-        max_size: u16,
-    ) -> Result<Self, HostError> {
-        let state = VringMutex::new(memory, max_size).map_err(|e| HostError {
-            what: "making the record of a vring",
-            source: std::io::Error::other(e),
-        })?;
-        Ok(Self {
-            state: Vring(state),
-            addresses: RingAddresses::default(),
-            kick: None,
-            call: None,
-            err: None,
-            started: false,
-        })
-    }
-
     /// `SET_VRING_NUM`.
-    pub(super) fn set_size(&mut self, index: u32, size: u32) -> Result<(), FrontEndError> {
+    pub(super) fn set_size(
+        &mut self,
+        index: u32,
+        size: u32,
+        max: u16,
+    ) -> Result<(), FrontEndError> {
         self.check_stopped(index, "SET_VRING_NUM")?;
-        let max = u32::from(self.state.get_ref().get_queue().max_size());
-        let fits = size.is_power_of_two() && size <= max;
-        let Some(size) = u16::try_from(size).ok().filter(|_| fits) else {
-            return Err(FrontEndError::VringSize { index, size, max });
-        };
-        self.addresses.size = size;
-        self.state.set_queue_size(size);
+        match u16::try_from(size) {
+            Ok(size) if size.is_power_of_two() && size <= max => self.addresses.size = size,
+            _ => {
+                let max = u32::from(max);
+                return Err(FrontEndError::VringSize { index, size, max });
+            }
+        }
         Ok(())
     }
 
@@ -87,19 +49,8 @@ impl VringRecord {
         let Ok(base) = u16::try_from(base) else {
             return Err(FrontEndError::VringBase { index, base });
         };
-        self.state.set_queue_next_avail(base);
+        self.base = base;
         Ok(())
-    }
-
-    /// Notes where the ring was found in guest memory.
-    pub(super) fn note_place(&self, guest: GuestRing) {
-        // Checked by `RingAddresses::check`: aligned and within memory.
-        if let Err(error) = self
-            .state
-            .set_queue_info(guest.descriptor, guest.available, guest.used)
-        {
-            limited!(debug, "the record of a vring refuses its place: {error}");
-        }
     }
 
     fn check_stopped(&self, index: u32, message: &'static str) -> Result<(), FrontEndError> {
