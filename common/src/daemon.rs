@@ -15,7 +15,7 @@ use std::cell::Cell;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -52,6 +52,14 @@ pub enum Source {
 }
 
 impl Source {
+    /// Listens at `path`, for this user alone.
+    ///
+    /// # Errors
+    /// As [`BoundSocket::bind`].
+    pub fn bind(path: impl AsRef<Path>) -> Result<Self, SocketError> {
+        Ok(Self::Bound(BoundSocket::bind(path.as_ref(), 0o600, None)?))
+    }
+
     /// The source that the command line asks for; binds the socket if it is ours to bind.
     ///
     /// # Errors
@@ -287,7 +295,7 @@ impl<D: Device> Daemon<'_, D> {
     }
 
     /// The front-end listens.
-    fn connect_all(&self, path: &std::path::Path) -> Result<(), HostError> {
+    fn connect_all(&self, path: &Path) -> Result<(), HostError> {
         let mut told = false;
         while !self.signals.terminating() {
             match UnixStream::connect(path) {

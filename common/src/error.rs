@@ -317,6 +317,9 @@ pub enum RingError {
     /// The memory the ring lives in was taken away.
     #[error("the ring's memory was removed")]
     MemoryRemoved,
+    /// A device that walks the ring itself has given up.
+    #[error("the device does not go on with it")]
+    Device,
 }
 
 /// A resource of the host failed.

@@ -15,6 +15,7 @@
 //! | `watchdog` | writes that wait, waits without an end |
 //! | [`limit`] | bytes and operations per second |
 //! | [`device`] | what a device is: a control side and a data side |
+//! | [`adapter`] | devices written for rust-vmm, unchanged |
 //! | [`backchannel`] | messages to the front-end |
 //! | [`error`] | errors by culprit |
 //! | [`stats`], [`management`] | counters, control socket, metrics |
@@ -22,7 +23,10 @@
 //! | [`cli`], [`socket`], [`logging`] | options, sockets and logs of every back-end |
 //! | [`num`] | numbers that change their type and keep their value |
 //!
-//! How they work together is in `docs/architecture.md`.
+//! Begin with [`device`], which is the contract, and with the example `entropy`
+//! (`docs/writing-a-device.md`); then [`worker`] for the engine, `session` for the messages, and
+//! [`ring`], [`chain`] and [`memory`] for what is untrusted. How they work together is in
+//! `docs/architecture.md`, and words are in `docs/glossary.md`.
 
 #[cfg(target_endian = "big")]
 compile_error!("virtio is little-endian; this crate reads its fields as they are");
@@ -31,6 +35,7 @@ compile_error!(
     "lengths and offsets of guest memory have 64 bits; so must an address of this process"
 );
 
+pub mod adapter;
 pub mod backchannel;
 pub mod chain;
 pub mod cli;

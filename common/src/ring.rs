@@ -193,6 +193,17 @@ impl SplitRing {
                 .any(|at| self.u16_at(self.parts.used, *at).load(Ordering::Relaxed) != 0)
     }
 
+    /// Goes on at `next_avail`, for a ring that the device walks itself.
+    pub(crate) fn go_to(&mut self, next_avail: u16) {
+        self.next_avail = next_avail;
+        self.avail_idx = next_avail;
+    }
+
+    /// The available index, as the driver has it in guest memory.
+    pub(crate) fn available_index(&self) -> u16 {
+        self.avail_idx_now()
+    }
+
     /// Whether used elements wait for [`Ring::publish`].
     #[must_use]
     #[inline]

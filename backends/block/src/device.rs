@@ -424,8 +424,8 @@ impl Device for BlockDevice {
         &self.shared.stats
     }
 
-    fn back_channel(&self) -> &BackChannel {
-        &self.shared.back_channel
+    fn back_channel(&self) -> Option<&BackChannel> {
+        Some(&self.shared.back_channel)
     }
 
     fn reset(&self) {

@@ -15,6 +15,8 @@
 //! | [`image`] | a file or block device: lock, sizes, alignment |
 //! | [`slow_path`] | what O_DIRECT cannot do as it is |
 //! | [`manage`] | methods of the control socket |
+//!
+//! How it works, and why, is in `docs/block.md`.
 
 pub mod config_space;
 pub mod device;

@@ -138,8 +138,8 @@ impl Device for FsDevice {
         "; give --tag, for a front-end that learns the tag from here (crosvm)"
     }
 
-    fn back_channel(&self) -> &BackChannel {
-        self.shared.fs.window.channel()
+    fn back_channel(&self) -> Option<&BackChannel> {
+        Some(self.shared.fs.window.channel())
     }
 
     fn reset(&self) {

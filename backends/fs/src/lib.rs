@@ -21,7 +21,7 @@
 //! | [`attr`], [`idmap`], [`xattrmap`], [`ioctl`] | attributes, numbers of users, names of extended attributes, flags of inodes: what is translated |
 //! | [`sys`] | the system calls that have no safe wrapper |
 //!
-//! Why it is so is in `docs/architecture.md`.
+//! How it works, and why, is in `docs/fs.md`.
 
 pub mod attr;
 pub mod config;

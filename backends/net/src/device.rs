@@ -215,8 +215,8 @@ impl Device for NetDevice {
         &self.port.stats
     }
 
-    fn back_channel(&self) -> &BackChannel {
-        &self.port.back_channel
+    fn back_channel(&self) -> Option<&BackChannel> {
+        Some(&self.port.back_channel)
     }
 
     fn serves_legacy_drivers(&self) -> bool {

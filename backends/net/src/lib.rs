@@ -19,7 +19,7 @@
 //! | [`capture`] | pcapng files of what passes |
 //! | [`manage`] | methods of the control socket |
 //!
-//! Why it is so is in `docs/architecture.md`.
+//! How it works, and why, is in `docs/net.md`.
 
 pub mod cable;
 pub mod capture;

@@ -6,13 +6,21 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserShMemConfig};
+pub use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserShMemConfig};
+use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::bindings::virtio_ring::{
+    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
+};
 
 use crate::backchannel::BackChannel;
 use crate::device::turn::DeviceWorker;
 use crate::error::FrontEndError;
 use crate::io::Engine;
 use crate::stats::DeviceStats;
+
+/// `VERSION_1` and what Ringside serves of rings: indirect descriptors and `EVENT_IDX`.
+pub const RING_FEATURES: u64 =
+    1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX;
 
 /// A message that concerns one type of device only.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -57,23 +65,33 @@ pub trait Device: Debug + Send + Sync + 'static {
     // What the front-end is offered, and what it has set.
 
     /// The number of vrings.
-    fn num_queues(&self) -> u16;
+    fn num_queues(&self) -> u16 {
+        1
+    }
 
     /// The largest queue size; a power of two.
-    fn max_queue_size(&self) -> u16;
+    fn max_queue_size(&self) -> u16 {
+        1 << 15
+    }
 
     /// The feature bits of the device and of its rings. `VHOST_USER_F_PROTOCOL_FEATURES` is added.
-    fn features(&self) -> u64;
+    fn features(&self) -> u64 {
+        RING_FEATURES
+    }
 
     /// `SET_FEATURES`: `features` are among those offered. It may come several times.
-    fn acked_features(&self, features: u64);
+    fn acked_features(&self, _features: u64) {}
 
     /// The protocol features of the device. Those that Ringside does not implement are left out, and
     /// `REPLY_ACK` is added.
-    fn protocol_features(&self) -> VhostUserProtocolFeatures;
+    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        VhostUserProtocolFeatures::empty()
+    }
 
     /// `size` bytes at `offset` of the configuration space; empty where they are not in it.
-    fn read_config(&self, offset: u32, size: u32) -> Vec<u8>;
+    fn read_config(&self, _offset: u32, _size: u32) -> Vec<u8> {
+        Vec::new()
+    }
 
     /// Writes to the configuration space, as the driver asks.
     ///
@@ -160,13 +178,16 @@ pub trait Device: Debug + Send + Sync + 'static {
     fn stats(&self) -> &Arc<DeviceStats>;
 
     /// The way to tell the front-end that the configuration space has changed, and to have it map
-    /// files into the [windows](Self::shared_memory_windows).
-    fn back_channel(&self) -> &BackChannel;
+    /// files into the [windows](Self::shared_memory_windows). Without it `BACKEND_REQ` is not
+    /// offered.
+    fn back_channel(&self) -> Option<&BackChannel> {
+        None
+    }
 
     // The life of the device.
 
     /// `RESET_DEVICE`: the device is as at the start of the session. Its vrings are stopped.
-    fn reset(&self);
+    fn reset(&self) {}
 
     /// The front-end has left: what it had set is void.
     fn session_ended(&self) {}

@@ -11,7 +11,9 @@ mod control;
 pub(crate) mod turn;
 pub(crate) mod vring;
 
-pub use control::{Device, DeviceMessage};
+pub use control::{
+    Device, DeviceMessage, RING_FEATURES, VhostUserProtocolFeatures, VhostUserShMemConfig,
+};
 pub use turn::{DeviceWorker, Place, Turn, Vrings, WhileAway, monotonic_ns};
 pub use vring::Vring;
 

@@ -34,6 +34,9 @@ pub trait DeviceWorker {
     /// is not in flight is to be made available again.
     fn release(&mut self, _turn: &mut Turn<'_, Self::Queue>, _slot: usize) {}
 
+    /// The vring has moved, or has another memory table.
+    fn moved(&mut self, _turn: &mut Turn<'_, Self::Queue>, _slot: usize) {}
+
     /// The vring is to stop once nothing is in flight: what might be for ever is to be ended.
     fn stopping(&mut self, _turn: &mut Turn<'_, Self::Queue>, _slot: usize) {}
 

@@ -136,6 +136,11 @@ impl Vring {
         self.ring.was_served()
     }
 
+    /// The memory table that it is in.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
     /// Its counters.
     #[must_use]
     pub fn stats(&self) -> &QueueStats {

@@ -235,7 +235,10 @@ impl<D: Device> Session<D> {
     }
 
     fn offered_protocol_features(&self) -> u64 {
-        let offered = self.device.protocol_features() & implemented();
+        let mut offered = self.device.protocol_features() & implemented();
+        if self.device.back_channel().is_none() {
+            offered.remove(VhostUserProtocolFeatures::BACKEND_REQ);
+        }
         (offered | VhostUserProtocolFeatures::REPLY_ACK).bits()
     }
 
@@ -440,7 +443,9 @@ impl<D: Device> Session<D> {
             return Err(FrontEndError::OwnConnection.into());
         }
         let features = VhostUserProtocolFeatures::from_bits_truncate(self.protocol_features);
-        self.device.back_channel().set(socket.into(), features);
+        if let Some(back_channel) = self.device.back_channel() {
+            back_channel.set(socket.into(), features);
+        }
         Ok(Answer::Done)
     }
 

@@ -103,7 +103,9 @@ impl<D: Device> Session<D> {
     /// Completes what is in flight and lets go of everything the front-end gave.
     pub(crate) fn end(&mut self) {
         // A thread that waits for an answer there would hold up the end.
-        self.device.back_channel().close();
+        if let Some(back_channel) = self.device.back_channel() {
+            back_channel.close();
+        }
         self.workers.shut_down();
         self.device.session_ended();
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! How the operator wants data threads to be.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 /// How data threads are made.
@@ -16,4 +17,17 @@ pub struct WorkerOptions {
     pub stop_timeout: Option<Duration>,
     /// Whether guest memory may be in a file on a local disk, for which they may have to wait.
     pub file_memory: bool,
+}
+
+impl Default for WorkerOptions {
+    /// What the command line of a back-end has for defaults.
+    fn default() -> Self {
+        Self {
+            max_threads: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            cpus: Vec::new(),
+            max_poll_ns: 50_000,
+            stop_timeout: Some(Duration::from_secs(300)),
+            file_memory: false,
+        }
+    }
 }

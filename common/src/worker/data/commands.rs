@@ -55,7 +55,9 @@ impl<W: DeviceWorker> DataThread<W> {
                 Command::SetErr(id, fd) => self.change(id, |vring| vring.err = fd),
                 Command::SetAddresses(id, addresses) => {
                     self.release(worker, |vring| vring.id == id);
-                    self.change(id, |vring| vring.relocate(addresses))
+                    let reply = self.change(id, |vring| vring.relocate(addresses));
+                    self.moved(worker, |vring| vring.id == id);
+                    reply
                 }
             };
             answer(&reply_to, reply);
@@ -143,17 +145,27 @@ impl<W: DeviceWorker> DataThread<W> {
                 place.vring.set_memory(&memory);
             }
         }
+        self.moved(worker, |vring| vring.id.session == session);
         Reply::Done
     }
 
     /// Has the device let go of what it has taken from some vrings and does not work on.
     fn release(&mut self, worker: &mut W, of: impl Fn(&Vring) -> bool) {
-        for slot in 0..self.vrings.len() {
-            if self.vrings.get(slot).is_some_and(|place| of(&place.vring)) {
-                let mut turn = self.parts();
-                worker.release(&mut turn, slot);
-            }
+        for slot in self.slots_of(of) {
+            worker.release(&mut self.parts(), slot);
         }
+    }
+
+    /// Tells the device that some vrings are elsewhere.
+    fn moved(&mut self, worker: &mut W, of: impl Fn(&Vring) -> bool) {
+        for slot in self.slots_of(of) {
+            worker.moved(&mut self.parts(), slot);
+        }
+    }
+
+    fn slots_of(&self, of: impl Fn(&Vring) -> bool) -> Vec<usize> {
+        let is_one = |slot: &usize| self.vrings.get(*slot).is_some_and(|p| of(&p.vring));
+        (0..self.vrings.len()).filter(is_one).collect()
     }
 
     fn set_kick(&mut self, id: VringId, fd: Option<OwnedFd>) -> Reply {
