@@ -70,7 +70,7 @@ impl<D: Device> Workers<D> {
         command: Command<SeedOf<D>>,
         awaited: impl FnOnce() -> Awaited,
     ) -> Result<Reply, HostError> {
-        post.ask(command, &self.pool.watchdog(), || {
+        post.ask(command, self.pool.watchdog(), || {
             let mut awaited = awaited();
             let name = self.device.name();
             if !name.is_empty() {
