@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 
 use ringside_blk::device::{BlockDevice, BlockOptions};
 use ringside_blk::engine::Engine;
-use ringside_blk::image::CacheMode;
+use ringside_blk::storage::CacheMode;
 use ringside_common::daemon::{Control, Source, serve};
 use ringside_common::device::Device;
 use ringside_common::error::HostError;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ringside_blk::device::{BlockDevice, BlockOptions};
 use ringside_blk::engine::NullEngine;
-use ringside_blk::image::CacheMode;
+use ringside_blk::storage::CacheMode;
 use ringside_common::daemon::{Control, Source, serve};
 use ringside_common::worker::WorkerOptions;
 use ringside_frontend::blk::{BlkConfig, BlkDriver, RequestShape, TableShape};

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ringside_blk::engine::FileEngine;
-use ringside_blk::image::{CacheMode, DiscardMode, Image, ImageOptions};
+use ringside_blk::storage::{CacheMode, DiscardMode, Image, ImageOptions};
 use ringside_common::io::Engine as IoEngine;
 use ringside_frontend::blk::{BlkConfig, BlkDriver, RequestShape, TableShape};
 use ringside_frontend::ring::CallMode;

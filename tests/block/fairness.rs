@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ringside_blk::engine::{Engine, FileEngine, Ranges, Started, Target};
-use ringside_blk::image::{CacheMode, DiscardMode, Image, ImageOptions};
+use ringside_blk::storage::{CacheMode, DiscardMode, Image, ImageOptions};
 use ringside_common::io::Engine as IoEngine;
 use ringside_common::worker::RequestCx;
 use ringside_frontend::blk::{

@@ -13,41 +13,13 @@
 
 use thiserror::Error;
 
-use crate::request::{SECTOR_BYTES, SegmentLimits};
+use crate::request::SegmentLimits;
+use crate::storage::{SECTOR_BYTES, Topology};
 
 /// What can be read: `VHOST_USER_MAX_CONFIG_SIZE`.
 pub const CONFIG_SPACE_BYTES: usize = 256;
 /// Where the only writable field lies.
 const WRITEBACK_OFFSET: u32 = 32;
-
-/// Sizes of the storage below, which the driver uses as hints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Topology {
-    /// Block the driver is asked to keep to: a power of two from 512 on.
-    pub logical_block_bytes: u32,
-    /// Block below which the storage reads, modifies and writes.
-    pub physical_block_bytes: u32,
-    /// First byte that begins a physical block.
-    pub alignment_offset_bytes: u32,
-    /// Smallest transfer that is not slow.
-    pub min_io_bytes: u32,
-    /// Best transfer, or 0 if unknown.
-    pub opt_io_bytes: u32,
-    /// Unit in which a discard frees space.
-    pub discard_granularity_bytes: u32,
-}
-
-impl Topology {
-    /// Storage without blocks of its own.
-    pub const SECTORS: Self = Self {
-        logical_block_bytes: 512,
-        physical_block_bytes: 512,
-        alignment_offset_bytes: 0,
-        min_io_bytes: 512,
-        opt_io_bytes: 0,
-        discard_granularity_bytes: 512,
-    };
-}
 
 /// Every field of the configuration space that is not constant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

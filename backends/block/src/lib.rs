@@ -5,15 +5,15 @@
 //! | module | does |
 //! |---|---|
 //! | [`options`] | the command line, checked |
-//! | [`device`] | features, configuration space, write cache: the control side |
+//! | [`device`] | features, configuration space, size: the control side |
 //! | [`serve`] | from a descriptor chain to its answer: the data side |
+//! | `shared` | what the two sides share |
 //! | [`request`] | what a request asks for, from its bytes alone |
 //! | [`config_space`] | the configuration space, to the byte |
 //! | `write_cache` | whether a write is stable before its answer |
 //! | `syncs` | what a failed sync means for those beside it |
 //! | [`engine`] | where checked requests go |
-//! | [`image`] | a file or block device: lock, sizes, alignment |
-//! | [`slow_path`] | what O_DIRECT cannot do as it is |
+//! | [`storage`] | files and block devices: locks, sizes, alignment, bounce buffers |
 //! | [`manage`] | methods of the control socket |
 //!
 //! How it works, and why, is in `docs/block.md`.
@@ -21,12 +21,11 @@
 pub mod config_space;
 pub mod device;
 pub mod engine;
-pub mod image;
 pub mod manage;
 pub mod options;
 pub mod request;
 pub mod serve;
-pub mod slow_path;
+mod shared;
+pub mod storage;
 mod syncs;
-mod sys;
 mod write_cache;

@@ -48,7 +48,7 @@ impl BlockManagement {
 
     fn info(&self) -> Value {
         let shared = self.device.shared();
-        let engine = &shared.engine;
+        let engine = shared.engine();
         let topology = engine.topology();
         json!({
             "size_bytes": engine.capacity_sectors() * SECTOR_BYTES,
@@ -111,7 +111,7 @@ impl BlockManagement {
         size_bytes: u64,
         may_shrink: bool,
     ) -> Result<std::io::Result<u64>, ManageError> {
-        let present_bytes = self.device.shared().engine.capacity_sectors() * SECTOR_BYTES;
+        let present_bytes = self.device.shared().engine().capacity_sectors() * SECTOR_BYTES;
         if size_bytes >= present_bytes {
             return Ok(self.device.resize(size_bytes));
         }

@@ -3,12 +3,13 @@
 
 use std::path::PathBuf;
 
+use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ringside_common::cli::{CommonArgs, CtlArgs, size};
 use ringside_common::io::Engine as IoEngine;
 
-use crate::image::{CacheMode, DiscardMode, Image, ImageError, ImageOptions};
 use crate::request::ID_BYTES;
+use crate::storage::{CacheMode, DiscardMode, Image, ImageError, ImageOptions};
 
 /// Serves a raw image file, a host block device or memory as a virtio-blk device to any VMM that
 /// speaks vhost-user
@@ -100,6 +101,47 @@ pub enum Aio {
     IoUring,
     /// With blocking threads
     Threads,
+}
+
+impl ValueEnum for CacheMode {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Self::Writeback,
+            Self::Writethrough,
+            Self::None,
+            Self::Unsafe,
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let (name, help) = match self {
+            Self::Writeback => ("writeback", "The host's page cache; stable after a flush"),
+            Self::Writethrough => (
+                "writethrough",
+                "The host's page cache for reads; a write completes when it is stable",
+            ),
+            Self::None => ("none", "No page cache (`O_DIRECT`); stable after a flush"),
+            Self::Unsafe => (
+                "unsafe",
+                "The host's page cache; a flush does nothing, so a host crash loses data",
+            ),
+        };
+        Some(PossibleValue::new(name).help(help))
+    }
+}
+
+impl ValueEnum for DiscardMode {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Unmap, Self::Ignore]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let (name, help) = match self {
+            Self::Unmap => ("unmap", "Gives the space back to the host"),
+            Self::Ignore => ("ignore", "Nothing: it is not offered"),
+        };
+        Some(PossibleValue::new(name).help(help))
+    }
 }
 
 /// A disk that cannot be served.

@@ -15,7 +15,8 @@
 )]
 
 /// Bytes in a sector, the unit of every address on the wire, whatever the block size.
-pub const SECTOR_BYTES: u64 = 512;
+pub use crate::storage::SECTOR_BYTES;
+
 /// Bytes in the header of a request.
 pub const HEADER_BYTES: usize = 16;
 /// Bytes in one segment of a discard or write-zeroes request.
@@ -24,6 +25,20 @@ pub const SEGMENT_BYTES: usize = 16;
 pub const ID_BYTES: usize = 20;
 /// The used length of a request of which only the status byte was written.
 pub const USED_LEN_STATUS_ONLY: u32 = 1;
+
+/// Names of the counters of requests, in the order of [`Request::kind`]; the last one counts those
+/// that were not understood.
+pub const KINDS: &[&str] = &[
+    "read",
+    "write",
+    "flush",
+    "discard",
+    "write_zeroes",
+    "get_id",
+    "invalid",
+];
+/// The counter of requests that were not understood.
+pub const KIND_INVALID: usize = 6;
 
 /// `VIRTIO_BLK_T_*`.
 mod kind {
@@ -149,6 +164,20 @@ impl Request {
         match self {
             Self::Out { .. } | Self::Discard { .. } | Self::WriteZeroes { .. } => true,
             Self::In { .. } | Self::Flush | Self::GetId => false,
+        }
+    }
+
+    /// Its place in [`KINDS`].
+    #[inline]
+    #[must_use]
+    pub const fn kind(self) -> usize {
+        match self {
+            Self::In { .. } => 0,
+            Self::Out { .. } => 1,
+            Self::Flush => 2,
+            Self::Discard { .. } => 3,
+            Self::WriteZeroes { .. } => 4,
+            Self::GetId => 5,
         }
     }
 

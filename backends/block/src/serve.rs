@@ -22,26 +22,14 @@ use ringside_common::chain::ChainFault;
 use ringside_common::memory::Lent;
 use ringside_common::worker::{Brought, Counted, RequestCx, RequestWorker};
 
-use crate::device::Shared;
 use crate::engine::{Ranges, Started, Target};
 use crate::request::{
-    HEADER_BYTES, ID_BYTES, Limits, Request, SECTOR_BYTES, SEGMENT_BYTES, Segment, SegmentKind,
+    HEADER_BYTES, ID_BYTES, KIND_INVALID, Limits, Request, SEGMENT_BYTES, Segment, SegmentKind,
     Status, USED_LEN_STATUS_ONLY,
 };
-use crate::slow_path::RangeGuard;
+use crate::shared::Shared;
+use crate::storage::{RangeGuard, SECTOR_BYTES};
 use crate::syncs::{Ended, Sync, Verdict};
-
-/// Names of the counters, in the order of `kind_of`.
-pub const KINDS: &[&str] = &[
-    "read",
-    "write",
-    "flush",
-    "discard",
-    "write_zeroes",
-    "get_id",
-    "invalid",
-];
-const INVALID: usize = 6;
 
 /// The tag of the operation of a request, and of the verdict on its sync.
 const OPERATION: u16 = 0;
@@ -144,7 +132,7 @@ impl RequestWorker for BlockWorker {
         head: u16,
         chain: Result<(), ChainFault>,
     ) {
-        queue.limits.capacity_sectors = self.shared.engine.capacity_sectors();
+        queue.limits.capacity_sectors = self.shared.engine().capacity_sectors();
         let Some(slot) = queue.requests.get_mut(usize::from(head)) else {
             return;
         };
@@ -261,7 +249,7 @@ impl Serving<'_, '_> {
             offset_bytes: self.slot.offset_bytes,
         };
         let started = if let Request::In { .. } = self.slot.request {
-            self.shared.engine.read(self.cx, target)
+            self.shared.engine().read(self.cx, target)
         } else {
             match self.start_change(target) {
                 Some(started) => started,
@@ -294,7 +282,7 @@ impl Serving<'_, '_> {
         } else if self.slot.request.writes() {
             self.shared.write_cache().note_volatile_write();
         }
-        let engine = &*self.shared.engine;
+        let engine = &**self.shared.engine();
         Some(match self.slot.request {
             Request::Out { .. } => engine.write(self.cx, target, self.slot.stable),
             Request::Flush => engine.flush(self.cx, target),
@@ -387,7 +375,7 @@ impl Serving<'_, '_> {
         };
         let left = buffers.writable_bytes();
         let end = start.saturating_add(left);
-        match self.shared.engine.zero_tail_bytes() {
+        match self.shared.engine().zero_tail_bytes() {
             Ok(tail) if tail.start <= start && end <= tail.end => {
                 buffers.zero_at(0, usize::try_from(left).unwrap_or(usize::MAX));
                 self.finish(Status::Ok);
@@ -461,7 +449,7 @@ impl Serving<'_, '_> {
             _ => 0,
         };
         let counted = Counted {
-            kind: kind_of(request),
+            kind: request.kind(),
             bytes,
             ok: status == Status::Ok,
         };
@@ -472,7 +460,7 @@ impl Serving<'_, '_> {
     #[cold]
     fn reject(&mut self, status: Status) {
         let counted = Counted {
-            kind: INVALID,
+            kind: KIND_INVALID,
             bytes: 0,
             ok: false,
         };
@@ -486,7 +474,7 @@ impl Serving<'_, '_> {
             self.head,
             0,
             Counted {
-                kind: INVALID,
+                kind: KIND_INVALID,
                 bytes: 0,
                 ok: false,
             },
@@ -499,17 +487,5 @@ impl Serving<'_, '_> {
             buffers.put_tail(status.to_byte());
         }
         self.cx.complete(self.head, used_bytes, counted);
-    }
-}
-
-#[inline]
-fn kind_of(request: Request) -> usize {
-    match request {
-        Request::In { .. } => 0,
-        Request::Out { .. } => 1,
-        Request::Flush => 2,
-        Request::Discard { .. } => 3,
-        Request::WriteZeroes { .. } => 4,
-        Request::GetId => 5,
     }
 }

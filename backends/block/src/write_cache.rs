@@ -18,7 +18,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::image::CacheMode;
+use crate::storage::CacheMode;
 
 /// The write cache of a device.
 #[derive(Debug)]

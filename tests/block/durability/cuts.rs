@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use ringside_blk::image::CacheMode;
+use ringside_blk::storage::CacheMode;
 use ringside_frontend::blk::{
     BlkConfig, BlkDriver, BlkRequest, Completion, Range, SECTOR_BYTES, Slot, blk_feature, kind,
     status,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{TryRecvError, sync_channel};
 use std::time::Duration;
 
-use ringside_blk::image::CacheMode;
+use ringside_blk::storage::CacheMode;
 use ringside_frontend::FrontendError;
 use ringside_frontend::blk::{BlkConfig, BlkDriver, BlkRequest, Completion, Range, kind, status};
 use ringside_frontend::load::{Rng, check_pattern, fill_pattern};

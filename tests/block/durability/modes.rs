@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use ringside_blk::image::CacheMode;
+use ringside_blk::storage::CacheMode;
 use ringside_frontend::blk::{blk_feature, status};
 use ringside_frontend::session::SessionBuilder;
 use ringside_tests::block_engine::{CacheDisk, Op};

@@ -4,7 +4,7 @@
 //! The kernel tells one of them of an error, once. The disk of these tests fails the one that it is
 //! told to fail, and ends them in the order that the test wants.
 
-use ringside_blk::image::CacheMode;
+use ringside_blk::storage::CacheMode;
 use ringside_frontend::blk::{kind, status};
 use ringside_tests::block_engine::{CacheDisk, Op};
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ringside_blk::engine::FileEngine;
-use ringside_blk::image::{CacheMode, DiscardMode, Image, ImageOptions};
+use ringside_blk::storage::{CacheMode, DiscardMode, Image, ImageOptions};
 use ringside_common::io::Engine as IoEngine;
 use ringside_frontend::blk::{ID_BYTES, Range, SECTOR_BYTES, kind};
 use ringside_frontend::ring::{CallMode, Segment, SplitRing};

@@ -3,7 +3,7 @@
 //!
 //! What the kernel takes as it is goes straight to the data thread's I/O queue: the guest's
 //! buffers are the kernel's, nothing is copied. What `O_DIRECT` would refuse (and `SeaBIOS`, OVMF and
-//! others send) goes through [`SlowPath`] on a blocking thread, with a copy.
+//! others send) goes through [`Bounce`] on a blocking thread, with a copy.
 //!
 //! Where a write may be smaller than a block of the image, rewriting that block must not undo a
 //! write beside it, so there every write holds a lock on its range. Other images have no locks.
@@ -20,9 +20,9 @@ use ringside_common::worker::RequestCx;
 use rustix::io::{Errno, ReadWriteFlags, retry_on_intr};
 
 use super::{Engine, Ranges, Started, Target};
-use crate::config_space::Topology;
-use crate::image::{CacheMode, Image, ImageError};
-use crate::slow_path::{Alignment, RangeLocks, SlowPath, SlowPathError, Storage as _};
+use crate::storage::{
+    Alignment, Bounce, BounceError, CacheMode, Image, ImageError, Layer as _, RangeLocks, Topology,
+};
 
 /// The image is the only file.
 const IMAGE: FileId = FileId::new(0);
@@ -76,7 +76,7 @@ impl FileEngine {
                 .all(|iov| self.alignment.fits_memory(iov.iov_base.addr(), iov.iov_len))
     }
 
-    fn read_slowly(&self, cx: &mut RequestCx<'_>, target: Target) -> Started {
+    fn read_bounced(&self, cx: &mut RequestCx<'_>, target: Target) -> Started {
         let Some(buffers) = cx.buffers(target.head) else {
             return Started::Done(-libc::EIO);
         };
@@ -87,8 +87,8 @@ impl FileEngine {
         self.bounced_bytes.fetch_add(len_bytes, Ordering::Relaxed);
         let (image, locks) = (Arc::clone(&self.image), Arc::clone(&self.locks));
         let job = move || {
-            let path = SlowPath::new(&*image, &locks);
-            let done = path.read(target.offset_bytes, len_bytes, &mut |at, bytes| {
+            let bounce = Bounce::new(&*image, &locks);
+            let done = bounce.read(target.offset_bytes, len_bytes, &mut |at, bytes| {
                 put(payload.write_at(position(at)?, bytes), bytes.len())
             });
             result_of(done, len_bytes)
@@ -112,7 +112,7 @@ impl FileEngine {
         Started::of(cx.write_guarded(target.head, target.tag, IMAGE, what, guard))
     }
 
-    fn write_slowly(&self, cx: &mut RequestCx<'_>, target: Target, stable: bool) -> Started {
+    fn write_bounced(&self, cx: &mut RequestCx<'_>, target: Target, stable: bool) -> Started {
         let Some(buffers) = cx.buffers(target.head) else {
             return Started::Done(-libc::EIO);
         };
@@ -124,8 +124,8 @@ impl FileEngine {
         let (image, locks) = (Arc::clone(&self.image), Arc::clone(&self.locks));
         let flags = write_flags(stable);
         let job = move || {
-            let path = SlowPath::new(&*image, &locks);
-            let done = path.write(target.offset_bytes, len_bytes, flags, &mut |at, bytes| {
+            let bounce = Bounce::new(&*image, &locks);
+            let done = bounce.write(target.offset_bytes, len_bytes, flags, &mut |at, bytes| {
                 let want = bytes.len();
                 put(payload.read_at(position(at)?, bytes), want)
             });
@@ -185,7 +185,7 @@ impl Engine for FileEngine {
         ) {
             Started::of(cx.read(target.head, target.tag, IMAGE, target.offset_bytes))
         } else {
-            self.read_slowly(cx, target)
+            self.read_bounced(cx, target)
         }
     }
 
@@ -197,7 +197,7 @@ impl Engine for FileEngine {
         };
         let len_bytes = buffers.readable_bytes();
         if !self.fits(target.offset_bytes, buffers.readable(), len_bytes) {
-            return self.write_slowly(cx, target, stable);
+            return self.write_bounced(cx, target, stable);
         }
         let guard = if self.alignment.may_rewrite() {
             let range = target.offset_bytes..target.offset_bytes.saturating_add(len_bytes);
@@ -207,7 +207,7 @@ impl Engine for FileEngine {
             match self.locks.try_lock_shared(range) {
                 Some(guard) => Some(guard),
                 // Somebody rewrites a block of it; the wait is for a blocking thread.
-                None => return self.write_slowly(cx, target, stable),
+                None => return self.write_bounced(cx, target, stable),
             }
         } else {
             None
@@ -229,7 +229,7 @@ impl Engine for FileEngine {
         let (image, locks) = (Arc::clone(&self.image), Arc::clone(&self.locks));
         let stable = ranges.stable && !self.is_unsafe();
         let job = move || {
-            let path = SlowPath::new(&*image, &locks);
+            let bounce = Bounce::new(&*image, &locks);
             let mut done = Ok(());
             for piece in ranges.pieces() {
                 if ranges.stop.load(Ordering::Relaxed) {
@@ -241,9 +241,9 @@ impl Engine for FileEngine {
                 }
                 let (offset, len_bytes) = (piece.offset_bytes, piece.len_bytes);
                 done = if ranges.zero {
-                    path.write_zeroes(offset, len_bytes, piece.unmap, ReadWriteFlags::empty())
+                    bounce.write_zeroes(offset, len_bytes, piece.unmap, ReadWriteFlags::empty())
                 } else {
-                    path.discard(offset, len_bytes)
+                    bounce.discard(offset, len_bytes)
                 };
                 if done.is_err() {
                     break;
@@ -298,26 +298,26 @@ fn write_flags(stable: bool) -> ReadWriteFlags {
 }
 
 /// A position in a job's payload, which is at most [`MAX_JOB_BYTES`] long.
-fn position(at: u64) -> Result<usize, SlowPathError> {
-    usize::try_from(at).map_err(|_e| SlowPathError::GuestMemory)
+fn position(at: u64) -> Result<usize, BounceError> {
+    usize::try_from(at).map_err(|_e| BounceError::GuestMemory)
 }
 
-fn put(moved: usize, wanted: usize) -> Result<(), SlowPathError> {
+fn put(moved: usize, wanted: usize) -> Result<(), BounceError> {
     if moved == wanted {
         Ok(())
     } else {
-        Err(SlowPathError::GuestMemory)
+        Err(BounceError::GuestMemory)
     }
 }
 
 /// The result of a job in the form of a system call's.
-fn result_of(done: Result<(), SlowPathError>, len_bytes: u64) -> i32 {
+fn result_of(done: Result<(), BounceError>, len_bytes: u64) -> i32 {
     let errno = match done {
         Ok(()) => return i32::try_from(len_bytes).unwrap_or(i32::MAX),
-        Err(SlowPathError::Io { source, .. }) => source,
-        Err(SlowPathError::EndOfImage { .. }) => Errno::NXIO,
-        Err(SlowPathError::Range { .. }) => Errno::INVAL,
-        Err(SlowPathError::GuestMemory) => Errno::FAULT,
+        Err(BounceError::Io { source, .. }) => source,
+        Err(BounceError::EndOfImage { .. }) => Errno::NXIO,
+        Err(BounceError::Range { .. }) => Errno::INVAL,
+        Err(BounceError::GuestMemory) => Errno::FAULT,
     };
     -errno.raw_os_error()
 }

@@ -22,9 +22,8 @@ use rustix::io::Errno;
 pub use file::FileEngine;
 pub use null::NullEngine;
 
-use crate::config_space::Topology;
-use crate::request::{SECTOR_BYTES, Segment};
-use crate::slow_path::RangeGuard;
+use crate::request::Segment;
+use crate::storage::{RangeGuard, SECTOR_BYTES, Topology};
 
 /// What became of an operation.
 #[derive(Debug)]

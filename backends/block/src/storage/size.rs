@@ -6,13 +6,13 @@ use std::os::fd::OwnedFd;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
+use ringside_common::limited;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-use super::{Image, ImageError, Kind};
-use ringside_common::limited;
-
-use crate::request::SECTOR_BYTES;
+use super::error::ImageError;
+use super::image::{Image, Kind};
+use super::topology::{SECTOR_BYTES, check_size};
 
 impl Image {
     /// Asks for the size anew: after a resize by someone else. Returns the capacity in sectors.
@@ -170,18 +170,6 @@ impl Image {
     /// The size, in sectors, when last asked for.
     pub fn capacity_sectors(&self) -> u64 {
         self.capacity_sectors.load(Ordering::Acquire)
-    }
-}
-
-pub(super) fn check_size(size_bytes: u64, block_size_bytes: u32) -> Result<(), ImageError> {
-    let is_good = size_bytes.is_multiple_of(block_size_bytes.into());
-    if is_good {
-        Ok(())
-    } else {
-        Err(ImageError::Size {
-            size_bytes,
-            block_size_bytes,
-        })
     }
 }
 

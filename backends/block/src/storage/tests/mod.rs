@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Images on the file systems of this machine, and beside the QEMU installed on it.
 
+mod devices;
+mod locks;
+
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, ReadWriteFlags};
 use tempfile::TempDir;
 
 use super::*;
-use crate::slow_path::{RangeLocks, SlowPath};
 
 fn options(path: &Path) -> ImageOptions {
     ImageOptions {
@@ -155,7 +159,7 @@ fn open_direct_keeps_to_what_the_file_demands() {
         );
         // The demands suffice.
         let locks: Arc<RangeLocks> = Arc::default();
-        let path = SlowPath::new(&image, &locks);
+        let path = Bounce::new(&image, &locks);
         let flags = ReadWriteFlags::DSYNC;
         let mark = |_, bytes: &mut [u8]| {
             bytes.fill(7);
@@ -188,7 +192,7 @@ fn write_into_the_tail_never_grows_the_capacity() {
         });
         let capacity_sectors = image.capacity_sectors();
         let locks: Arc<RangeLocks> = Arc::default();
-        let path = SlowPath::new(&image, &locks);
+        let path = Bounce::new(&image, &locks);
         path.write(4096, 512, ReadWriteFlags::empty(), &mut |_, bytes| {
             bytes.fill(7);
             Ok(())
@@ -355,11 +359,11 @@ fn zeroing_and_discarding_leave_zeroes_and_nothing_else_changed() {
             let image = open(&options(&path));
             let blocks_before = fs::metadata(&path).unwrap().blocks();
             let locks: Arc<RangeLocks> = Arc::default();
-            let slow_path = SlowPath::new(&image, &locks);
-            slow_path
+            let bounce = Bounce::new(&image, &locks);
+            bounce
                 .write_zeroes(512, 1 << 18, unmap, ReadWriteFlags::empty())
                 .unwrap();
-            slow_path.discard(1 << 19, 1 << 18).unwrap();
+            bounce.discard(1 << 19, 1 << 18).unwrap();
             let mut expected = vec![9; 1 << 20];
             expected[512..512 + (1 << 18)].fill(0);
             expected[1 << 19..3 << 18].fill(0);
@@ -410,359 +414,6 @@ fn anonymous_image_is_zero_and_resizable() {
 }
 
 #[test]
-fn i13_second_writer_is_refused_and_readers_share() {
-    for dir in dirs() {
-        let path = image_file(&dir, 4096);
-        let in_use = |options: &ImageOptions, expected: &str| {
-            let error = Image::open(options).unwrap_err();
-            let said = format!("{}: in use by another process, ", path.display());
-            assert!(error.to_string().starts_with(&said), "{error}");
-            assert!(error.to_string().contains(expected), "{error}");
-        };
-        let writer = open(&options(&path));
-        in_use(&options(&path), "\"write\"");
-        in_use(&read_only(&path), "\"write\"");
-        drop(open(&ImageOptions {
-            lock: false,
-            ..options(&path)
-        }));
-        drop(writer);
-        let reader = open(&read_only(&path));
-        drop(open(&read_only(&path)));
-        in_use(&options(&path), "\"write\"");
-        drop(reader);
-        drop(open(&options(&path)));
-    }
-}
-
-/// Runs QEMU's tool on an image until it has opened it, and keeps it there.
-struct QemuIo {
-    child: Child,
-    /// Closing it ends the tool.
-    stdin: Option<ChildStdin>,
-    output: String,
-}
-
-impl QemuIo {
-    /// `None` without a `qemu-io`. Its output is an error if the image could not be opened.
-    fn open(path: &Path, mode: &[&str]) -> Option<Self> {
-        let mut child = Command::new("qemu-io")
-            .args(["-f", "raw"])
-            .args(mode)
-            .arg(path)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .ok()?;
-        let mut stdin = child.stdin.take();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        stdin.as_mut()?.write_all(b"length\n").unwrap_or_default();
-        let mut output = String::new();
-        // The answer, with a prompt before it; or the end, if the image was refused.
-        while stdout.read_line(&mut output).unwrap() != 0 && !output.contains("iB\n") {}
-        if !output.contains("iB\n") {
-            child
-                .stderr
-                .take()
-                .unwrap()
-                .read_to_string(&mut output)
-                .unwrap();
-        }
-        Some(Self {
-            child,
-            stdin,
-            output,
-        })
-    }
-
-    fn is_open(&self) -> bool {
-        self.output.contains("iB\n")
-    }
-}
-
-impl Drop for QemuIo {
-    fn drop(&mut self) {
-        drop(self.stdin.take());
-        drop(self.child.wait());
-    }
-}
-
-fn check_in_use(options: &ImageOptions) {
-    let error = Image::open(options).unwrap_err();
-    let is_expected = matches!(
-        error,
-        ImageError::InUse {
-            permission: "write",
-            ..
-        }
-    );
-    assert!(is_expected, "{error}");
-}
-
-/// The tools of QEMU write only where nobody forbids it, and forbid nothing themselves: so one
-/// that reads can share an image with a writer, as it can with a QEMU.
-#[test]
-fn i13_qemu_tools_and_ringside_see_each_other() {
-    const TEST: &str = "i13_qemu_tools_and_ringside_see_each_other";
-    const QEMU_WRITER: &[&str] = &[];
-    const QEMU_READER: &[&str] = &["-r"];
-    let dir = TempDir::new().unwrap();
-    let path = image_file(&dir, 1 << 20);
-
-    let Some(writer) = QemuIo::open(&path, QEMU_WRITER) else {
-        return skip(TEST, "no qemu-io on this machine");
-    };
-    assert!(writer.is_open(), "{}", writer.output);
-    check_in_use(&options(&path));
-    check_in_use(&read_only(&path));
-    drop(writer);
-
-    for ours in [options(&path), read_only(&path)] {
-        let image = open(&ours);
-        let refused = QemuIo::open(&path, QEMU_WRITER).unwrap();
-        assert!(!refused.is_open());
-        assert!(
-            refused.output.contains("Failed to get \"write\" lock"),
-            "{}",
-            refused.output
-        );
-        let reader = QemuIo::open(&path, QEMU_READER).unwrap();
-        assert!(reader.is_open(), "{}", reader.output);
-        drop(image);
-        drop(open(&ours));
-    }
-    assert!(QemuIo::open(&path, QEMU_WRITER).unwrap().is_open());
-}
-
-/// A child killed when dropped.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
-/// A QEMU with a virtio-blk device on an image, stopped before its first instruction.
-fn qemu_guest(path: &Path, read_only: &str) -> Option<Killed> {
-    let drive = format!(
-        "file={},format=raw,if=none,id=d,read-only={read_only}",
-        path.display()
-    );
-    Command::new("qemu-system-x86_64")
-        .args([
-            "-S",
-            "-display",
-            "none",
-            "-nodefaults",
-            "-device",
-            "virtio-blk-pci,drive=d",
-        ])
-        .args(["-drive", &drive])
-        .stderr(Stdio::piped())
-        .spawn()
-        .ok()
-        .map(Killed)
-}
-
-/// Waits until the QEMU denies others to write: until its device is there.
-fn wait_for_guest(path: &Path) {
-    let locked = format!(":{} 201 201", fs::metadata(path).unwrap().ino());
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !fs::read_to_string("/proc/locks").unwrap().contains(&locked) {
-        assert!(Instant::now() < deadline, "no lock by QEMU");
-        std::thread::yield_now();
-    }
-}
-
-#[test]
-fn i13_qemu_guest_and_ringside_exclude_each_other() {
-    const TEST: &str = "i13_qemu_guest_and_ringside_exclude_each_other";
-    let dir = TempDir::new().unwrap();
-    let path = image_file(&dir, 1 << 20);
-
-    let Some(writer) = qemu_guest(&path, "off") else {
-        return skip(TEST, "no qemu-system-x86_64 on this machine");
-    };
-    wait_for_guest(&path);
-    check_in_use(&options(&path));
-    check_in_use(&read_only(&path));
-    drop(writer);
-
-    let reader = qemu_guest(&path, "on").unwrap();
-    wait_for_guest(&path);
-    check_in_use(&options(&path));
-    drop(open(&read_only(&path)));
-    drop(reader);
-
-    for (ours, theirs) in [
-        (options(&path), "off"),
-        (options(&path), "on"),
-        (read_only(&path), "off"),
-    ] {
-        let image = open(&ours);
-        let mut refused = qemu_guest(&path, theirs).unwrap();
-        let mut said = String::new();
-        refused
-            .0
-            .stderr
-            .take()
-            .unwrap()
-            .read_to_string(&mut said)
-            .unwrap();
-        assert!(said.contains("\"write\" lock"), "{said}");
-        drop(image);
-    }
-}
-
-/// A loop device over a file, gone when dropped.
-struct LoopDevice {
-    path: PathBuf,
-}
-
-impl LoopDevice {
-    fn over(file: &Path, arguments: &[&str]) -> Option<Self> {
-        let output = Command::new("losetup")
-            .args(["--find", "--show"])
-            .args(arguments)
-            .arg(file)
-            .output()
-            .ok()
-            .filter(|output| output.status.success())?;
-        let path = String::from_utf8(output.stdout).unwrap().trim().into();
-        Some(Self { path })
-    }
-}
-
-impl Drop for LoopDevice {
-    fn drop(&mut self) {
-        drop(
-            Command::new("losetup")
-                .arg("--detach")
-                .arg(&self.path)
-                .status(),
-        );
-    }
-}
-
-#[test]
-fn block_device_is_served_to_its_limits() {
-    const TEST: &str = "block_device_is_served_to_its_limits";
-    let dir = TempDir::new().unwrap();
-    let file = image_file(&dir, 1 << 20);
-    let Some(device) = LoopDevice::over(&file, &["--sector-size", "4096"]) else {
-        return skip(TEST, "no loop device to be had");
-    };
-    for cache in [CacheMode::Writeback, CacheMode::None] {
-        let image = open(&ImageOptions {
-            cache,
-            ..options(&device.path)
-        });
-        assert_eq!(image.capacity_sectors(), 2048);
-        assert_eq!(image.topology().logical_block_bytes, 4096);
-        assert!(image.can_discard());
-        let error = Image::open(&options(&device.path)).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                ImageError::InUse {
-                    permission: "write",
-                    ..
-                }
-            ),
-            "{error}"
-        );
-        assert!(matches!(
-            image.resize(4096).unwrap_err(),
-            ImageError::NotResizable { .. }
-        ));
-        check_device_io(&image);
-    }
-}
-
-fn check_device_io(image: &Image) {
-    let locks: Arc<RangeLocks> = Arc::default();
-    let path = SlowPath::new(image, &locks);
-    path.write(0, 1 << 20, ReadWriteFlags::empty(), &mut |_, bytes| {
-        bytes.fill(9);
-        Ok(())
-    })
-    .unwrap();
-    path.write_zeroes(512, 512, false, ReadWriteFlags::empty())
-        .unwrap();
-    path.write_zeroes(4096, 4096, true, ReadWriteFlags::empty())
-        .unwrap();
-    path.write_zeroes(8192, 4096, false, ReadWriteFlags::empty())
-        .unwrap();
-    path.discard(16384 + 512, 8192).unwrap();
-    rustix::fs::fdatasync(image).unwrap();
-    let mut read = Vec::new();
-    path.read(0, 1 << 20, &mut |_, bytes| {
-        read.extend_from_slice(bytes);
-        Ok(())
-    })
-    .unwrap();
-    let mut expected = vec![9; 1 << 20];
-    expected[512..1024].fill(0);
-    expected[4096..12288].fill(0);
-    expected[20480..24576].fill(0);
-    assert!(read == expected, "{:?}", image.cache());
-    let beyond = path.read(1 << 20, 512, &mut |_, _| Ok(()));
-    assert_eq!(
-        beyond,
-        Err(crate::slow_path::SlowPathError::EndOfImage { offset: 1 << 20 })
-    );
-}
-
-#[test]
-fn read_only_block_device_is_refused_for_writing() {
-    const TEST: &str = "read_only_block_device_is_refused_for_writing";
-    let dir = TempDir::new().unwrap();
-    let file = image_file(&dir, 1 << 20);
-    let Some(device) = LoopDevice::over(&file, &["--read-only"]) else {
-        return skip(TEST, "no loop device to be had");
-    };
-    let error = Image::open(&options(&device.path)).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            ImageError::ReadOnlyDevice { .. }
-                | ImageError::Open {
-                    source: Errno::ACCESS | Errno::PERM | Errno::ROFS,
-                    ..
-                }
-        ),
-        "{error}"
-    );
-    assert_eq!(open(&read_only(&device.path)).capacity_sectors(), 2048);
-}
-
-#[test]
-fn block_device_that_grew_is_seen_by_refresh() {
-    const TEST: &str = "block_device_that_grew_is_seen_by_refresh";
-    let dir = TempDir::new().unwrap();
-    let file = image_file(&dir, 1 << 20);
-    let Some(device) = LoopDevice::over(&file, &[]) else {
-        return skip(TEST, "no loop device to be had");
-    };
-    let image = open(&options(&device.path));
-    File::options()
-        .write(true)
-        .open(&file)
-        .unwrap()
-        .set_len(2 << 20)
-        .unwrap();
-    let status = Command::new("losetup")
-        .arg("--set-capacity")
-        .arg(&device.path)
-        .status();
-    assert!(status.unwrap().success());
-    assert_eq!(image.refresh().unwrap(), 4096);
-}
-
-#[test]
 fn e12_direct_unaligned_writes_of_two_threads_lose_no_update() {
     let dir = TempDir::new().unwrap();
     let path = image_file(&dir, 8192);
@@ -773,17 +424,17 @@ fn e12_direct_unaligned_writes_of_two_threads_lose_no_update() {
     let locks: Arc<RangeLocks> = Arc::default();
     std::thread::scope(|scope| {
         for half in 0..2_u64 {
-            let slow_path = SlowPath::new(&image, &locks);
+            let bounce = Bounce::new(&image, &locks);
             scope.spawn(move || {
                 for round in 0..=250_u8 {
                     let flags = ReadWriteFlags::empty();
-                    slow_path
+                    bounce
                         .write(half * 256, 256, flags, &mut |_, bytes| {
                             bytes.fill(round);
                             Ok(())
                         })
                         .unwrap();
-                    slow_path
+                    bounce
                         .read(half * 256, 256, &mut |_, bytes| {
                             assert_eq!(bytes, [round; 256]);
                             Ok(())

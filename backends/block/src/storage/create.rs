@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{CacheMode, ImageError, ImageOptions, MIN_BLOCK_BYTES, check_size, open_error};
+use super::error::ImageError;
+use super::options::{CacheMode, ImageOptions};
+use super::topology::{MIN_BLOCK_BYTES, check_size};
 
 /// A file that was made and is removed again, unless it is [kept](Self::keep).
 #[derive(Debug)]
@@ -36,7 +38,7 @@ impl<'a> NewFile<'a> {
         // Without O_DIRECT: a file system that has none makes the file first, and then refuses.
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|source| open_error(options, source))?;
+            .map_err(|source| options.open_error(source))?;
         let failed = |source| ImageError::Create {
             path: path.to_owned(),
             size_bytes,
@@ -52,7 +54,7 @@ impl<'a> NewFile<'a> {
         if options.cache == CacheMode::None {
             rustix::fs::fcntl_getfl(&fd)
                 .and_then(|flags| rustix::fs::fcntl_setfl(&fd, flags | OFlags::DIRECT))
-                .map_err(|source| open_error(options, source))?;
+                .map_err(|source| options.open_error(source))?;
         }
         Ok((fd, new))
     }

@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The slow path over an image in memory that checks alignment and fails on demand.
+//! [`Bounce`] on a layer in memory that checks alignment and fails on demand.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
-
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 
 use super::*;
 
@@ -63,7 +60,7 @@ impl FakeDisk {
             bytes.len()
         );
         assert!(
-            self.align.fits_range(offset, u64_from(bytes.len())),
+            self.align.fits_range(offset, bytes.len() as u64),
             "{offset}"
         );
         let fault = self.faults.lock().unwrap().pop_front();
@@ -75,7 +72,7 @@ impl FakeDisk {
     }
 }
 
-impl Storage for FakeDisk {
+impl Layer for FakeDisk {
     fn alignment(&self) -> Alignment {
         self.align
     }
@@ -83,7 +80,7 @@ impl Storage for FakeDisk {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<usize, Errno> {
         let len = self.admit(bytes, offset)?;
         let disk = self.bytes.lock().unwrap();
-        let from = disk.get(usize_from(offset)..).unwrap_or_default();
+        let from = disk.get(usize_of(offset)..).unwrap_or_default();
         let len = len.min(from.len());
         bytes[..len].copy_from_slice(&from[..len]);
         Ok(len)
@@ -92,10 +89,10 @@ impl Storage for FakeDisk {
     fn write_at(&self, bytes: &[u8], offset: u64, _: ReadWriteFlags) -> Result<usize, Errno> {
         let len = self.admit(bytes, offset)?;
         let mut disk = self.bytes.lock().unwrap();
-        let end = usize_from(offset) + len;
+        let end = usize_of(offset) + len;
         let grown = disk.len().max(end);
         disk.resize(grown, 0);
-        disk[usize_from(offset)..end].copy_from_slice(&bytes[..len]);
+        disk[usize_of(offset)..end].copy_from_slice(&bytes[..len]);
         Ok(len)
     }
 
@@ -109,7 +106,7 @@ impl Storage for FakeDisk {
         }
         let granule = u64::from(self.clear_granule_bytes);
         assert!(offset.is_multiple_of(granule) && len_bytes.is_multiple_of(granule));
-        let range = usize_from(offset)..usize_from(offset + len_bytes);
+        let range = usize_of(offset)..usize_of(offset + len_bytes);
         self.bytes.lock().unwrap()[range].fill(0);
         Ok(())
     }
@@ -123,22 +120,22 @@ fn pattern(len: usize) -> Vec<u8> {
     (0_u8..251).cycle().take(len).collect()
 }
 
-fn read(disk: &FakeDisk, offset: u64, len_bytes: u64) -> Result<Vec<u8>, SlowPathError> {
+fn read(disk: &FakeDisk, offset: u64, len_bytes: u64) -> Result<Vec<u8>, BounceError> {
     let locks = Arc::default();
     let mut read = Vec::new();
-    SlowPath::new(disk, &locks).read(offset, len_bytes, &mut |position, bytes| {
-        assert_eq!(position, u64_from(read.len()));
+    Bounce::new(disk, &locks).read(offset, len_bytes, &mut |position, bytes| {
+        assert_eq!(position, read.len() as u64);
         read.extend_from_slice(bytes);
         Ok(())
     })?;
     Ok(read)
 }
 
-fn write(disk: &FakeDisk, offset: u64, bytes: &[u8]) -> Result<(), SlowPathError> {
+fn write(disk: &FakeDisk, offset: u64, bytes: &[u8]) -> Result<(), BounceError> {
     let (locks, flags) = (Arc::default(), ReadWriteFlags::empty());
-    let path = SlowPath::new(disk, &locks);
-    path.write(offset, u64_from(bytes.len()), flags, &mut |position, to| {
-        let start = usize_from(position);
+    let path = Bounce::new(disk, &locks);
+    path.write(offset, bytes.len() as u64, flags, &mut |position, to| {
+        let start = usize_of(position);
         to.copy_from_slice(&bytes[start..start + to.len()]);
         Ok(())
     })
@@ -154,7 +151,7 @@ fn read_of_any_range_gives_its_bytes() {
     let disk = FakeDisk::new(bytes.clone(), 4096, 4096);
     for start in EDGES {
         for end in EDGES.into_iter().filter(|end| *end >= start) {
-            let expected = &bytes[usize_from(start)..usize_from(end)];
+            let expected = &bytes[usize_of(start)..usize_of(end)];
             assert_eq!(
                 read(&disk, start, end - start).unwrap(),
                 expected,
@@ -170,7 +167,7 @@ fn write_of_any_range_changes_nothing_else() {
         for start in EDGES {
             for end in EDGES.into_iter().filter(|end| *end >= start) {
                 let disk = FakeDisk::new(pattern(12288), align, 4096);
-                let range = usize_from(start)..usize_from(end);
+                let range = usize_of(start)..usize_of(end);
                 let mut expected = pattern(12288);
                 expected[range.clone()].fill(0xee);
                 write(&disk, start, &vec![0xee; range.len()]).unwrap();
@@ -186,13 +183,13 @@ fn write_of_any_range_changes_nothing_else() {
 
 #[test]
 fn chunked_request_crosses_chunks_whole() {
-    let len = 3 * usize_from(CHUNK_BYTES) + 8192;
+    let len = 3 * usize_of(CHUNK_BYTES) + 8192;
     let disk = FakeDisk::new(vec![1; len], 4096, 4096);
     let bytes = pattern(len - 1024);
     write(&disk, 512, &bytes).unwrap();
-    assert_eq!(read(&disk, 512, u64_from(bytes.len())).unwrap(), bytes);
+    assert_eq!(read(&disk, 512, bytes.len() as u64).unwrap(), bytes);
     assert_eq!(read(&disk, 0, 512).unwrap(), [1; 512]);
-    assert_eq!(read(&disk, u64_from(len - 512), 512).unwrap(), [1; 512]);
+    assert_eq!(read(&disk, (len - 512) as u64, 512).unwrap(), [1; 512]);
 }
 
 #[test]
@@ -216,7 +213,7 @@ fn e11_read_zero_fills_the_last_block_and_fails_beyond_it() {
         expected.resize(8192, 0);
         assert_eq!(read(&disk, 0, 8192).unwrap(), expected);
         assert_eq!(read(&disk, 7680, 512).unwrap(), expected[7680..]);
-        let beyond = Err(SlowPathError::EndOfImage { offset: 8192 });
+        let beyond = Err(BounceError::EndOfImage { offset: 8192 });
         assert_eq!(read(&disk, 7680, 1024), beyond, "{align} {len}");
         assert_eq!(read(&disk, 8192, 512), beyond, "{align} {len}");
     }
@@ -225,7 +222,7 @@ fn e11_read_zero_fills_the_last_block_and_fails_beyond_it() {
 #[test]
 fn e11_read_far_behind_a_shrunk_end_fails() {
     let disk = FakeDisk::new(vec![9; 100], 1, 4096);
-    let missing = Err(SlowPathError::EndOfImage { offset: 8192 });
+    let missing = Err(BounceError::EndOfImage { offset: 8192 });
     assert_eq!(read(&disk, 8192 + 512, 512), missing);
     assert_eq!(read(&disk, 512, 512).unwrap(), [0; 512]);
 }
@@ -267,7 +264,7 @@ fn j4_short_and_interrupted_calls_are_resumed() {
 #[test]
 fn j1_j2_failed_call_fails_the_request_with_its_error() {
     let disk = FakeDisk::new(pattern(8192), 4096, 4096);
-    let failed = |offset, source| Err(SlowPathError::Io { offset, source });
+    let failed = |offset, source| Err(BounceError::Io { offset, source });
     disk.fail_next(Fault::Fail(Errno::IO));
     assert_eq!(
         read(&disk, 4096, 512),
@@ -294,8 +291,8 @@ fn j1_j2_failed_call_fails_the_request_with_its_error() {
 fn callback_failure_ends_the_request() {
     let disk = FakeDisk::new(pattern(8192), 4096, 4096);
     let locks = Arc::default();
-    let path = SlowPath::new(&disk, &locks);
-    let fault = Err(SlowPathError::GuestMemory);
+    let path = Bounce::new(&disk, &locks);
+    let fault = Err(BounceError::GuestMemory);
     assert_eq!(path.read(0, 512, &mut |_, _| fault), fault);
     assert_eq!(
         path.write(0, 512, ReadWriteFlags::empty(), &mut |_, _| fault),
@@ -316,7 +313,7 @@ fn range_beyond_any_file_is_refused() {
     ] {
         assert_eq!(
             read(&disk, offset, len_bytes),
-            Err(SlowPathError::Range { offset, len_bytes })
+            Err(BounceError::Range { offset, len_bytes })
         );
     }
 }
@@ -327,7 +324,7 @@ fn write_zeroes_writes_what_cannot_be_zeroed() {
         let disk = FakeDisk::new(pattern(16384), 4096, 4096);
         disk.can_zero.store(can_zero, Ordering::Relaxed);
         let locks = Arc::default();
-        let path = SlowPath::new(&disk, &locks);
+        let path = Bounce::new(&disk, &locks);
         path.write_zeroes(512, 9000, true, ReadWriteFlags::empty())
             .unwrap();
         let mut expected = pattern(16384);
@@ -353,7 +350,7 @@ fn f6_2_zeroes_that_the_file_system_has_no_call_for_are_written() {
         let mut disk = FakeDisk::new(pattern(16384), 4096, 4096);
         disk.refusal = refusal;
         let locks = Arc::default();
-        let path = SlowPath::new(&disk, &locks);
+        let path = Bounce::new(&disk, &locks);
         let done = path.write_zeroes(512, 9000, true, ReadWriteFlags::empty());
         assert_eq!(done, Ok(()), "{refusal}");
         let mut expected = pattern(16384);
@@ -364,8 +361,8 @@ fn f6_2_zeroes_that_the_file_system_has_no_call_for_are_written() {
         let mut disk = FakeDisk::new(pattern(16384), 4096, 4096);
         disk.refusal = refusal;
         let locks = Arc::default();
-        let path = SlowPath::new(&disk, &locks);
-        let failed = SlowPathError::Io {
+        let path = Bounce::new(&disk, &locks);
+        let failed = BounceError::Io {
             offset: 512,
             source: refusal,
         };
@@ -383,11 +380,11 @@ fn f6_1_zeroes_of_parts_of_blocks_are_written_and_whole_ones_are_not() {
             disk.clear_granule_bytes = 4096;
             disk.can_zero.store(true, Ordering::Relaxed);
             let locks = Arc::default();
-            let path = SlowPath::new(&disk, &locks);
+            let path = Bounce::new(&disk, &locks);
             path.write_zeroes(start, end - start, false, ReadWriteFlags::empty())
                 .unwrap();
             let mut expected = pattern(12288);
-            expected[usize_from(start)..usize_from(end)].fill(0);
+            expected[usize_of(start)..usize_of(end)].fill(0);
             assert_eq!(*disk.bytes.lock().unwrap(), expected, "{start}..{end}");
             let aligned = start.is_multiple_of(4096) && end.is_multiple_of(4096);
             let written = disk.num_calls.load(Ordering::Relaxed);
@@ -402,7 +399,7 @@ fn f6_2_discard_that_is_impossible_changes_nothing() {
         let mut disk = FakeDisk::new(pattern(4096), 4096, 4096);
         disk.refusal = refusal;
         let locks = Arc::default();
-        assert_eq!(SlowPath::new(&disk, &locks).discard(0, 4096), Ok(()));
+        assert_eq!(Bounce::new(&disk, &locks).discard(0, 4096), Ok(()));
         assert_eq!(*disk.bytes.lock().unwrap(), pattern(4096));
     }
 }
@@ -414,7 +411,7 @@ fn e12_unaligned_writes_to_halves_of_one_block_lose_no_update() {
     let locks = Arc::default();
     thread::scope(|scope| {
         for half in 0..2_u64 {
-            let path = SlowPath::new(&disk, &locks);
+            let path = Bounce::new(&disk, &locks);
             scope.spawn(move || {
                 for round in 1..=ROUNDS {
                     let own = half * 2048;
@@ -438,70 +435,4 @@ fn e12_unaligned_writes_to_halves_of_one_block_lose_no_update() {
     let disk = disk.bytes.lock().unwrap();
     assert!(disk.chunks(4).all(|c| c == ROUNDS.to_le_bytes()));
     assert!(locks.entries().list.is_empty());
-}
-
-#[test]
-fn aligned_buf_is_aligned_and_zero() {
-    for align in [1, 4, 512, 4096, 65536] {
-        for len in [0, 1, 511, 4096] {
-            let mut buffer = AlignedBuf::new(len, align);
-            assert_eq!(buffer.as_slice(), vec![0; len]);
-            assert!(
-                buffer
-                    .as_mut_slice()
-                    .as_ptr()
-                    .addr()
-                    .is_multiple_of(usize_from(align.into()))
-            );
-        }
-    }
-}
-
-#[test]
-fn range_locks_conflict_only_where_they_must() {
-    let locks: Arc<RangeLocks> = Arc::default();
-    let shared = locks.lock_shared(0..10);
-    assert!(locks.try_lock_shared(5..15).is_some());
-    let exclusive = locks.lock_exclusive(10..20);
-    assert!(locks.try_lock_shared(0..10).is_some());
-    assert!(locks.try_lock_shared(20..30).is_some());
-    assert!(locks.try_lock_shared(9..11).is_none());
-    assert!(locks.try_lock_shared(19..40).is_none());
-    drop(exclusive);
-    assert!(locks.try_lock_shared(9..11).is_some());
-    drop(shared);
-    drop(locks.lock_exclusive(0..u64::MAX));
-    assert!(locks.entries().list.is_empty());
-}
-
-#[test]
-fn range_lock_waits_for_earlier_ones_in_order() {
-    let locks: Arc<RangeLocks> = Arc::default();
-    let held = locks.lock_shared(0..10);
-    let (sender, receiver) = mpsc::channel();
-    let spawn = |name, exclusive| {
-        let (waiting, sender) = (Arc::clone(&locks), sender.clone());
-        let num_before = locks.entries().list.len();
-        let thread = thread::spawn(move || {
-            let _guard = waiting.lock(0..10, exclusive);
-            sender.send(name).unwrap();
-        });
-        while locks.entries().list.len() == num_before {
-            thread::yield_now();
-        }
-        thread
-    };
-    // A shared lock behind a waiting exclusive one waits too: the exclusive one cannot starve.
-    let writer = spawn("exclusive", true);
-    let reader = spawn("shared", false);
-    assert!(locks.try_lock_shared(0..10).is_none());
-    let nobody = receiver.recv_timeout(Duration::from_millis(50));
-    assert_eq!(nobody, Err(mpsc::RecvTimeoutError::Timeout));
-    drop(held);
-    assert_eq!(
-        [receiver.recv().unwrap(), receiver.recv().unwrap()],
-        ["exclusive", "shared"]
-    );
-    writer.join().unwrap();
-    reader.join().unwrap();
 }

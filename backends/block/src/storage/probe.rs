@@ -8,14 +8,16 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FallocateFlags, StatxFlags};
 use rustix::io::Errno;
 
-use super::{
-    CacheMode, ImageError, ImageOptions, Kind, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, len_bytes,
-};
-use crate::config_space::Topology;
-use crate::slow_path::{AlignedBuf, Alignment};
-use crate::sys;
+use super::aligned_buf::AlignedBuf;
+use super::alignment::Alignment;
+use super::error::ImageError;
+use super::image::Kind;
+use super::options::{CacheMode, ImageOptions};
+use super::size::len_bytes;
+use super::sys;
+use super::topology::{MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, Topology, check_block_size};
 
-/// The block of most file systems, for those that name none a driver could take.
+/// The block of most file systems; taken for one that reports a size no driver accepts.
 const USUAL_BLOCK_BYTES: u32 = 4096;
 
 /// The sizes to present to the driver, and those to keep to.
@@ -41,7 +43,7 @@ pub(super) fn sizes(
         Kind::RegularFile => MIN_BLOCK_BYTES,
     };
     let logical_block_bytes = options.block_size_bytes.unwrap_or(own_block_bytes);
-    super::check_block_size(logical_block_bytes)?;
+    check_block_size(logical_block_bytes)?;
     let alignment = match direct {
         Some(DirectAlignment {
             memory_bytes,
@@ -89,7 +91,7 @@ pub(super) fn can_discard(fd: &OwnedFd, kind: Kind) -> bool {
         Kind::BlockDevice => {
             let limit = queue_dir(fd).and_then(|queue| read_limit(&queue, "discard_max_bytes"));
             limit.map_or_else(
-                // A range that no device has: whoever can discard says that it is wrong.
+                // A range that no device has: a device that can discard says that it is wrong.
                 |_no_sysfs| sys::block_device_discard(fd, 1, 0) == Err(Errno::INVAL),
                 |max_bytes| max_bytes > 0,
             )
@@ -207,7 +209,7 @@ fn queue_dir(fd: &OwnedFd) -> Result<PathBuf, Errno> {
     Ok(of_disk.join("queue"))
 }
 
-/// A limit, or 0 where sysfs is not to be had.
+/// A limit, or 0 where there is no sysfs.
 fn queue_limit(queue: &Path, name: &str) -> u64 {
     read_limit(queue, name).unwrap_or(0)
 }

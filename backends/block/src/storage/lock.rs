@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::{ImageError, ImageOptions};
-use crate::sys;
+use super::error::ImageError;
+use super::options::ImageOptions;
+use super::sys;
 
 /// `RAW_LOCK_PERM_BASE`
 const HAVE_BASE: u8 = 100;

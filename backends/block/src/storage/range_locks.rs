@@ -9,9 +9,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 /// A lock waits for every earlier one it conflicts with, held or itself waiting; so no stream of
 /// shared locks starves an exclusive one.
 ///
-/// Those who wait take a thread each, and threads are few. So a lock is for who has one already, or
-/// whom the kernel works for: were it held by a job that is still to get a thread, those that wait
-/// for it could have all of them.
+/// Every wait takes a thread, and threads are few. So only what has a thread, or I/O in the kernel,
+/// may hold a lock: if a job that has no thread yet held one, the jobs that wait for the lock could
+/// take all threads.
 #[derive(Debug, Default)]
 pub struct RangeLocks {
     /// In order of arrival: those held and those waiting.
@@ -87,7 +87,7 @@ impl RangeLocks {
         })
     }
 
-    pub(super) fn lock(self: &Arc<Self>, range: Range<u64>, exclusive: bool) -> RangeGuard {
+    fn lock(self: &Arc<Self>, range: Range<u64>, exclusive: bool) -> RangeGuard {
         let mut entries = self.entries();
         let id = entries.push(range.clone(), exclusive);
         while entries.must_wait(id, &range, exclusive) {
@@ -122,5 +122,63 @@ impl Drop for RangeGuard {
         entries.list.retain(|entry| entry.id != self.id);
         drop(entries);
         self.locks.released.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn range_locks_conflict_only_where_they_must() {
+        let locks: Arc<RangeLocks> = Arc::default();
+        let shared = locks.lock_shared(0..10);
+        assert!(locks.try_lock_shared(5..15).is_some());
+        let exclusive = locks.lock_exclusive(10..20);
+        assert!(locks.try_lock_shared(0..10).is_some());
+        assert!(locks.try_lock_shared(20..30).is_some());
+        assert!(locks.try_lock_shared(9..11).is_none());
+        assert!(locks.try_lock_shared(19..40).is_none());
+        drop(exclusive);
+        assert!(locks.try_lock_shared(9..11).is_some());
+        drop(shared);
+        drop(locks.lock_exclusive(0..u64::MAX));
+        assert!(locks.entries().list.is_empty());
+    }
+
+    #[test]
+    fn range_lock_waits_for_earlier_ones_in_order() {
+        let locks: Arc<RangeLocks> = Arc::default();
+        let held = locks.lock_shared(0..10);
+        let (sender, receiver) = mpsc::channel();
+        let spawn = |name, exclusive| {
+            let (waiting, sender) = (Arc::clone(&locks), sender.clone());
+            let num_before = locks.entries().list.len();
+            let thread = thread::spawn(move || {
+                let _guard = waiting.lock(0..10, exclusive);
+                sender.send(name).unwrap();
+            });
+            while locks.entries().list.len() == num_before {
+                thread::yield_now();
+            }
+            thread
+        };
+        // A shared lock behind a waiting exclusive one waits too: the exclusive one cannot starve.
+        let writer = spawn("exclusive", true);
+        let reader = spawn("shared", false);
+        assert!(locks.try_lock_shared(0..10).is_none());
+        let nobody = receiver.recv_timeout(Duration::from_millis(50));
+        assert_eq!(nobody, Err(mpsc::RecvTimeoutError::Timeout));
+        drop(held);
+        assert_eq!(
+            [receiver.recv().unwrap(), receiver.recv().unwrap()],
+            ["exclusive", "shared"]
+        );
+        writer.join().unwrap();
+        reader.join().unwrap();
     }
 }
