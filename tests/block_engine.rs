@@ -18,8 +18,8 @@ use std::os::fd::OwnedFd;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ringside_blk::engine::{Engine, Ranges, Started, Target};
-use ringside_common::io::Engine as IoEngine;
+use ringside_blk::engine::{Engine, EngineQueue, LAST_STEP, Ranges, Step, Target};
+use ringside_common::io::{Engine as IoEngine, FileId};
 use ringside_common::worker::RequestCx;
 
 use ringside_frontend::load::Rng;
@@ -142,14 +142,14 @@ impl CacheDisk {
         op: Op,
         effect: Effect,
         deliver: impl FnOnce(Outcome) -> i32 + Send + 'static,
-    ) -> Started {
+    ) -> Step {
         let (send, receive) = sync_channel(1);
         let ended = self.state().start(op, effect, send);
         if let Some(outcome) = ended {
-            return Started::Done(deliver(outcome));
+            return Step::Done(deliver(outcome));
         }
         let job = move || receive.recv().map_or(-libc::EIO, deliver);
-        Started::of(cx.run(target.head, target.tag, Box::new(job)))
+        cx.run(target.head, LAST_STEP, Box::new(job)).into()
     }
 }
 
@@ -178,27 +178,52 @@ impl Engine for CacheDisk {
         self.cached
     }
 
-    fn read(&self, cx: &mut RequestCx<'_>, target: Target) -> Started {
+    fn start_queue(
+        self: Arc<Self>,
+        _size: u16,
+        _file: &dyn Fn(u32) -> FileId,
+    ) -> Box<dyn EngineQueue> {
+        Box::new(CacheQueue { disk: self })
+    }
+
+    fn flush_now(&self) -> io::Result<()> {
+        self.state().flush_now()
+    }
+
+    fn refresh(&self) -> io::Result<u64> {
+        Ok(self.capacity_sectors)
+    }
+}
+
+/// Operations on the disk for one vring.
+#[derive(Debug)]
+struct CacheQueue {
+    disk: Arc<CacheDisk>,
+}
+
+impl EngineQueue for CacheQueue {
+    fn read(&mut self, cx: &mut RequestCx<'_>, target: Target) -> Step {
         let Some(buffers) = cx.buffers(target.head) else {
-            return Started::Done(-libc::EIO);
+            return Step::Done(-libc::EIO);
         };
         let sectors = buffers.writable_bytes() / SECTOR_BYTES as u64;
         let Some(payload) = buffers.writable_payload() else {
-            return Started::Done(-libc::EIO);
+            return Step::Done(-libc::EIO);
         };
         let effect = Effect::Read {
             first: sector_of(target),
             sectors,
         };
-        self.start(cx, target, Op::Read, effect, move |outcome| {
-            payload.write_at(0, &outcome.data);
-            outcome.result
-        })
+        self.disk
+            .start(cx, target, Op::Read, effect, move |outcome| {
+                payload.write_at(0, &outcome.data);
+                outcome.result
+            })
     }
 
-    fn write(&self, cx: &mut RequestCx<'_>, target: Target, stable: bool) -> Started {
+    fn write(&mut self, cx: &mut RequestCx<'_>, target: Target, stable: bool) -> Step {
         let Some(buffers) = cx.buffers(target.head) else {
-            return Started::Done(-libc::EIO);
+            return Step::Done(-libc::EIO);
         };
         let len_bytes = usize::try_from(buffers.readable_bytes()).unwrap_or(0);
         let mut data = vec![0; len_bytes];
@@ -209,31 +234,26 @@ impl Engine for CacheDisk {
             data,
             stable,
         };
-        self.start(cx, target, op, effect, |outcome| outcome.result)
+        self.disk
+            .start(cx, target, op, effect, |outcome| outcome.result)
     }
 
-    fn flush(&self, cx: &mut RequestCx<'_>, target: Target) -> Started {
-        self.start(cx, target, Op::Flush, Effect::Flush, |outcome| {
-            outcome.result
-        })
+    fn flush(&mut self, cx: &mut RequestCx<'_>, target: Target) -> Step {
+        self.disk
+            .start(cx, target, Op::Flush, Effect::Flush, |outcome| {
+                outcome.result
+            })
     }
 
-    fn clear(&self, cx: &mut RequestCx<'_>, target: Target, ranges: Ranges) -> Started {
+    fn clear(&mut self, cx: &mut RequestCx<'_>, target: Target, ranges: Ranges) -> Step {
         let op = if ranges.zero {
             Op::WriteZeroes
         } else {
             Op::Discard
         };
-        self.start(cx, target, op, Effect::Zero(ranges), |outcome| {
-            outcome.result
-        })
-    }
-
-    fn flush_now(&self) -> io::Result<()> {
-        self.state().flush_now()
-    }
-
-    fn refresh(&self) -> io::Result<u64> {
-        Ok(self.capacity_sectors)
+        self.disk
+            .start(cx, target, op, Effect::Zero(ranges), |outcome| {
+                outcome.result
+            })
     }
 }

@@ -14,9 +14,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ringside_blk::engine::{Engine, FileEngine, Ranges, Started, Target};
+use ringside_blk::engine::{Engine, EngineQueue, FileEngine, Ranges, Step, Target};
 use ringside_blk::storage::{CacheMode, DiscardMode, Image, ImageOptions};
-use ringside_common::io::Engine as IoEngine;
+use ringside_common::io::{Engine as IoEngine, FileId};
 use ringside_common::worker::RequestCx;
 use ringside_frontend::blk::{
     BlkConfig, BlkDriver, BlkRequest, Place, RequestShape, SECTOR_BYTES, TableShape,
@@ -91,33 +91,15 @@ impl Engine for Recorder {
         false
     }
 
-    fn read(&self, cx: &mut RequestCx<'_>, target: Target) -> Started {
-        let bytes = cx.buffers(target.head).map_or(0, |b| b.writable_bytes());
-        let begun = {
-            let mut order = lock(&self.order);
-            order.push(Read {
-                vring: usize::try_from(target.offset_bytes / u64::from(SMALL_BYTES)).unwrap_or(0),
-                bytes,
-            });
-            order.len()
-        };
-        let hook = lock(&self.hook).take_if(|hook| hook.at == begun);
-        if let Some(hook) = hook {
-            (hook.run)();
-        }
-        self.disk.read(cx, target)
-    }
-
-    fn write(&self, cx: &mut RequestCx<'_>, target: Target, stable: bool) -> Started {
-        self.disk.write(cx, target, stable)
-    }
-
-    fn flush(&self, cx: &mut RequestCx<'_>, target: Target) -> Started {
-        self.disk.flush(cx, target)
-    }
-
-    fn clear(&self, cx: &mut RequestCx<'_>, target: Target, ranges: Ranges) -> Started {
-        self.disk.clear(cx, target, ranges)
+    fn start_queue(
+        self: Arc<Self>,
+        size: u16,
+        file: &dyn Fn(u32) -> FileId,
+    ) -> Box<dyn EngineQueue> {
+        Box::new(RecorderQueue {
+            disk: Arc::clone(&self.disk).start_queue(size, file),
+            recorder: self,
+        })
     }
 
     fn flush_now(&self) -> io::Result<()> {
@@ -126,6 +108,48 @@ impl Engine for Recorder {
 
     fn refresh(&self) -> io::Result<u64> {
         self.disk.refresh()
+    }
+}
+
+/// Operations on the disk for one vring.
+#[derive(Debug)]
+struct RecorderQueue {
+    recorder: Arc<Recorder>,
+    disk: Box<dyn EngineQueue>,
+}
+
+impl EngineQueue for RecorderQueue {
+    fn read(&mut self, cx: &mut RequestCx<'_>, target: Target) -> Step {
+        let bytes = cx.buffers(target.head).map_or(0, |b| b.writable_bytes());
+        let begun = {
+            let mut order = lock(&self.recorder.order);
+            order.push(Read {
+                vring: usize::try_from(target.offset_bytes / u64::from(SMALL_BYTES)).unwrap_or(0),
+                bytes,
+            });
+            order.len()
+        };
+        let hook = lock(&self.recorder.hook).take_if(|hook| hook.at == begun);
+        if let Some(hook) = hook {
+            (hook.run)();
+        }
+        self.disk.read(cx, target)
+    }
+
+    fn write(&mut self, cx: &mut RequestCx<'_>, target: Target, stable: bool) -> Step {
+        self.disk.write(cx, target, stable)
+    }
+
+    fn flush(&mut self, cx: &mut RequestCx<'_>, target: Target) -> Step {
+        self.disk.flush(cx, target)
+    }
+
+    fn clear(&mut self, cx: &mut RequestCx<'_>, target: Target, ranges: Ranges) -> Step {
+        self.disk.clear(cx, target, ranges)
+    }
+
+    fn resume(&mut self, cx: &mut RequestCx<'_>, target: Target, tag: u16, result: i32) -> Step {
+        self.disk.resume(cx, target, tag, result)
     }
 }
 

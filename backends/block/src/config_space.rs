@@ -14,7 +14,7 @@
 use thiserror::Error;
 
 use crate::request::SegmentLimits;
-use crate::storage::{SECTOR_BYTES, Topology};
+use crate::storage::Topology;
 
 /// What can be read: `VHOST_USER_MAX_CONFIG_SIZE`.
 pub const CONFIG_SPACE_BYTES: usize = 256;
@@ -125,7 +125,7 @@ impl ConfigSpace {
         let min_io_blocks = in_blocks(self.topology.min_io_bytes).max(1);
         let alignment_blocks = in_blocks(self.topology.alignment_offset_bytes);
         let ratio = in_blocks(self.topology.physical_block_bytes).max(1);
-        let physical_block_exp = u8::try_from(ratio.ilog2()).unwrap_or(0);
+        let [physical_block_exp, ..] = ratio.ilog2().to_le_bytes();
 
         let mut bytes = Vec::with_capacity(CONFIG_SPACE_BYTES);
         bytes.extend(self.capacity_sectors.to_le_bytes());
@@ -134,7 +134,9 @@ impl ConfigSpace {
         bytes.extend([0; 4]); // geometry: cylinders, heads, sectors; never offered
         bytes.extend(block_bytes.to_le_bytes());
         bytes.push(physical_block_exp);
+        // A hint; 0, which is none, where the field is too narrow for it.
         bytes.push(u8::try_from(alignment_blocks).unwrap_or(0));
+        // Another hint: as large as the field allows.
         bytes.extend(
             u16::try_from(min_io_blocks)
                 .unwrap_or(u16::MAX)
@@ -155,12 +157,11 @@ impl ConfigSpace {
             max_sectors: 0,
             max_segments: 0,
         };
-        let granularity_bytes = u64::from(self.topology.discard_granularity_bytes);
-        let granularity_sectors = granularity_bytes.checked_div(SECTOR_BYTES).unwrap_or(0);
+        let granularity_sectors = self.topology.discard_granularity_bytes / 512;
         let discard = self.discard.unwrap_or(NONE);
         let discard_sector_alignment = match self.discard {
             // Linux refuses a device that offers discards with an alignment of 0.
-            Some(_) => u32::try_from(granularity_sectors).unwrap_or(0).max(1),
+            Some(_) => granularity_sectors.max(1),
             None => 0,
         };
         let write_zeroes = self.write_zeroes.unwrap_or(NONE);

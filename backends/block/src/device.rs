@@ -92,8 +92,8 @@ impl BlockDevice {
     /// Makes the storage smaller: tells the driver, waits for what is in flight behind the new end,
     /// cuts. Returns sectors.
     ///
-    /// `while_drained` calls its argument while no request is in flight, or returns false if it could
-    /// not.
+    /// `while_drained` calls its argument while no request is in flight, or returns false if it
+    /// could not.
     ///
     /// # Errors
     /// What the host says, or that requests stay in flight; the disk is then as large as before.
@@ -291,8 +291,8 @@ impl Device for BlockDevice {
 
     /// Firmware drives a transitional device as a legacy one (OVMF does), and some VMMs have legacy
     /// disks only (QEMU's microvm). Requests look the same (virtio 1.3 §5.2.6, "Legacy Interface").
-    /// The fields that a legacy driver writes in the byte order of the guest are little-endian if the
-    /// host is.
+    /// The fields that a legacy driver writes in the byte order of the guest are little-endian if
+    /// the host is.
     fn serves_legacy_drivers(&self) -> bool {
         cfg!(target_endian = "little")
     }

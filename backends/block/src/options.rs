@@ -192,8 +192,8 @@ impl DiskArgs {
         Ok((image, engine))
     }
 
-    /// The serial number: none unless asked for, as in QEMU. One that all disks have would be a lie,
-    /// and one made up from the image would be another after a copy or a migration.
+    /// The serial number: none unless asked for, as in QEMU. One that all disks have would be a
+    /// lie, and one made up from the image would be another after a copy or a migration.
     #[must_use]
     pub fn serial(&self) -> String {
         self.serial.clone().unwrap_or_default()

@@ -23,6 +23,9 @@ pub const HEADER_BYTES: usize = 16;
 pub const SEGMENT_BYTES: usize = 16;
 /// Bytes the answer to a `GET_ID` holds, padded with NUL.
 pub const ID_BYTES: usize = 20;
+/// [`ID_BYTES`], for a used length.
+const ID_USED_BYTES: u32 = 20;
+const _: () = assert!(ID_BYTES == 20 && ID_USED_BYTES == 20);
 /// The used length of a request of which only the status byte was written.
 pub const USED_LEN_STATUS_ONLY: u32 = 1;
 
@@ -240,9 +243,10 @@ impl Request {
     pub fn used_len(&self, status: Status) -> u32 {
         let data_bytes = match (self, status) {
             (Self::In { len_bytes, .. }, Status::Ok) => {
+                // A longer read is legal, if its driver does not mind the used length.
                 u32::try_from(*len_bytes).unwrap_or(u32::MAX)
             }
-            (Self::GetId, Status::Ok) => u32::try_from(ID_BYTES).unwrap_or(u32::MAX),
+            (Self::GetId, Status::Ok) => ID_USED_BYTES,
             _ => 0,
         };
         data_bytes.saturating_add(USED_LEN_STATUS_ONLY)

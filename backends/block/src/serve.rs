@@ -1,39 +1,48 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! From a descriptor chain to its answer: the data side of the device.
 //!
-//! A request has one operation under way at a time. A transfer that comes back short is continued
-//! where it stopped; one that fails is answered as failed. Every chain is answered exactly once:
-//! each path below ends in `Serving::finish` or has I/O pending that will lead there.
+//! A request has one operation under way at a time, of as many steps as its engine needs. A
+//! transfer that comes back short is continued where it stopped; one that fails is answered as
+//! failed. Every chain is answered exactly once: each path below ends in `Serving::finish` or has
+//! I/O pending that will lead there.
 //!
 //! # Durability
 //! A write made while the write cache is off is started as a stable one and answered when it is;
 //! the mode is read when a request starts and kept with it. A flush is answered by a sync that
 //! began after the flush came, hence after every write that was answered before.
 //!
-//! A sync that fails may have dropped what it was to save, and the next one would not know, nor one
-//! that was under way beside it. Those beside it fail with it (`syncs`). Where the
-//! host's page cache may have held older writes that were answered, from then on no flush and no
-//! stable write succeeds, not even one that the host says has.
+//! A sync that fails may have dropped data, and neither the next sync would know nor one that was
+//! under way beside it. Those beside it fail with it (`syncs`). Where the host's page cache may
+//! have held older writes that were answered, no flush and no stable write succeeds from then on,
+//! even if the host reports success.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ringside_common::chain::ChainFault;
+use ringside_common::io::FileId;
 use ringside_common::memory::Lent;
+use ringside_common::num::usize_of;
 use ringside_common::worker::{Brought, Counted, RequestCx, RequestWorker};
 
-use crate::engine::{Ranges, Started, Target};
+use crate::engine::{EngineQueue, LAST_STEP, Ranges, Step, TAGS_END, Target};
 use crate::request::{
     HEADER_BYTES, ID_BYTES, KIND_INVALID, Limits, Request, SEGMENT_BYTES, Segment, SegmentKind,
     Status, USED_LEN_STATUS_ONLY,
 };
 use crate::shared::Shared;
-use crate::storage::{RangeGuard, SECTOR_BYTES};
+use crate::storage::SECTOR_BYTES;
 use crate::syncs::{Ended, Sync, Verdict};
 
-/// The tag of the operation of a request, and of the verdict on its sync.
-const OPERATION: u16 = 0;
-const VERDICT: u16 = 1;
+/// The tag of the verdict on the sync of a request.
+const VERDICT: u16 = TAGS_END;
+
+/// For the counters: a request that was not understood.
+const INVALID: Counted = Counted {
+    kind: KIND_INVALID,
+    bytes: 0,
+    ok: false,
+};
 
 /// How often an operation is started again on EAGAIN or EINTR before it counts as failed.
 const MAX_RETRIES: u8 = 100;
@@ -48,8 +57,9 @@ pub struct BlockWorker {
 #[derive(Debug)]
 pub struct BlockQueue {
     limits: Limits,
+    engine: Box<dyn EngineQueue>,
     requests: Box<[InFlight]>,
-    /// The vring is to stop: nobody is to begin anything long.
+    /// The vring must stop: no engine may begin anything long.
     stop: Arc<AtomicBool>,
 }
 
@@ -62,10 +72,9 @@ struct InFlight {
     /// Started with the write cache off.
     stable: bool,
     retries: u8,
-    /// Of a DISCARD or `WRITE_ZEROES`.
+    /// For a DISCARD or `WRITE_ZEROES`.
     ranges: Option<Ranges>,
-    guard: Option<RangeGuard>,
-    /// Of one that promises stability, where syncs have to do with each other.
+    /// For a request that promises stability, where syncs depend on each other.
     sync: Option<Sync>,
 }
 
@@ -76,11 +85,10 @@ impl InFlight {
         stable: false,
         retries: 0,
         ranges: None,
-        guard: None,
         sync: None,
     };
 
-    /// Whether to succeed is to say that something is stable.
+    /// Whether success tells the driver that something is stable.
     #[inline]
     fn promises_stability(&self) -> bool {
         match self.request {
@@ -111,6 +119,7 @@ impl RequestWorker for BlockWorker {
         self.shared.write_cache().ring_started(false);
         BlockQueue {
             limits: self.shared.limits(),
+            engine: Arc::clone(self.shared.engine()).start_queue(size, &FileId::new),
             requests: (0..size).map(|_| InFlight::IDLE).collect(),
             stop: Arc::default(),
         }
@@ -138,6 +147,7 @@ impl RequestWorker for BlockWorker {
         };
         let mut serving = Serving {
             shared: &self.shared,
+            engine: &mut *queue.engine,
             cx,
             slot,
             head,
@@ -157,17 +167,17 @@ impl RequestWorker for BlockWorker {
         let Some(slot) = queue.requests.get_mut(usize::from(head)) else {
             return;
         };
-        slot.guard = None;
         let mut serving = Serving {
             shared: &self.shared,
+            engine: &mut *queue.engine,
             cx,
             slot,
             head,
         };
-        if tag == VERDICT {
-            serving.conclude(result == 0);
-        } else {
+        if tag == LAST_STEP {
             serving.proceed(result);
+        } else {
+            serving.step_done(tag, result);
         }
     }
 }
@@ -175,6 +185,7 @@ impl RequestWorker for BlockWorker {
 /// One request being worked on.
 struct Serving<'a, 'c> {
     shared: &'a Shared,
+    engine: &'a mut dyn EngineQueue,
     cx: &'a mut RequestCx<'c>,
     slot: &'a mut InFlight,
     head: u16,
@@ -240,38 +251,52 @@ impl Serving<'_, '_> {
         }
     }
 
-    /// Starts the operation of the request, or what is left of it.
+    /// What the engine works on: the request, or what is left of it.
     #[inline]
-    fn start(&mut self) {
-        let target = Target {
+    fn target(&self) -> Target {
+        Target {
             head: self.head,
-            tag: OPERATION,
             offset_bytes: self.slot.offset_bytes,
-        };
-        let started = if let Request::In { .. } = self.slot.request {
-            self.shared.engine().read(self.cx, target)
-        } else {
-            match self.start_change(target) {
-                Some(started) => started,
-                None => return self.finish(Status::IoErr),
-            }
-        };
-        match started {
-            Started::Pending(guard) => self.slot.guard = guard,
-            Started::Done(result) => self.proceed(result),
         }
     }
 
-    /// Whether what this request writes is to be stable when it is answered.
+    /// Starts the operation of the request, or what is left of it.
+    #[inline]
+    fn start(&mut self) {
+        let step = if let Request::In { .. } = self.slot.request {
+            self.engine.read(self.cx, self.target())
+        } else {
+            match self.start_change() {
+                Some(step) => step,
+                None => return self.finish(Status::IoErr),
+            }
+        };
+        if let Step::Done(result) = step {
+            self.proceed(result);
+        }
+    }
+
+    /// Something other than the last step of an operation has ended.
+    #[inline(never)]
+    fn step_done(&mut self, tag: u16, result: i32) {
+        if tag == VERDICT {
+            return self.conclude(result == 0);
+        }
+        if let Step::Done(result) = self.engine.resume(self.cx, self.target(), tag, result) {
+            self.proceed(result);
+        }
+    }
+
+    /// Decides whether the writes of this request must be stable when it is answered.
     #[inline]
     fn note_mode(&mut self) {
         self.slot.stable = !self.shared.write_cache().is_on();
     }
 
-    /// Starts what is no read; nothing when it would promise what cannot be kept: what was lost
-    /// cannot be made stable by writing something else.
+    /// Starts an operation other than a read; or nothing, if the request promises stability and
+    /// writes are lost: nothing that is written now makes those stable.
     #[inline]
-    fn start_change(&mut self, target: Target) -> Option<Started> {
+    fn start_change(&mut self) -> Option<Step> {
         if self.slot.promises_stability() {
             if self.shared.has_lost_writes() {
                 return None;
@@ -282,16 +307,16 @@ impl Serving<'_, '_> {
         } else if self.slot.request.writes() {
             self.shared.write_cache().note_volatile_write();
         }
-        let engine = &**self.shared.engine();
+        let target = self.target();
         Some(match self.slot.request {
-            Request::Out { .. } => engine.write(self.cx, target, self.slot.stable),
-            Request::Flush => engine.flush(self.cx, target),
+            Request::Out { .. } => self.engine.write(self.cx, target, self.slot.stable),
+            Request::Flush => self.engine.flush(self.cx, target),
             Request::Discard { .. } | Request::WriteZeroes { .. } => match &self.slot.ranges {
-                Some(ranges) => engine.clear(self.cx, target, ranges.clone()),
-                None => Started::Done(-libc::EIO),
+                Some(ranges) => self.engine.clear(self.cx, target, ranges.clone()),
+                None => Step::Done(-libc::EIO),
             },
             // Started by the caller, and answered by `begin`.
-            Request::In { .. } | Request::GetId => Started::Done(-libc::EIO),
+            Request::In { .. } | Request::GetId => Step::Done(-libc::EIO),
         })
     }
 
@@ -317,13 +342,16 @@ impl Serving<'_, '_> {
                 }
                 buffers.consume_readable(moved);
             }
-            _ => return self.succeed(),
+            Request::Flush
+            | Request::GetId
+            | Request::Discard { .. }
+            | Request::WriteZeroes { .. } => return self.succeed(),
         }
         self.continue_after(moved);
     }
 
-    /// The whole operation has succeeded. One that was to make something stable has only if those
-    /// beside it have: the kernel tells one caller of a failure, not all.
+    /// The whole operation has succeeded. If it is a sync, it is good only if the syncs beside it
+    /// are: the kernel reports a failure to one caller, not to all.
     #[inline]
     fn succeed(&mut self) {
         match self.slot.sync.take() {
@@ -361,13 +389,13 @@ impl Serving<'_, '_> {
         }
         match self.slot.request {
             Request::In { .. } => self.read_past_the_end(),
-            // A write of nothing without an error: there is no progress to be had.
+            // A write that moves nothing without an error: another try would do no better.
             _ => self.finish(Status::IoErr),
         }
     }
 
-    /// A read has found nothing. In the rest of the file's last block that is zeroes; behind it,
-    /// the file has shrunk under us; before it, the file was shorter for a moment.
+    /// A read has found the end of the file. The rest of the file's last block reads as zeroes.
+    /// Behind that, the file has shrunk under us; before it, the file was shorter for a moment.
     fn read_past_the_end(&mut self) {
         let start = self.slot.offset_bytes;
         let Some(buffers) = self.cx.buffers(self.head) else {
@@ -377,7 +405,7 @@ impl Serving<'_, '_> {
         let end = start.saturating_add(left);
         match self.shared.engine().zero_tail_bytes() {
             Ok(tail) if tail.start <= start && end <= tail.end => {
-                buffers.zero_at(0, usize::try_from(left).unwrap_or(usize::MAX));
+                buffers.zero_at(0, usize_of(left));
                 self.finish(Status::Ok);
             }
             Ok(tail) if start < tail.start && self.slot.retries < MAX_RETRIES => {
@@ -414,7 +442,7 @@ impl Serving<'_, '_> {
         let Some(buffers) = self.cx.buffers(self.head) else {
             return;
         };
-        let mut segments = Vec::with_capacity(usize::try_from(num_segments).unwrap_or(0));
+        let mut segments = Vec::with_capacity(usize_of(num_segments.into()));
         for _ in 0..num_segments {
             let Some(bytes) = buffers.take_header::<SEGMENT_BYTES>() else {
                 return self.finish(Status::IoErr);
@@ -456,29 +484,16 @@ impl Serving<'_, '_> {
         self.answer(status, request.used_len(status), counted);
     }
 
-    /// Answers one that was not.
+    /// Answers a request that was not understood.
     #[cold]
     fn reject(&mut self, status: Status) {
-        let counted = Counted {
-            kind: KIND_INVALID,
-            bytes: 0,
-            ok: false,
-        };
-        self.answer(status, USED_LEN_STATUS_ONLY, counted);
+        self.answer(status, USED_LEN_STATUS_ONLY, INVALID);
     }
 
-    /// Gives back a chain that has no place for an answer.
+    /// Gives back a chain that has no room for an answer.
     #[cold]
     fn drop_chain(&mut self) {
-        self.cx.complete(
-            self.head,
-            0,
-            Counted {
-                kind: KIND_INVALID,
-                bytes: 0,
-                ok: false,
-            },
-        );
+        self.cx.complete(self.head, 0, INVALID);
     }
 
     #[inline]

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Syncs that are under way together.
 //!
-//! A sync is whatever says that something is stable: an fdatasync, and a write to the page cache
-//! that is to be stable (`RWF_DSYNC`), which ends in one. The kernel reports that a page has not
-//! reached the disk to one sync of an open file, once. Of several under way together it may be any:
-//! the sync whose data is lost can succeed, because the one beside it was told.
+//! A sync is an operation whose success says that data is stable: an fdatasync, or a write to the
+//! page cache that must be stable (`RWF_DSYNC`), which ends in one. If a page does not reach the
+//! disk, the kernel reports that to one sync of an open file, once. Of several syncs under way
+//! together it may be any: the sync whose data is lost can succeed, because the one beside it got
+//! the report.
 //!
-//! So none is answered good before all have ended that were under way when it ended, and none that
-//! was under way beside one that has failed. Only those: one that began later cannot have been told
-//! what was meant for an earlier one.
+//! So a sync is answered as good only after all syncs have ended that were under way when it ended,
+//! and only if none of those beside it has failed. Syncs that begin later do not matter: they
+//! cannot have got the report that was meant for an earlier one.
 //!
-//! Writes that need not be stable never come here. What comes here takes a lock for as long as a few
-//! numbers are compared, twice, beside a wait for the disk.
+//! Writes that need not be stable never come here. A sync takes a lock twice, each time for as long
+//! as a few numbers are compared; beside the wait for the disk that is nothing.
 
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,12 +31,12 @@ struct State {
     next: u64,
     /// Those under way, in the order they began.
     running: Vec<u64>,
-    /// All before it that are under way now were so beside one that has failed.
+    /// Every sync with a lower number that is under way was under way beside one that has failed.
     failed_before: u64,
     held: Vec<Held>,
 }
 
-/// A sync that has ended well, and waits for those it was under way with.
+/// A sync that has ended well and waits for those that were under way beside it.
 #[derive(Debug)]
 struct Held {
     /// They have lower numbers.
@@ -44,10 +45,10 @@ struct Held {
     waiter: Waiter,
 }
 
-/// Who is to be told whether a sync was good.
+/// What is told whether a sync was good.
 #[derive(Debug)]
 enum Waiter {
-    /// The data thread of a request, with the request's own result if it was.
+    /// The data thread of a request: the request's own result if the sync was good.
     Request(Promise, i32),
     /// A thread that waits.
     Thread(SyncSender<bool>),
@@ -57,7 +58,7 @@ impl Waiter {
     fn tell(self, good: bool) {
         match self {
             Self::Request(promise, result) => promise.keep(if good { result } else { -libc::EIO }),
-            // It is there: it waits.
+            // The receiver exists: its thread waits.
             Self::Thread(answer) => drop(answer.send(good)),
         }
     }
@@ -67,9 +68,9 @@ impl Waiter {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Ended {
     Well,
-    /// It may have been told of what others have lost.
+    /// It may have got the report of what others have lost.
     Failed,
-    /// It did not get as far as to be told of anything.
+    /// It ended before the kernel could report anything to it.
     Void,
 }
 
@@ -78,7 +79,7 @@ pub(crate) enum Ended {
 pub(crate) enum Verdict {
     Good,
     Bad,
-    /// It is told later.
+    /// It is known later.
     Later,
 }
 
@@ -102,7 +103,7 @@ impl Syncs {
         }
     }
 
-    /// Those that have ended well, and wait for others.
+    /// How many have ended well and wait for others.
     pub(crate) fn waiting(&self) -> usize {
         self.lock().held.len()
     }
@@ -159,8 +160,8 @@ impl Syncs {
 }
 
 impl Sync {
-    /// It has ended. If it was good is told at once, or by the promise that `hold` makes: `result`
-    /// if it was, else `-EIO`.
+    /// It has ended. The verdict comes at once, or through the promise that `hold` makes: `result`
+    /// if it was good, else `-EIO`.
     pub(crate) fn end(
         self,
         ended: Ended,
@@ -187,7 +188,7 @@ impl Sync {
 
 impl Drop for Sync {
     fn drop(&mut self) {
-        // One that was ended is not under way any more.
+        // Has no effect on a sync that has ended.
         self.syncs.end(self.number, Ended::Failed, || None);
     }
 }

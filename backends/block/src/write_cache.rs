@@ -2,10 +2,10 @@
 //! Whether the write cache is on, and who has said so.
 //!
 //! The features that the driver acknowledged decide, and the `writeback` field of the configuration
-//! space (virtio 1.3 §5.2.5.2). The field is the driver's, but front-ends hand a write to it on once:
-//! QEMU repeats it neither when it connects anew, nor when the guest boots, which then reads QEMU's
-//! copy. A driver that believes in write-through never flushes, and writes that were answered too
-//! early would be lost without a word. So there is *doubt*:
+//! space (virtio 1.3 §5.2.5.2). The field is the driver's, but front-ends hand a write to it on
+//! once: QEMU repeats it neither when it connects anew, nor when the guest boots, which then reads
+//! QEMU's copy. A driver that believes in write-through never flushes, and writes that were
+//! answered too early would be lost without a word. So there is *doubt*:
 //!
 //! * after a session, or before a reset of the device, in which the driver had switched the cache
 //!   off: also the next driver may have read that it is off;
@@ -26,7 +26,7 @@ pub(crate) struct WriteCache {
     mode: CacheMode,
     /// Read for each request.
     is_on: AtomicBool,
-    /// `state.doubt`, for who looks without the lock.
+    /// A copy of `state.doubt` that is read without the lock.
     in_doubt: AtomicBool,
     /// A write was started that need not be stable when it is answered, or may have been by a
     /// process before this one. Read for each such write, and written once.
@@ -45,7 +45,7 @@ struct State {
     /// The field as the driver has left it.
     field: bool,
     doubt: bool,
-    /// The driver of this session has told, by the field or by a flush.
+    /// The driver of this session has shown that it knows, by the field or by a flush.
     told: bool,
     /// A ring was started in this session, or in one before it.
     started: bool,
@@ -79,7 +79,7 @@ impl WriteCache {
         self.is_on.load(Ordering::Relaxed)
     }
 
-    /// What the configuration space is to say.
+    /// The field as the configuration space shows it.
     pub(crate) fn field(&self) -> bool {
         let state = self.lock();
         state.field && !state.doubt
@@ -133,14 +133,14 @@ impl WriteCache {
         }
     }
 
-    /// A ring has started, which had been `served` before.
+    /// A ring has started; `served` says whether it had been served before.
     pub(crate) fn ring_started(&self, served: bool) {
         let mut state = self.lock();
         if served && !state.told {
             state.doubt = true;
         }
         if served && !state.started_before {
-            // By another process, whatever it promised.
+            // Another process has, and may have answered writes before they were stable.
             self.wrote_volatile.store(true, Ordering::Release);
         }
         state.started = true;

@@ -1,21 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Where requests go once they are checked.
 //!
-//! An engine starts one operation for one request; it may be done at once, or later, when the
-//! data thread reports it. [`FileEngine`] is the real one. The seam is there for tests (an engine
-//! that forgets what was not flushed) and for measuring everything but the storage
-//! ([`NullEngine`]).
+//! An [`Engine`] is the disk, shared by all data threads. For each vring that starts it makes an
+//! [`EngineQueue`], which lives on the vring's data thread: the state of the vring's operations is
+//! there, and needs no lock.
+//!
+//! An operation has one or more steps. It may be done at once; else the engine starts I/O for it,
+//! with a tag. The completion of I/O that was started with [`LAST_STEP`] ends the operation; any
+//! other comes back to the engine, which goes on with the next step:
+//!
+//! ```text
+//! read, write, flush, clear ──> Done(result) ──────────────────────────> answer
+//!   │                                ^                                      ^
+//!   └─> Pending ── another tag ──> resume ──> Pending ── LAST_STEP ─────────┘
+//! ```
+//!
+//! [`FileEngine`] is the real engine. Tests have others, such as one that forgets what was not
+//! flushed. [`NullEngine`] is for measuring everything but the storage.
 
 mod file;
 mod null;
 
+use std::fmt::Debug;
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use ringside_common::io::Engine as IoEngine;
+use ringside_common::io::{Engine as IoEngine, FileId};
 use ringside_common::worker::RequestCx;
 use rustix::io::Errno;
 
@@ -23,23 +36,29 @@ pub use file::FileEngine;
 pub use null::NullEngine;
 
 use crate::request::Segment;
-use crate::storage::{RangeGuard, SECTOR_BYTES, Topology};
+use crate::storage::{SECTOR_BYTES, Topology};
+
+/// The tag of I/O whose result is the result of the operation. All other tags below
+/// [`TAGS_END`] are the engine's own.
+pub const LAST_STEP: u16 = 0;
+/// The first tag that an engine must not use.
+pub const TAGS_END: u16 = u16::MAX;
 
 /// What became of an operation.
-#[derive(Debug)]
-pub enum Started {
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[must_use]
+pub enum Step {
     /// It is done: bytes moved, or a negative errno.
     Done(i32),
-    /// The data thread reports its end. The guard is to be held until then.
-    Pending(Option<RangeGuard>),
+    /// I/O is under way for it.
+    Pending,
 }
 
-impl Started {
-    /// The outcome of asking a data thread for I/O.
-    #[must_use]
-    pub fn of(started: io::Result<()>) -> Self {
+/// The outcome of asking a data thread for I/O.
+impl From<io::Result<()>> for Step {
+    fn from(started: io::Result<()>) -> Self {
         match started {
-            Ok(()) => Self::Pending(None),
+            Ok(()) => Self::Pending,
             Err(error) => Self::Done(-error.raw_os_error().unwrap_or(libc::EIO)),
         }
     }
@@ -48,10 +67,8 @@ impl Started {
 /// One request, for an engine.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
-    /// Its descriptor head, which names its buffers.
+    /// Its place among the requests of the vring, which names its buffers.
     pub head: u16,
-    /// To be handed to the data thread with the I/O.
-    pub tag: u16,
     /// First byte on the disk.
     pub offset_bytes: u64,
 }
@@ -63,13 +80,13 @@ pub struct Ranges {
     pub segments: Vec<Segment>,
     /// Zero them; else their contents do not matter any more.
     pub zero: bool,
-    /// Be done when the result is stable.
+    /// It is done when the result is stable.
     pub stable: bool,
-    /// Set when the vring is to stop: what is not begun by then is left.
+    /// Set when the vring must stop: ranges that are not begun by then are left as they are.
     pub stop: Arc<AtomicBool>,
 }
 
-/// What is cleared before a vring that stops is looked for: a second's work for a slow disk.
+/// The most that is cleared between two looks at [`Ranges::stop`]: a second's work for a slow disk.
 const PIECE_BYTES: u64 = 32 << 20;
 
 /// A part of a segment, small enough to be waited for.
@@ -104,7 +121,7 @@ impl Ranges {
 }
 
 /// Storage for a virtio-blk device. Shared by all data threads.
-pub trait Engine: Send + Sync + std::fmt::Debug {
+pub trait Engine: Send + Sync + Debug {
     /// The files that data threads do I/O on for this engine.
     fn files(&self) -> Vec<Arc<OwnedFd>>;
 
@@ -127,14 +144,14 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
     /// Whether a discard frees space.
     fn can_discard(&self) -> bool;
 
-    /// Whether what was written may be in the host's page cache only, until a sync. An error of its
-    /// way to the disk is then told to a later sync, and to one of them.
+    /// Whether what was written may be in the host's page cache only, until a sync. The kernel then
+    /// reports an error on the way to the disk to a later sync, and to one sync only.
     fn caches_writes(&self) -> bool {
         true
     }
 
-    /// What reads as zeroes now although the file has no such bytes: the rest of the block that
-    /// it ends in.
+    /// The bytes that read as zeroes at this moment although the file does not have them: the rest
+    /// of the block in which the file ends.
     ///
     /// # Errors
     /// What the host says.
@@ -142,25 +159,21 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
         Ok(0..0)
     }
 
-    /// Payload bytes that were copied on their way, because they could not go to the storage as
-    /// the guest had them.
+    /// Payload bytes that were copied, because the guest's buffers were not aligned as the storage
+    /// demands.
     fn bounced_bytes(&self) -> u64 {
         0
     }
 
-    /// Reads into the writable payload left.
-    fn read(&self, cx: &mut RequestCx<'_>, target: Target) -> Started;
+    /// Makes the engine's part of a vring that starts, with `size` places for requests. `file`
+    /// tells by which name the data thread of the vring knows the `n`-th of [`files`](Self::files).
+    fn start_queue(
+        self: Arc<Self>,
+        size: u16,
+        file: &dyn Fn(u32) -> FileId,
+    ) -> Box<dyn EngineQueue>;
 
-    /// Writes the readable payload left; with `stable`, it is done when it is on stable storage.
-    fn write(&self, cx: &mut RequestCx<'_>, target: Target, stable: bool) -> Started;
-
-    /// Makes all completed writes stable.
-    fn flush(&self, cx: &mut RequestCx<'_>, target: Target) -> Started;
-
-    /// Discards or zeroes ranges.
-    fn clear(&self, cx: &mut RequestCx<'_>, target: Target, ranges: Ranges) -> Started;
-
-    /// As [`flush`](Self::flush), waiting for it.
+    /// Makes all completed writes stable, waiting for it.
     ///
     /// # Errors
     /// What the host says.
@@ -194,5 +207,27 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
     /// Where that is not possible.
     fn cut(&self, _size_bytes: u64) -> io::Result<u64> {
         Err(Errno::OPNOTSUPP.into())
+    }
+}
+
+/// The operations of an engine on one vring.
+pub trait EngineQueue: Send + Debug {
+    /// Reads into the writable payload left.
+    fn read(&mut self, cx: &mut RequestCx<'_>, target: Target) -> Step;
+
+    /// Writes the readable payload left; with `stable`, it is done when it is on stable storage.
+    fn write(&mut self, cx: &mut RequestCx<'_>, target: Target, stable: bool) -> Step;
+
+    /// Makes all completed writes stable.
+    fn flush(&mut self, cx: &mut RequestCx<'_>, target: Target) -> Step;
+
+    /// Discards or zeroes ranges.
+    fn clear(&mut self, cx: &mut RequestCx<'_>, target: Target, ranges: Ranges) -> Step;
+
+    /// I/O that was started with `tag`, which is not [`LAST_STEP`], has ended with `result`: bytes,
+    /// or a negative errno. `target` is that of the operation. An operation has ended only when its
+    /// last I/O has.
+    fn resume(&mut self, _cx: &mut RequestCx<'_>, _target: Target, _tag: u16, result: i32) -> Step {
+        Step::Done(result)
     }
 }

@@ -5,10 +5,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use ringside_common::io::Engine as IoEngine;
+use ringside_common::io::{Engine as IoEngine, FileId};
 use ringside_common::worker::RequestCx;
 
-use super::{Engine, Ranges, Started, Target};
+use super::{Engine, EngineQueue, Ranges, Step, Target};
 
 /// Reads leave the buffer as it is, writes are dropped, everything is done at once.
 #[derive(Clone, Copy, Debug)]
@@ -17,15 +17,11 @@ pub struct NullEngine {
 }
 
 impl NullEngine {
-    /// A disk of so many sectors.
+    /// A disk of this many sectors.
     #[must_use]
     pub fn new(capacity_sectors: u64) -> Self {
         Self { capacity_sectors }
     }
-}
-
-fn all(bytes: u64) -> Started {
-    Started::Done(i32::try_from(bytes).unwrap_or(i32::MAX))
 }
 
 impl Engine for NullEngine {
@@ -45,24 +41,12 @@ impl Engine for NullEngine {
         true
     }
 
-    fn read(&self, cx: &mut RequestCx<'_>, target: Target) -> Started {
-        all(cx
-            .buffers(target.head)
-            .map_or(0, |buffers| buffers.writable_bytes()))
-    }
-
-    fn write(&self, cx: &mut RequestCx<'_>, target: Target, _stable: bool) -> Started {
-        all(cx
-            .buffers(target.head)
-            .map_or(0, |buffers| buffers.readable_bytes()))
-    }
-
-    fn flush(&self, _cx: &mut RequestCx<'_>, _target: Target) -> Started {
-        Started::Done(0)
-    }
-
-    fn clear(&self, _cx: &mut RequestCx<'_>, _target: Target, _ranges: Ranges) -> Started {
-        Started::Done(0)
+    fn start_queue(
+        self: Arc<Self>,
+        _size: u16,
+        _file: &dyn Fn(u32) -> FileId,
+    ) -> Box<dyn EngineQueue> {
+        Box::new(NullQueue)
     }
 
     fn flush_now(&self) -> io::Result<()> {
@@ -72,4 +56,33 @@ impl Engine for NullEngine {
     fn refresh(&self) -> io::Result<u64> {
         Ok(self.capacity_sectors)
     }
+}
+
+/// Its operations; they have no state.
+#[derive(Debug)]
+struct NullQueue;
+
+impl EngineQueue for NullQueue {
+    fn read(&mut self, cx: &mut RequestCx<'_>, target: Target) -> Step {
+        let buffers = cx.buffers(target.head);
+        all(buffers.map_or(0, |buffers| buffers.writable_bytes()))
+    }
+
+    fn write(&mut self, cx: &mut RequestCx<'_>, target: Target, _stable: bool) -> Step {
+        let buffers = cx.buffers(target.head);
+        all(buffers.map_or(0, |buffers| buffers.readable_bytes()))
+    }
+
+    fn flush(&mut self, _cx: &mut RequestCx<'_>, _target: Target) -> Step {
+        Step::Done(0)
+    }
+
+    fn clear(&mut self, _cx: &mut RequestCx<'_>, _target: Target, _ranges: Ranges) -> Step {
+        Step::Done(0)
+    }
+}
+
+/// A transfer of all bytes; of more than a result can tell, it is a short one and goes on.
+fn all(bytes: u64) -> Step {
+    Step::Done(i32::try_from(bytes).unwrap_or(i32::MAX))
 }

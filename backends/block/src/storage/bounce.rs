@@ -150,8 +150,8 @@ impl<'a> Bounce<'a> {
         Ok(())
     }
 
-    /// Zeroes a range by one call where the image has such a call, else by writing zeroes. The parts
-    /// of blocks at its ends, which the call does not accept, are written too.
+    /// Zeroes a range by one call where the image has such a call, else by writing zeroes. The
+    /// parts of blocks at its ends, which the call does not accept, are written too.
     ///
     /// With [`ReadWriteFlags::DSYNC`] in `flags` only the zeroes that were written are stable
     /// afterwards: a caller that needs all of them stable must still sync.

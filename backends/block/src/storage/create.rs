@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! New images.
 //!
-//! An image is there when all about it has succeeded, its name included, or not at all: an empty
-//! file that is left behind would be the disk of the next start.
+//! A new image is kept only if every step of making it succeeds, its directory entry included: an
+//! empty file that is left behind would be the disk of the next start.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};

@@ -58,7 +58,7 @@ pub(super) enum LockError {
 }
 
 impl LockError {
-    pub(super) fn of(self, path: &Path) -> ImageError {
+    fn into_image_error(self, path: &Path) -> ImageError {
         let path = path.to_owned();
         match self {
             Self::InUse { permission } => ImageError::InUse { path, permission },
@@ -68,12 +68,12 @@ impl LockError {
 }
 
 /// How long the locks of a process may outlive it: the kernel takes its `io_uring` apart, and with
-/// it the registered image, in its own time. Whoever restarts a back-end does so at once.
+/// it the registered image, in its own time. A back-end is often restarted at once.
 const PATIENCE: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(5);
 
-/// As [`lock`]. A file system that has no locks (NFS without its lock daemon, some of FUSE) is no
-/// reason not to serve the image, as it is none to QEMU.
+/// As [`lock`]; but where the file system has no locks (NFS without its lock daemon, some of FUSE)
+/// the image is served all the same, as it is by QEMU.
 pub(super) fn lock_or_say_why_not(fd: &OwnedFd, options: &ImageOptions) -> Result<(), ImageError> {
     match lock(fd, options.read_only) {
         Err(LockError::Failed(error @ (Errno::NOLCK | Errno::NOSYS | Errno::OPNOTSUPP))) => {
@@ -84,7 +84,7 @@ pub(super) fn lock_or_say_why_not(fd: &OwnedFd, options: &ImageOptions) -> Resul
             );
             Ok(())
         }
-        locked => locked.map_err(|error| error.of(&options.path)),
+        locked => locked.map_err(|error| error.into_image_error(&options.path)),
     }
 }
 
@@ -95,7 +95,7 @@ fn lock(fd: &OwnedFd, read_only: bool) -> Result<(), LockError> {
     } else {
         &[CONSISTENT_READ, WRITE, RESIZE]
     };
-    // Without locks of our own meanwhile, which would turn others away.
+    // Without locks of our own meanwhile: they would turn others away.
     let deadline = Instant::now() + PATIENCE;
     while matches!(check_all(fd, had), Err(LockError::InUse { .. })) && Instant::now() < deadline {
         std::thread::sleep(RETRY);

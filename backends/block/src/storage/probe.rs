@@ -185,7 +185,7 @@ fn file_topology(fd: &OwnedFd, logical_block_bytes: u32) -> Result<Topology, Err
 fn device_topology(fd: &OwnedFd, logical_block_bytes: u32) -> Result<Topology, Errno> {
     let physical_block_bytes = rustix::fs::ioctl_blkpbszget(fd)?.max(logical_block_bytes);
     let queue = queue_dir(fd)?;
-    let limit = |name| u32::try_from(queue_limit(&queue, name)).unwrap_or(0);
+    let limit = |name| queue_limit(&queue, name);
     Ok(Topology {
         logical_block_bytes,
         physical_block_bytes,
@@ -209,9 +209,10 @@ fn queue_dir(fd: &OwnedFd) -> Result<PathBuf, Errno> {
     Ok(of_disk.join("queue"))
 }
 
-/// A limit, or 0 where there is no sysfs.
-fn queue_limit(queue: &Path, name: &str) -> u64 {
-    read_limit(queue, name).unwrap_or(0)
+/// A limit, or 0 for an unknown one: where there is no sysfs, and where the driver cannot be told.
+fn queue_limit(queue: &Path, name: &str) -> u32 {
+    let limit = read_limit(queue, name).unwrap_or(0);
+    u32::try_from(limit).unwrap_or(0)
 }
 
 fn read_limit(queue: &Path, name: &str) -> Result<u64, Errno> {
