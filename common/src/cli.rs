@@ -4,7 +4,8 @@
 //! [`CommonArgs`] is what the user wrote; a back-end flattens it into its own arguments.
 //! [`CommonArgs::into_config`] turns it into a [`CommonConfig`], checked and typed, or says what is
 //! wrong; a back-end that serves several front-ends calls [`CommonArgs::into_config_of_many`]. How
-//! queues are counted is the device's choice, see [`QueueCount`]. The man page ([`man_page`]) comes from the same definition as `--help`.
+//! queues are counted is the device's choice, see [`QueueCount`]. The man page ([`man_page`]) comes
+//! from the same definition as `--help`.
 
 mod cpus;
 mod exit;
@@ -99,7 +100,7 @@ const GROUP_SOCKET_MODE: u32 = 0o770;
 pub struct CommonArgs<Q: QueueCount = NumQueues> {
     /// Listen for the front-end on this Unix socket
     ///
-    /// A socket file left over by a crash is replaced; anything else at the path is refused.
+    /// A socket file left over by a crash is replaced. The program refuses any other file there.
     #[arg(
         long,
         value_name = "PATH",
@@ -118,7 +119,7 @@ pub struct CommonArgs<Q: QueueCount = NumQueues> {
     #[arg(value_parser = clap::value_parser!(i32).range(0..))]
     pub fd: Option<i32>,
 
-    /// Connect to a front-end that listens on this Unix socket; retry until it is there
+    /// Connect to a front-end that listens on this Unix socket; retry until it answers
     #[arg(
         long,
         value_name = "PATH",
@@ -151,7 +152,7 @@ pub struct CommonArgs<Q: QueueCount = NumQueues> {
     #[arg(value_parser = values::queue_size)]
     pub queue_size: u16,
 
-    /// Most data threads; one per started queue up to this [default: number of CPUs]
+    /// The most data threads: one per started queue, up to this number [default: number of CPUs]
     #[arg(long, value_name = "N", help_heading = "Queues")]
     #[arg(value_parser = values::threads)]
     pub threads: Option<NonZeroUsize>,
@@ -160,21 +161,21 @@ pub struct CommonArgs<Q: QueueCount = NumQueues> {
     #[arg(long, value_name = "LIST", help_heading = "Queues")]
     pub cpus: Option<CpuList>,
 
-    /// Longest busy polling before a wait, in microseconds; it adapts below that, 0 is off
+    /// Microseconds that a thread polls, at most, before it sleeps; it adapts below that; 0 is off
     #[arg(long, value_name = "US", default_value_t = 50, help_heading = "Queues")]
     #[arg(value_parser = clap::value_parser!(u32).range(0..=10_000))]
     pub poll_us: u32,
 
-    /// Seconds that a stop of a ring or of the process waits without any progress of its requests;
-    /// then the process ends with status 4. 0 sets no limit
+    /// Seconds that a stop of a ring or of the process waits while none of its requests ends; then
+    /// the process ends with status 4. 0 sets no limit
     #[arg(long, value_name = "S", default_value_t = 300, help_heading = "Queues")]
     #[arg(value_parser = clap::value_parser!(u32).range(0..=86_400))]
     pub stop_timeout: u32,
 
-    /// Also take guest memory in a file on a local disk (ext4, XFS), where a data thread may have to
-    /// wait for it
+    /// Also accept guest memory in a file on a local disk (ext4, XFS); data threads may have to
+    /// wait for that disk
     ///
-    /// Without it, memory is a memfd, or a file on tmpfs or hugetlbfs.
+    /// Without this option memory is a memfd, or a file on tmpfs or hugetlbfs.
     #[arg(long, help_heading = "Queues")]
     pub allow_file_memory: bool,
 
@@ -184,7 +185,7 @@ pub struct CommonArgs<Q: QueueCount = NumQueues> {
 
     /// Serve metrics for Prometheus on PORT, ADDR:PORT or a Unix socket (a PATH with a slash)
     ///
-    /// A port alone means 127.0.0.1. Nothing is encrypted and nobody is asked who they are.
+    /// A port alone means 127.0.0.1. Connections are neither encrypted nor authenticated.
     #[arg(long, value_name = "ADDR|PATH", help_heading = "Management")]
     pub metrics: Option<MetricsAddress>,
 
@@ -193,7 +194,7 @@ pub struct CommonArgs<Q: QueueCount = NumQueues> {
     #[arg(ignore_case = true)]
     #[arg(
         help_heading = "Management",
-        help = "Log this and what is worse, unless RUST_LOG is set"
+        help = "Log messages of this level and of more severe ones, unless RUST_LOG is set"
     )]
     pub log_level: LogLevel,
 
@@ -211,13 +212,13 @@ pub struct CommonArgs<Q: QueueCount = NumQueues> {
 pub enum LogLevel {
     /// Nothing.
     Off,
-    /// What makes the back-end useless.
+    /// Faults that make the back-end useless.
     Error,
-    /// What an operator should look at.
+    /// Faults that an operator should look at.
     Warn,
     /// Start, stop, and connections.
     Info,
-    /// What a guest or a front-end did wrong.
+    /// Faults of a guest or a front-end.
     Debug,
     /// Every message.
     Trace,

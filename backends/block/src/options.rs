@@ -46,39 +46,39 @@ pub struct DiskArgs {
     #[arg(long, value_name = "PATH")]
     pub blk_file: Option<PathBuf>,
 
-    /// Serve memory, which is lost at the end; needs --size
+    /// Serve memory, whose content is lost when the process ends; needs --size
     #[arg(long, requires = "size", conflicts_with_all = ["blk_file", "read_only"])]
     pub memory: bool,
 
-    /// Size of the memory, or of a sparse image to create where there is none: bytes, or with K,
-    /// M, G, T for powers of 1024
+    /// Size of the memory, or of a sparse image that is created where none exists: bytes, or a
+    /// number with K, M, G or T for powers of 1024
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub size: Option<u64>,
 
-    /// Refuse to write
+    /// Refuse writes
     #[arg(long)]
     pub read_only: bool,
 
-    /// The serial number the guest sees, up to 20 bytes [default: none]
+    /// The serial number that the guest sees, up to 20 bytes [default: none]
     #[arg(long, value_name = "TEXT", value_parser = serial)]
     pub serial: Option<String>,
 
-    /// How the host caches, and when a write is stable
+    /// How the host caches the image, and when a write is stable
     #[arg(long, value_enum, value_name = "MODE", default_value_t)]
     pub cache: CacheMode,
 
-    /// What a discard of the guest does
+    /// What happens when the guest discards blocks
     #[arg(long, value_enum, value_name = "MODE", default_value_t)]
     pub discard: DiscardMode,
 
-    /// The logical block size the guest sees [default: what the image needs]
+    /// The logical block size that the guest sees, in bytes [default: what the image needs]
     #[arg(long, value_name = "BYTES")]
     pub block_size: Option<u32>,
 
-    /// Most segments of a request that the guest is asked for
+    /// The most segments that the guest puts in a request
     ///
-    /// A guest without indirect descriptors needs a ring of two more: 126 fit the rings of 128 that
-    /// VMMs make by default.
+    /// A guest without indirect descriptors needs a ring with two entries more: 126 segments fit the
+    /// rings of 128 entries that VMMs make by default.
     #[arg(long, value_name = "N", default_value_t = 126)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1022))]
     pub seg_max: u32,
@@ -95,7 +95,7 @@ pub struct DiskArgs {
 /// How I/O is done.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub enum Aio {
-    /// With `io_uring`; with threads where the kernel has none for us
+    /// With `io_uring`, or with threads where the kernel does not allow it
     #[default]
     #[value(name = "io_uring")]
     IoUring,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The command line of `ringside-fs`.
 //!
-//! Every option of virtiofsd 1.14 that is not deprecated is here with its meaning, and `-o` as well,
-//! so that management software may start one for the other; what is ours comes beside it.
+//! Every option of virtiofsd 1.14 that is not deprecated is here with its meaning, and `-o` as
+//! well, so that management software may start one for the other; what is ours comes beside it.
 //! [`Options`] is what the user wrote, [`Options::into_config`] checks it as a whole and turns it
 //! into a [`Config`].
 
@@ -43,8 +43,8 @@ const MAX_REQUEST_QUEUES: u16 = 63;
 ///
 /// Takes the options of virtiofsd 1.14.
 ///
-/// When its front-end has left it waits for the next one, unlike virtiofsd: end it with SIGTERM, or
-/// pass it a connected socket (--fd), with which it ends. SIGHUP is ignored.
+/// Unlike virtiofsd, it waits for the next front-end when one has left. To end it send SIGTERM, or
+/// pass a connected socket (--fd): it ends with that connection. SIGHUP is ignored.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "ringside-fs", version, max_term_width = 100)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -111,10 +111,10 @@ pub enum Action {
 #[group(id = "request-queues")]
 #[command(about = None, long_about = None)]
 pub struct RequestQueues {
-    /// Most request queues offered to a guest, 1 to 63
+    /// The most request queues offered to a guest, 1 to 63
     ///
-    /// The queue for high priority comes on top. How many are used is the VMM's choice
-    /// (num-request-queues of QEMU's vhost-user-fs-pci); one that is not costs nothing.
+    /// The queue for high priority comes on top. The VMM chooses how many of them it uses
+    /// (num-request-queues of QEMU's vhost-user-fs-pci); an unused one costs nothing.
     #[arg(long, value_name = "N", help_heading = "Queues")]
     #[arg(default_value_t = MAX_REQUEST_QUEUES)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_REQUEST_QUEUES)))]
@@ -146,7 +146,7 @@ pub struct ShareArgs {
     #[arg(long, value_name = "TAG", value_parser = values::tag)]
     pub tag: Option<String>,
 
-    /// Let the guest change nothing
+    /// Refuse all changes by the guest
     #[arg(long)]
     pub readonly: bool,
 
@@ -158,7 +158,7 @@ pub struct ShareArgs {
     #[arg(long, overrides_with = "announce_submounts")]
     pub no_announce_submounts: bool,
 
-    /// Whether nodes are kept as file handles instead of open descriptors
+    /// Whether files that the guest knows are kept as file handles instead of open descriptors
     #[arg(long, value_name = "WHEN", value_parser = values::inode_handles, default_value = "prefer")]
     #[arg(long_help = "\
         Whether nodes are kept as file handles instead of open descriptors: never; prefer, where \
@@ -183,25 +183,25 @@ pub struct CacheArgs {
     #[arg(long, value_name = "POLICY", default_value = "auto", value_parser = values::cache)]
     pub cache: CachePolicy,
 
-    /// Seconds that the guest may believe a name to lead where it did [default: from --cache]
+    /// Seconds that the guest may cache where a name leads [default: from --cache]
     #[arg(long, value_name = "S", value_parser = values::seconds)]
     pub entry_timeout: Option<Duration>,
 
-    /// Seconds that the guest may believe attributes [default: from --cache]
+    /// Seconds that the guest may cache attributes [default: from --cache]
     #[arg(long, value_name = "S", value_parser = values::seconds)]
     pub attr_timeout: Option<Duration>,
 
-    /// Seconds that the guest may believe a name not to be there
+    /// Seconds that the guest may cache that a name does not exist
     #[arg(long, value_name = "S", value_parser = values::seconds, default_value = "0")]
     pub negative_timeout: Duration,
 
-    /// Let the guest write back what it has cached when it likes
+    /// Let the guest delay writes in its cache
     #[arg(long)]
     pub writeback: bool,
 
-    /// Let the guest map files although --cache is never or metadata
+    /// Let the guest map files even if --cache is never or metadata
     ///
-    /// Only for a share that nobody else changes.
+    /// Use it only for a share that nothing else changes.
     #[arg(long)]
     pub allow_mmap: bool,
 
@@ -211,20 +211,20 @@ pub struct CacheArgs {
 
     /// Pass `O_NOATIME` of the guest on to the host
     ///
-    /// Without this it is dropped, for it fails on files of others.
+    /// Without this option the flag is dropped, since it fails on files of other users.
     #[arg(long)]
     pub preserve_noatime: bool,
 
-    /// Files and directories that the guest may know at a time, of some 200 bytes each [default:
-    /// 16777216]
+    /// The most files and directories that the guest may know at a time; each takes some 200 bytes
+    /// [default: 16777216]
     #[arg(long, value_name = "N")]
     pub max_nodes: Option<usize>,
 
     /// Let the guest map files into a window of this size, a power of two from 2M; 0 for none
     ///
-    /// It reads and writes the page cache of the host then, and has none of its own of such files.
-    /// Only for VMMs that have SHMEM of vhost-user (crosvm); others go on without. Of the guest's
-    /// memory 16 MiB are used per GiB of the window.
+    /// The guest then reads and writes the page cache of the host, and keeps no cache of these
+    /// files. Needs a VMM with SHMEM of vhost-user (crosvm); guests of others go on without a
+    /// window. The window uses 16 MiB of guest memory per GiB.
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = values::window)]
     pub dax_window: u64,
 
@@ -248,7 +248,7 @@ pub struct FeatureArgs {
 
     /// Change names of extended attributes between guest and host (implies --xattr)
     ///
-    /// Rules like `:map::user.virtiofs.:`, as in the documentation of virtiofsd.
+    /// The rules, such as `:map::user.virtiofs.:`, are those of virtiofsd's documentation.
     #[arg(long, value_name = "RULES")]
     pub xattrmap: Option<XattrMap>,
 
@@ -258,7 +258,7 @@ pub struct FeatureArgs {
     #[arg(default_value = "never", default_missing_value = "always")]
     pub posix_acl: Negotiation,
 
-    /// Have the guest label what it creates (implies --xattr); alone it means always
+    /// Have the guest label the files that it creates (implies --xattr); alone it means always
     #[arg(long, value_name = "never|auto|always", value_parser = values::negotiation)]
     #[arg(require_equals = true, num_args = 0..=1)]
     #[arg(default_value = "never", default_missing_value = "always")]
@@ -272,11 +272,11 @@ pub struct FeatureArgs {
     #[arg(long, overrides_with = "no_killpriv_v2")]
     pub killpriv_v2: bool,
 
-    /// Take fcntl(2) locks of the guest on the host
+    /// Make the guest's fcntl(2) locks locks of the host
     #[arg(long)]
     pub posix_lock: bool,
 
-    /// Take flock(2) locks of the guest on the host
+    /// Make the guest's flock(2) locks locks of the host
     #[arg(long)]
     pub flock: bool,
 
@@ -333,7 +333,7 @@ pub struct SandboxArgs {
     )]
     pub sandbox: Mode,
 
-    /// What happens on a system call that is not expected
+    /// What happens on an unexpected system call
     #[arg(long, value_name = "ACTION", value_enum, default_value = "kill")]
     pub seccomp: SeccompAction,
 
@@ -341,7 +341,7 @@ pub struct SandboxArgs {
     #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
     pub modcaps: Option<CapabilityChanges>,
 
-    /// Most open files; 0 leaves the limit as it is [default: 1000000, or what can be had]
+    /// The most open files; 0 leaves the limit unchanged [default: 1000000, or the most allowed]
     #[arg(long, value_name = "N")]
     pub rlimit_nofile: Option<u64>,
 }
@@ -355,11 +355,11 @@ pub struct SandboxArgs {
     reason = "switches of the command line"
 )]
 pub struct CompatibilityArgs {
-    /// Most threads that wait for one mount: 0 is the default of 16, and more than 256 are 256
+    /// The most threads that wait for one mount: 0 is the default of 16; the maximum is 256
     ///
-    /// Each mount of the host has so many of its own for requests that may take long: all of a file
-    /// system of another machine or process, and of a local one those that wait for its disk. What
-    /// comes beyond waits, and nothing of another mount does.
+    /// Each mount of the host has this number of threads for requests that may take long: all
+    /// requests for a file system of another machine or process; for a local one those that wait
+    /// for its disk. Further requests wait; requests for other mounts do not.
     #[arg(long, value_name = "N")]
     pub thread_pool_size: Option<usize>,
 
@@ -367,7 +367,7 @@ pub struct CompatibilityArgs {
     #[arg(long)]
     pub syslog: bool,
 
-    /// Options between commas, as older libvirt gives them: source=/srv,cache=always,xattr
+    /// Options separated by commas, as older libvirt gives them: source=/srv,cache=always,xattr
     ///
     /// With a value `source`, `cache` (`none` is never), `sandbox`, `loglevel`, `modcaps` and
     /// `xattrmap`; without one, also with `no_` before it, `xattr`, `flock`, `posix_lock`,
@@ -384,7 +384,7 @@ pub struct CompatibilityArgs {
     #[arg(short = 'f')]
     pub foreground: bool,
 
-    /// Accepted without effect: there is no migration of this device yet
+    /// Accepted without effect: this device cannot be migrated
     #[arg(long, value_name = "MODE", value_enum, default_value = "find-paths")]
     pub migration_mode: MigrationMode,
 

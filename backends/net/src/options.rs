@@ -45,7 +45,7 @@ const BACKEND_FORMS: &str = "\
 /// Serves virtio-net devices to any VMM that speaks vhost-user: on a tap device, on a socket of
 /// passt or QEMU, on an interface of the host, or on a switch between guests
 ///
-/// Directions are the guest's: rx is what a guest receives, tx what it sends.
+/// Directions are those of the guest: rx is what a guest receives, tx what it sends.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "ringside-net", version, max_term_width = 100)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -79,7 +79,7 @@ pub enum Action {
 #[group(id = "queue-pairs")]
 #[command(about = None, long_about = None)]
 pub struct QueuePairs {
-    /// Most pairs of queues offered to a guest
+    /// The most pairs of queues offered to a guest
     #[arg(long, value_name = "N", default_value_t = 8, help_heading = "Queues")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=127))]
     pub queue_pairs: u16,
@@ -97,14 +97,15 @@ impl QueueCount for QueuePairs {
 #[group(id = "net")]
 #[command(about = None, long_about = None, next_help_heading = "Network")]
 pub struct NetArgs {
-    /// Serve one more guest: socket=PATH, connect=PATH or fd=N, and more
+    /// Serve one more guest, at socket=PATH, connect=PATH or fd=N, with further properties
     ///
-    /// To be given once for each guest; --socket-path may be repeated as well, for guests without
-    /// further properties. Behind the socket, after commas: name=NAME (how management calls the
-    /// port; default: port0, port1 and so on), mac=ADDR, mtu=N, vlan=ID (an access port),
-    /// isolated (does not reach other isolated ports), anti-spoof (frames from other addresses than mac are
-    /// dropped), mac-limit=N (most addresses that the switch learns behind the port) and limit-rx-bytes, limit-rx-packets, limit-tx-bytes, limit-tx-packets=RATE, each
-    /// perhaps followed by burst=N. A comma in a path is written twice.
+    /// Give it once for each guest. --socket-path may be repeated as well, for guests without
+    /// further properties. After the socket, separated by commas: name=NAME (how management calls
+    /// the port; default: port0, port1 and so on), mac=ADDR, mtu=N, vlan=ID (an access port),
+    /// isolated (does not reach other isolated ports), anti-spoof (frames from other addresses than
+    /// mac are dropped), mac-limit=N (the most addresses that the switch learns behind the port)
+    /// and limit-rx-bytes, limit-rx-packets, limit-tx-bytes, limit-tx-packets=RATE, each optionally
+    /// followed by burst=N. A comma in a path is written twice.
     #[arg(long = "port", value_name = "SPEC", group = "listening")]
     pub ports: Vec<PortSpec>,
 
@@ -113,7 +114,7 @@ pub struct NetArgs {
     #[arg(help = BACKEND_HELP, long_help = format!("{BACKEND_HELP}\n\n{BACKEND_FORMS}"))]
     pub backend: BackendSpec,
 
-    /// Where the switch reaches the rest of the world: tap:, packet:, stream: or dgram:, as for
+    /// The link of the switch to other networks: tap:, packet:, stream: or dgram:, as for
     /// --backend
     #[arg(long, value_name = "SPEC", value_parser = backend::uplink)]
     pub uplink: Option<LinkSpec>,
@@ -130,11 +131,11 @@ pub struct NetArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=0x7fff_ffff))]
     pub speed_mbps: Option<u32>,
 
-    /// Offer no checksum and segmentation offloads to guests
+    /// Do not offer checksum and segmentation offloads to guests
     #[arg(long)]
     pub no_offloads: bool,
 
-    /// Most MAC addresses that the switch learns
+    /// The most MAC addresses that the switch learns
     #[arg(long, value_name = "N", default_value_t = 8192)]
     #[arg(value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
     pub mac_table_size: u32,
@@ -147,17 +148,17 @@ pub struct NetArgs {
     /// Copies a second that the broadcasts, multicasts and frames to unknown addresses of one guest
     /// may make on the switch
     ///
-    /// A frame for five ports is five copies. Floods beyond are lost and counted as rate limited;
-    /// what goes to one place is no flood. The burst is by default what passes in 10 ms.
+    /// A frame for five ports is five copies. Floods beyond are dropped and counted as rate
+    /// limited. A frame for one place is no flood. The burst is by default what passes in 10 ms.
     #[arg(long, value_name = "RATE[,burst=N]", value_parser = values::packets_limit)]
     #[arg(default_value = "200K")]
     pub flood_limit: Rate,
 
-    /// Capture all frames from the start into pcapng files, which are replaced
+    /// Capture all frames from the start into pcapng files, which replace older ones
     ///
-    /// The first file is PATH. One of max-bytes=N is full, and PATH.1, PATH.2 and so on go on; of files=N
-    /// of them the last is followed by the first, which is begun anew. Without these there are 4 of
-    /// 250M; max-bytes=off is one file without a bound. A comma in the path is written twice.
+    /// The first file is PATH. When a file has max-bytes=N, PATH.1, PATH.2 and so on follow, up to
+    /// files=N of them; then the first is written anew. The defaults are 4 files of 250M;
+    /// max-bytes=off is one file without a bound. Write a comma in the path twice.
     #[arg(long, value_name = "PATH[,max-bytes=N][,files=N]")]
     pub capture: Option<CaptureSpec>,
 }
@@ -170,15 +171,15 @@ pub struct LimitArgs {
     /// Bytes per second that a guest receives
     ///
     /// K, M and G are powers of 1000. The burst is what may pass at once after a pause, by default
-    /// as much as passes in 100 ms. What is beyond waits: in the guest's ring, in the link, or on a
-    /// switch in a queue of the guest, for 100 ms of the rate and at least two frames of 64 KiB; only
-    /// what finds no room there is lost, and counted as rate limited.
+    /// as much as passes in 100 ms. Frames beyond the limit wait: in the guest's ring, in the link,
+    /// or on a switch in a queue of the guest, with room for 100 ms of the rate and at least two
+    /// frames of 64 KiB. Frames that find no room there are dropped and counted as rate limited.
     #[arg(long, value_name = "RATE[,burst=N]", value_parser = values::bytes_limit)]
     pub limit_rx_bytes: Option<Rate>,
 
     /// Packets per second that a guest receives
     ///
-    /// One that is to be segmented counts as its segments.
+    /// A packet that will be segmented counts as its segments.
     #[arg(long, value_name = "RATE[,burst=N]", value_parser = values::packets_limit)]
     pub limit_rx_packets: Option<Rate>,
 
@@ -188,7 +189,7 @@ pub struct LimitArgs {
 
     /// Packets per second that a guest sends
     ///
-    /// One that is to be segmented counts as its segments.
+    /// A packet that will be segmented counts as its segments.
     #[arg(long, value_name = "RATE[,burst=N]", value_parser = values::packets_limit)]
     pub limit_tx_packets: Option<Rate>,
 }
