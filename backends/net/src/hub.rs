@@ -180,12 +180,8 @@ impl Hub {
 
     /// The queue of the link that a queue pair uses.
     #[must_use]
-    pub fn link_of(&self, pair: u16) -> usize {
-        if self.link_count > 1 {
-            usize::from(pair)
-        } else {
-            0
-        }
+    pub fn link_of(&self, pair: u16) -> u16 {
+        if self.link_count > 1 { pair } else { 0 }
     }
 
     /// The number that the uplink of a switch has among its ports.

@@ -294,12 +294,6 @@ impl Port {
             .store(ANNOUNCED | address, Ordering::Release);
     }
 
-    /// Whether there is one.
-    #[must_use]
-    pub fn has_announcement(&self) -> bool {
-        self.announcement.load(Ordering::Acquire) != 0
-    }
-
     /// The address that is to be announced, once.
     #[must_use]
     pub fn take_announcement(&self) -> Option<[u8; 6]> {

@@ -11,56 +11,51 @@ use std::sync::Arc;
 
 use ringside_common::limit::Admission;
 
-use super::lan::Frame;
-use super::receive::destination;
-use super::transmit::{Fate, reason_of, wire_of};
-use super::{NetTurn, NetWorker, Side, captured};
+use super::NetWorker;
+use super::passage::{Frame, Passage, captured, destination};
+use super::queue::{NetTurn, Slots as _};
+use super::slot::{Slot, TxSlot};
+use super::transmit::attachment_of;
 use crate::counters::{Direction, DropReason};
 use crate::frame::{announcement, is_multicast};
 use crate::header::NetHeader;
 use crate::hub::Fabric;
-use crate::link::{Payload, Sent};
+use crate::link::Payload;
 use crate::port::Port;
 
 impl NetWorker {
     /// Sends what is to be announced of ports whose first transmit vring is here.
     pub(super) fn send_announcements(&mut self, turn: &mut NetTurn<'_>) {
         for slot in 0..turn.vrings.len() {
-            let Some(place) = turn.vrings.get(slot) else {
-                continue;
-            };
-            let is_first = matches!(&place.queue.side, Side::Transmit(tx) if tx.pair == 0);
-            if is_first && place.queue.port.has_announcement() {
-                let port = Arc::clone(&place.queue.port);
-                if let Some(mac) = port.take_announcement() {
-                    self.announce(turn, slot, &port, mac);
-                }
+            if let Some(Slot::Transmit(slot)) = turn.vrings.kind(slot)
+                && let Some((_, tx)) = turn.vrings.tx(slot)
+                && tx.pair == 0
+                && let Some(mac) = tx.port.take_announcement()
+            {
+                let port = Arc::clone(&tx.port);
+                self.announce(turn, slot, &port, mac);
             }
         }
     }
 
-    fn announce(&mut self, turn: &mut NetTurn<'_>, slot: usize, port: &Port, mac: [u8; 6]) {
+    fn announce(&mut self, turn: &mut NetTurn<'_>, slot: TxSlot, port: &Port, mac: [u8; 6]) {
         let bytes = announcement(mac);
         let now_ns = turn.now_ns();
-        let fate = match self.refusal(port, now_ns, mac) {
-            Some(reason) => Fate::Lost(reason),
+        let passage = match self.refusal(port, now_ns, mac) {
+            Some(reason) => Passage::Lost(reason),
             None => self.send_announcement(turn, slot, port, &bytes),
         };
-        let Some(place) = turn.vrings.get(slot) else {
+        let Some((_, tx)) = turn.vrings.tx(slot) else {
             return;
         };
-        let counters = &place.queue.counters;
-        match fate {
-            Fate::Gone => {
-                counters.count(bytes.len(), destination(&bytes));
-                port.from_guest.charge(now_ns, bytes.len(), || 1);
-                let payload = Payload::Bytes(&bytes);
-                captured(&self.hub, port.id, Direction::Tx, now_ns, payload);
-            }
-            Fate::Lost(reason) => counters.count_drop(reason),
-            // Nothing of it is left here to be sent again.
-            Fate::Kept { .. } => counters.count_drop(DropReason::NoBuffer),
+        // One that would have to wait is lost: nothing of it is left here to be sent again.
+        if let Some(reason) = passage.loss() {
+            return tx.counters.count_drop(reason);
         }
+        tx.counters.count(bytes.len(), destination(&bytes));
+        port.from_guest.charge(now_ns, bytes.len(), || 1);
+        let payload = Payload::Bytes(&bytes);
+        captured(&self.hub, port.id, Direction::Tx, now_ns, payload);
     }
 
     /// Why this address is not to be announced for this port, if it is not.
@@ -86,28 +81,22 @@ impl NetWorker {
     fn send_announcement(
         &mut self,
         turn: &mut NetTurn<'_>,
-        slot: usize,
+        slot: TxSlot,
         port: &Port,
         bytes: &[u8],
-    ) -> Fate {
+    ) -> Passage {
         let frame = Frame::of(NetHeader::default(), bytes);
+        let attachments = &mut self.attachments;
         match self.hub.fabric() {
             Fabric::Wire => {
-                let Some(wire) = wire_of(turn, slot, &mut self.wires) else {
-                    return Fate::Lost(DropReason::LinkDown);
-                };
-                let sent = wire.queue.send(&frame.header, frame.payload);
-                if sent == Sent::Blocked || wire.queue.has_unsent() {
-                    wire.block(turn.io);
-                }
-                match sent {
-                    Sent::Done => Fate::Gone,
-                    Sent::Blocked => Fate::Lost(DropReason::NoBuffer),
-                    Sent::Dropped(loss) => Fate::Lost(reason_of(loss)),
+                let tx = turn.vrings.tx(slot);
+                match tx.and_then(|(_, tx)| attachment_of(tx, attachments)) {
+                    Some(attachment) => attachment.send(turn.io, &frame.header, frame.payload),
+                    None => Passage::Lost(DropReason::LinkDown),
                 }
             }
-            Fabric::Switch => self.lan.announce(turn, &mut self.wires, port.id, &frame),
-            Fabric::Null { .. } | Fabric::Loopback => Fate::Gone,
+            Fabric::Switch => self.switch.announce(turn, attachments, port.id, &frame),
+            Fabric::Null { .. } | Fabric::Loopback => Passage::Passed,
         }
     }
 }

@@ -4,9 +4,9 @@
 //! What a command says is kept with the port: receive queues look there when it has changed.
 
 use ringside_common::limited;
-use ringside_common::worker::Place;
 
-use super::{NetTurn, Side};
+use super::queue::{NetTurn, Slots as _};
+use super::slot::ControlSlot;
 use crate::control::{Command, Context, ERR, HEADER_BYTES, OK};
 use crate::port::Port;
 
@@ -14,13 +14,11 @@ use crate::port::Port;
 const BUDGET: usize = 16;
 
 /// Carries out what the driver asks for.
-pub(super) fn serve(turn: &mut NetTurn<'_>, slot: usize) -> bool {
-    let Some(Place { vring, queue }) = turn.vrings.get_mut(slot) else {
+pub(super) fn serve(turn: &mut NetTurn<'_>, slot: ControlSlot) -> bool {
+    let Some((vring, queue)) = turn.vrings.control_mut(slot) else {
         return false;
     };
-    let Side::Control(buffers) = &mut queue.side else {
-        return false;
-    };
+    let buffers = &mut queue.buffers;
     let mut served = 0;
     while served < BUDGET && vring.is_live() {
         let Some(head) = vring.next_head() else {

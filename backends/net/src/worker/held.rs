@@ -7,22 +7,13 @@
 
 use std::collections::VecDeque;
 
-use ringside_common::limit::Admission;
-use ringside_common::worker::Place;
-
-use super::lan::Frame;
-use super::receive::{Put, RxQueue};
-use super::{BUDGET_BYTES, BUDGET_FRAMES, NetQueue, NetTurn, NetWorker, Side};
-use crate::counters::{DropReason, PacketCounters};
+use super::passage::Frame;
 use crate::header::NetHeader;
 
 /// What a short frame takes at least, so that there are not too many of them.
 const MIN_ROOM_BYTES: usize = 256;
 
-/// Room for what waits for a limit at least: for the longest frame.
-const LEAST_HELD_BYTES: usize = 68 << 10;
-
-/// See above.
+/// Copies of the frames that wait.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     /// Frames in one piece each, behind each other and from the front again.
@@ -49,13 +40,9 @@ impl Held {
         self.frames.is_empty()
     }
 
-    /// Keeps a frame of `bytes` that `copy` writes, in `most_bytes` for all; whether there was room.
-    pub(super) fn push(
-        &mut self,
-        most_bytes: usize,
-        (header, bytes): (NetHeader, usize),
-        copy: impl FnOnce(&mut [u8]),
-    ) -> bool {
+    /// Copies a frame here, in `most_bytes` for all; whether there was room.
+    pub(super) fn push(&mut self, most_bytes: usize, frame: &Frame<'_>) -> bool {
+        let Frame { header, bytes, .. } = *frame;
         if self.is_empty() && self.room.len() != most_bytes {
             // Nothing is allocated from here on until the limit is another one.
             self.room = vec![0; most_bytes].into_boxed_slice();
@@ -67,12 +54,12 @@ impl Held {
         let Some(to) = self.room.get_mut(at..at + bytes) else {
             return false;
         };
-        copy(to);
+        frame.payload.copy_to(0, to);
         self.frames.push_back(Kept { header, at, bytes });
         true
     }
 
-    /// Where so many bytes fit.
+    /// Where `bytes` fit.
     fn place(&self, bytes: usize) -> Option<usize> {
         let fits = |from: usize, to: usize| (to.saturating_sub(from) >= bytes).then_some(from);
         let (Some(first), Some(last)) = (self.frames.front(), self.frames.back()) else {
@@ -103,118 +90,6 @@ impl Held {
     }
 }
 
-impl RxQueue {
-    /// Loses what waits for the limit.
-    pub(super) fn lose_held(&mut self, counters: &PacketCounters) {
-        for _ in 0..self.held.clear() {
-            counters.count_drop(DropReason::LinkDown);
-            self.starved = false;
-        }
-    }
-}
-
-/// Keeps a frame that the limit of its receiver does not let pass yet, or that is behind such a one;
-/// nothing if it may pass.
-#[inline]
-pub(super) fn hold_back(
-    place: &mut Place<NetQueue>,
-    now_ns: u64,
-    frame: &Frame<'_>,
-) -> Option<Put> {
-    let queue = &place.queue;
-    let admission = queue.port.to_guest.admit(now_ns);
-    let Side::Receive(rx) = &queue.side else {
-        return None;
-    };
-    if admission == Admission::Now && rx.held.is_empty() {
-        return None;
-    }
-    keep(place, frame)
-}
-
-#[cold]
-fn keep(place: &mut Place<NetQueue>, frame: &Frame<'_>) -> Option<Put> {
-    let Place { vring, queue } = place;
-    if !vring.is_live() || !queue.port.is_link_up() {
-        return None;
-    }
-    queue.follow_filter();
-    let Side::Receive(rx) = &mut queue.side else {
-        return None;
-    };
-    if !rx.wants(frame.start) {
-        return Some(Put::Lost(DropReason::Filtered));
-    }
-    // A guest with many pairs has no more room than one with a single one.
-    let sharers = usize::from(queue.port.running_pairs().max(1));
-    let most_bytes = queue.port.to_guest.backlog_bytes() / sharers;
-    let what = (frame.header, frame.bytes);
-    let kept = rx.held.push(most_bytes.max(LEAST_HELD_BYTES), what, |to| {
-        frame.payload.copy_to(0, to);
-    });
-    Some(if kept {
-        Put::Done
-    } else if rx.starved {
-        // Those in front of it find no buffers.
-        Put::Lost(DropReason::NoBuffer)
-    } else {
-        Put::Lost(DropReason::RateLimited)
-    })
-}
-
-impl NetWorker {
-    /// Passes on what has waited for the limit.
-    pub(super) fn receive_held(
-        &mut self,
-        turn: &mut NetTurn<'_>,
-        slot: usize,
-        now_ns: u64,
-    ) -> bool {
-        let (mut frames, mut moved) = (0, 0);
-        while frames < BUDGET_FRAMES && moved < BUDGET_BYTES {
-            let Some(place) = turn.vrings.get_mut(slot) else {
-                break;
-            };
-            let Side::Receive(rx) = &mut place.queue.side else {
-                break;
-            };
-            rx.resume_ns = 0;
-            if rx.held.is_empty() || (rx.starved && !place.vring.has_available()) {
-                break;
-            }
-            rx.starved = false;
-            if let Admission::Until(at_ns) = place.queue.port.to_guest.admit(now_ns) {
-                rx.resume_ns = at_ns;
-                self.wake_at(at_ns);
-                break;
-            }
-            let mut held = std::mem::take(&mut rx.held);
-            let put = held.first().map(|(header, bytes)| {
-                let frame = Frame::of(header, bytes);
-                moved += frame.bytes;
-                self.lan.hand_over(place, now_ns, &frame)
-            });
-            let NetQueue { side, counters, .. } = &mut place.queue;
-            if let Some(Put::Lost(reason)) = put {
-                counters.count_drop(reason);
-            }
-            if put != Some(Put::NoRoom) {
-                held.pop();
-            }
-            if let Side::Receive(rx) = side {
-                rx.held = held;
-                if put == Some(Put::NoRoom) {
-                    rx.starved = true;
-                    counters.count_starved();
-                    break;
-                }
-            }
-            frames += 1;
-        }
-        frames > 0
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,7 +99,7 @@ mod tests {
             csum_start: fill.into(),
             ..NetHeader::default()
         };
-        held.push(most_bytes, (header, bytes), |to| to.fill(fill))
+        held.push(most_bytes, &Frame::of(header, &vec![fill; bytes]))
     }
 
     fn pop(held: &mut Held) -> (u8, usize) {

@@ -13,39 +13,44 @@
 //! one every time, so that no flood in one direction or of one guest starves the others.
 
 mod announce;
+mod attachment;
 mod carrier;
 mod commands;
 mod held;
-mod lan;
+mod links;
+mod passage;
 mod patience;
+mod queue;
 mod receive;
-mod standing;
+mod rx_queue;
+mod slot;
+mod switch;
+mod switch_port;
 mod transmit;
+mod tx_queue;
 mod uplink;
 mod waiting;
 mod window;
-mod wire;
 mod workbench;
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use ringside_common::device::{DeviceWorker, Vring};
 use ringside_common::io::{IoQueue, Readiness, WatchId};
 use ringside_common::memory::Buffers;
-use ringside_common::worker::{DeviceWorker, Turn, Vring, Vrings};
 use rustix::io::dup;
 
-use crate::counters::{Direction, DropReason, PacketCounters};
+use crate::counters::DropReason;
 use crate::hub::Hub;
-use crate::link::{Payload, SPARE_BYTES};
-use crate::mac_table::PortId;
+use crate::link::SPARE_BYTES;
 use crate::offload::MAX_HEADERS_BYTES;
-use crate::port::{Negotiated, Port, Role};
-use lan::Lan;
-use receive::RxQueue;
-use transmit::TxQueue;
-use wire::Wire;
+use attachment::Attachment;
+pub use queue::{NetQueue, Seed};
+use queue::{NetTurn, Side, Slots as _};
+use slot::Slot;
+use switch::Switch;
 
 /// Frames moved from one vring or link before the next one has its turn.
 const BUDGET_FRAMES: usize = 64;
@@ -54,39 +59,17 @@ const BUDGET_BYTES: usize = 512 << 10;
 /// Descriptors likewise: a chain may have a thousand of them and be no good.
 const BUDGET_DESCRIPTORS: u32 = 1024;
 
-/// What the control side hands over when a vring starts.
-#[derive(Debug)]
-pub struct Seed {
-    pub(crate) port: Arc<Port>,
-    pub(crate) role: Role,
-    pub(crate) negotiated: Negotiated,
-    pub(crate) counters: Arc<PacketCounters>,
-}
-
-/// What is kept for a started vring.
-#[derive(Debug)]
-pub struct NetQueue {
-    port: Arc<Port>,
-    counters: Arc<PacketCounters>,
-    side: Side,
-}
-
-#[derive(Debug)]
-enum Side {
-    Receive(Box<RxQueue>),
-    Transmit(TxQueue),
-    Control(Buffers),
-}
-
-type NetTurn<'a> = Turn<'a, NetQueue>;
-type NetVrings = Vrings<NetQueue>;
+/// Frames dropped at once that have waited for a guest that was not there: more than a queue of the
+/// host holds, and few enough to end while senders go on.
+const MOST_OLD_FRAMES: usize = 1 << 14;
 
 /// The data side of all ports that one data thread serves.
 #[derive(Debug)]
 pub struct NetWorker {
     hub: Arc<Hub>,
-    lan: Lan,
-    wires: Vec<Option<Wire>>,
+    switch: Switch,
+    /// Queues of the link, by number; none where another thread has it, or nobody.
+    attachments: Vec<Option<Attachment>>,
     /// The frame that is being moved.
     frame: Buffers,
     /// Its first bytes, as far as they were looked at.
@@ -103,8 +86,8 @@ pub struct NetWorker {
 impl NetWorker {
     pub(crate) fn new(hub: Arc<Hub>) -> Self {
         Self {
-            lan: Lan::new(Arc::clone(&hub)),
-            wires: (0..hub.link_count()).map(|_| None).collect(),
+            switch: Switch::new(Arc::clone(&hub)),
+            attachments: (0..hub.link_count()).map(|_| None).collect(),
             hub,
             frame: Buffers::default(),
             front: [0; MAX_HEADERS_BYTES],
@@ -127,16 +110,7 @@ impl DeviceWorker for NetWorker {
     type Brought = ();
 
     fn start_queue(&mut self, seed: Seed, _vring: &Vring) -> NetQueue {
-        let side = match seed.role {
-            Role::Receive { pair } => Side::Receive(Box::new(RxQueue::new(pair, seed.negotiated))),
-            Role::Transmit { pair } => Side::Transmit(TxQueue::new(pair, seed.negotiated)),
-            Role::Control => Side::Control(Buffers::default()),
-        };
-        NetQueue {
-            port: seed.port,
-            counters: seed.counters,
-            side,
-        }
+        seed.into()
     }
 
     fn started(&mut self, turn: &mut NetTurn<'_>, slot: usize) -> io::Result<()> {
@@ -144,46 +118,62 @@ impl DeviceWorker for NetWorker {
             let wake: OwnedFd = dup(self.hub.wake_fd())?;
             self.outbox = Some(turn.io.watch_for(wake, Readiness::Readable)?);
         }
-        if let Some(place) = turn.vrings.get(slot) {
-            self.lan.add(slot, &place.queue);
-            if matches!(place.queue.side, Side::Receive(_)) {
-                place.queue.port.pair_started();
-            }
+        let Some(slot) = turn.vrings.kind(slot) else {
+            return Ok(());
+        };
+        if let Slot::Receive(slot) = slot
+            && let Some((_, rx)) = turn.vrings.rx(slot)
+        {
+            self.switch.set_receiver(rx.port.id, rx.pair, Some(slot));
+            rx.port.pair_started();
         }
-        self.start_wire(turn, slot)?;
-        self.follow_serving(turn, slot);
+        self.start_link(turn, slot)?;
+        if let Slot::Receive(slot) = slot {
+            self.follow_serving(turn, slot);
+        }
         self.send_announcements(turn);
         Ok(())
     }
 
     fn release(&mut self, turn: &mut NetTurn<'_>, slot: usize) {
-        if let Some(place) = turn.vrings.get_mut(slot)
-            && let Side::Receive(rx) = &mut place.queue.side
+        if let Some(Slot::Receive(slot)) = turn.vrings.kind(slot)
+            && let Some((vring, rx)) = turn.vrings.rx_mut(slot)
         {
-            rx.window.release(&mut place.vring);
+            rx.window.release(vring);
             rx.starved = false;
         }
     }
 
     fn enabled(&mut self, turn: &mut NetTurn<'_>, slot: usize) {
-        self.follow_enabled(turn, slot);
-        self.follow_serving(turn, slot);
+        if let Some(Slot::Receive(slot)) = turn.vrings.kind(slot) {
+            self.follow_enabled(turn, slot);
+            self.follow_serving(turn, slot);
+        }
     }
 
     fn stopped(&mut self, turn: &mut NetTurn<'_>, slot: usize) {
-        self.set_serving(turn, slot, false);
-        if let Some(place) = turn.vrings.get_mut(slot) {
-            self.lan.remove(&place.queue);
-            let queue = &mut place.queue;
-            if let Side::Receive(rx) = &mut queue.side {
-                queue.port.pair_stopped();
-                rx.lose_held(&queue.counters);
-                if rx.pending.take().is_some() {
-                    queue.counters.count_drop(DropReason::LinkDown);
+        match turn.vrings.kind(slot) {
+            Some(Slot::Receive(slot)) => {
+                self.set_serving(turn, slot, false);
+                if let Some((_, rx)) = turn.vrings.rx_mut(slot) {
+                    let pair = rx.pair;
+                    self.switch.set_receiver(rx.port.id, pair, None);
+                    rx.port.pair_stopped();
+                    rx.lose_held();
+                    if rx.pending.take().is_some() {
+                        rx.counters.count_drop(DropReason::LinkDown);
+                    }
+                    self.detach(pair);
+                    self.stop_link(turn, pair);
                 }
             }
+            Some(Slot::Transmit(slot)) => {
+                if let Some((_, tx)) = turn.vrings.tx(slot) {
+                    self.stop_link(turn, tx.pair);
+                }
+            }
+            Some(Slot::Control(_)) | None => {}
         }
-        self.stop_wire(turn, slot);
     }
 
     fn turn(&mut self, turn: &mut NetTurn<'_>) -> bool {
@@ -197,17 +187,15 @@ impl DeviceWorker for NetWorker {
         };
         let mut moved = false;
         for slot in (self.first..slots).chain(0..self.first) {
-            let Some(place) = turn.vrings.get(slot) else {
-                continue;
-            };
-            moved |= match &place.queue.side {
-                Side::Transmit(_) => self.transmit(turn, slot),
-                Side::Receive(_) => self.receive(turn, slot),
-                Side::Control(_) => commands::serve(turn, slot),
+            moved |= match turn.vrings.kind(slot) {
+                Some(Slot::Transmit(slot)) => self.transmit(turn, slot),
+                Some(Slot::Receive(slot)) => self.receive(turn, slot),
+                Some(Slot::Control(slot)) => commands::serve(turn, slot),
+                None => false,
             };
         }
         moved |= self.serve_uplink(turn);
-        self.tend_wires(turn);
+        self.tend_links(turn);
         moved
     }
 
@@ -215,21 +203,21 @@ impl DeviceWorker for NetWorker {
         if self.deadline_ns.is_some_and(|at| at <= turn.tick()) {
             return true;
         }
-        turn.vrings.iter().any(|place| match &place.queue.side {
+        turn.vrings.iter().any(|place| match &place.queue.0 {
             Side::Transmit(tx) => {
                 place.vring.is_open()
                     && place.vring.has_available()
-                    && tx.may_take(turn.vrings, &self.wires)
+                    && self.may_take(turn.vrings, tx)
             }
-            Side::Receive(rx) => self.has_something_for(&place.vring, &place.queue.port, rx),
+            Side::Receive(rx) => self.has_something_for(&place.vring, rx),
             Side::Control(_) => place.vring.has_work(),
         }) || self.uplink_has_work()
     }
 
     fn wants_kicks(&self, _io: &IoQueue, queue: &NetQueue, vring: &Vring) -> bool {
-        match &queue.side {
+        match &queue.0 {
             // A disabled one is emptied, too.
-            Side::Transmit(tx) => vring.is_open() && tx.is_free(&self.wires),
+            Side::Transmit(tx) => vring.is_open() && tx.is_free(&self.attachments),
             Side::Receive(rx) => vring.is_live() && self.waits_for_buffers(rx),
             Side::Control(_) => vring.is_live(),
         }
@@ -240,23 +228,13 @@ impl DeviceWorker for NetWorker {
             self.send_announcements(turn);
             self.follow_cables(turn);
         } else {
-            self.wire_ready(turn, watch);
+            for attachment in self.attachments.iter_mut().flatten() {
+                attachment.ready(turn.io, watch);
+            }
         }
     }
 
     fn deadline_ns(&self) -> Option<u64> {
         self.deadline_ns
-    }
-}
-
-/// Shows a frame that passes to a capture, if one runs.
-#[inline]
-fn captured(hub: &Hub, port: PortId, direction: Direction, now_ns: u64, payload: Payload<'_>) {
-    if hub.capture.is_on() {
-        let bytes = payload.bytes();
-        hub.capture
-            .frame(port.0, direction, now_ns, bytes, |at, to| {
-                payload.copy_to(at, to)
-            });
     }
 }

@@ -5,6 +5,8 @@
 //! ([`Patience`]), and a sender waits for a part of its time only, however many receivers there are
 //! that it would have to wait for ([`SenderPatience`]). What cannot be waited for is lost.
 
+use super::slot::RxSlot;
+
 /// What each frame taken gives back: a receiver that takes 50 000 a second may always be waited
 /// for.
 const FRAME_NS: u64 = 20_000;
@@ -84,7 +86,7 @@ impl Patience {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Awaited {
     /// The receive vring in this slot.
-    Vring(usize),
+    Vring(RxSlot),
     /// The uplink.
     Uplink,
 }
@@ -205,7 +207,7 @@ mod tests {
             for (slot, receiver) in receivers.iter_mut().enumerate() {
                 now_ns += 20_000;
                 while sender.may_wait(now_ns) && receiver.wait(now_ns) {
-                    sender.wait(now_ns, Awaited::Vring(slot), receiver.taken());
+                    sender.wait(now_ns, Awaited::Vring(RxSlot(slot)), receiver.taken());
                     now_ns += Patience::STEP_NS;
                     waited_ns += Patience::STEP_NS;
                     if takes {

@@ -1,93 +1,50 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Between the uplink of a switch and its ports.
 
-use ringside_common::memory::Buffers;
-
-use super::lan::{Frame, Lan, NO_PAIR, Origin, seconds};
-use super::patience::{Awaited, Patience};
-use super::receive::destination;
-use super::transmit::{Fate, reason_of};
-use super::wire::Wire;
-use super::{BUDGET_BYTES, BUDGET_FRAMES, NetTurn, NetWorker};
+use super::attachment::Attachment;
+use super::passage::{Frame, NO_PAIR, Origin, Passage, destination};
+use super::patience::Awaited;
+use super::queue::NetTurn;
+use super::switch::{Switch, seconds};
 use crate::counters::DropReason;
 use crate::frame::{
     ETHERNET_HEADER_BYTES, Ethernet, Membership, VLAN_TAG_BYTES, VlanTag, is_multicast, membership,
 };
 use crate::header::{GSO_NONE, NetHeader};
-use crate::hub::Fabric;
-use crate::link::{Received, Room, Sent};
+use crate::link::{LinkQueue, Sent};
 
-impl NetWorker {
-    /// Whether the uplink may have frames.
-    pub(super) fn uplink_has_work(&self) -> bool {
-        self.hub.fabric() == Fabric::Switch
-            && matches!(self.wires.first(), Some(Some(wire)) if wire.is_readable())
-    }
-
-    /// Takes what has come by the uplink.
-    pub(super) fn serve_uplink(&mut self, turn: &mut NetTurn<'_>) -> bool {
-        if !self.uplink_has_work() {
-            return false;
-        }
-        let nowhere = Buffers::default();
-        let mut frames = 0;
-        let mut moved = 0;
-        while frames < BUDGET_FRAMES && moved < BUDGET_BYTES {
-            let Some(Some(wire)) = self.wires.first_mut() else {
-                break;
-            };
-            let room = Room {
-                window: &nowhere,
-                skip_bytes: 0,
-                limit_bytes: 0,
-                spare: &mut self.spare,
-            };
-            let Received::Frame { header, bytes } = wire.queue.receive(room) else {
-                wire.set_drained();
-                break;
-            };
-            frames += 1;
-            moved += bytes;
-            let spare = &mut self.spare;
-            self.lan
-                .send_from_uplink(turn, &mut self.wires, header, spare, bytes);
-        }
-        frames > 0
-    }
-}
-
-impl Lan {
+impl Switch {
     /// Sends a frame that came from the uplink; `bytes` of it are in `spare`.
     pub(super) fn send_from_uplink(
         &mut self,
         turn: &mut NetTurn<'_>,
-        wires: &mut [Option<Wire>],
+        attachments: &mut [Option<Attachment>],
         header: NetHeader,
         spare: &mut [u8],
         bytes: usize,
     ) {
         let Some(mut whole) = spare.get_mut(..bytes) else {
-            return self.lost_uplink(DropReason::Malformed);
+            return self.lose_from_uplink(DropReason::Malformed);
         };
         let Some(mut ethernet) = Ethernet::parse(whole) else {
-            return self.lost_uplink(DropReason::Malformed);
+            return self.lose_from_uplink(DropReason::Malformed);
         };
         let mut header = header;
         let Some(member) = membership(whole) else {
-            return self.lost_uplink(DropReason::Malformed);
+            return self.lose_from_uplink(DropReason::Malformed);
         };
         let vlan = member.tag.and_then(VlanTag::access_vlan);
         let vlan = vlan.filter(|vlan| self.has_port_in(*vlan)).unwrap_or(0);
         if vlan != 0 {
             // The tags go: the addresses move up behind them.
             let Some((bare, moved)) = without_tags(whole, header, member) else {
-                return self.lost_uplink(DropReason::Malformed);
+                return self.lose_from_uplink(DropReason::Malformed);
             };
             (whole, header) = (bare, moved);
             ethernet.tag = None;
         }
         if is_multicast(ethernet.source) {
-            return self.lost_uplink(DropReason::Malformed);
+            return self.lose_from_uplink(DropReason::Malformed);
         }
         let origin = Origin {
             port: self.uplink,
@@ -99,18 +56,19 @@ impl Lan {
             .table()
             .learn(vlan, ethernet.source, self.uplink, seconds(turn.now_ns()));
         let frame = Frame::of(header, whole);
-        match self.forward(turn, wires, origin, &ethernet, &frame) {
+        match self.forward(turn, attachments, origin, &ethernet, &frame) {
             // Nobody out there is kept waiting.
-            Fate::Gone | Fate::Kept { .. } => {
+            Passage::Passed | Passage::Waits => {
                 if let Some((_, from)) = &self.uplink_counters {
                     from.count(bytes, ethernet.destination);
                 }
             }
-            Fate::Lost(reason) => self.lost_uplink(reason),
+            Passage::Lost(reason) => self.lose_from_uplink(reason),
         }
     }
 
-    pub(super) fn lost_uplink(&self, reason: DropReason) {
+    /// A frame from the uplink is lost.
+    pub(super) fn lose_from_uplink(&self, reason: DropReason) {
         if let Some((_, from)) = &self.uplink_counters {
             from.count_drop(reason);
         }
@@ -120,68 +78,64 @@ impl Lan {
     pub(super) fn send_out(
         &mut self,
         turn: &mut NetTurn<'_>,
-        wires: &mut [Option<Wire>],
+        attachments: &mut [Option<Attachment>],
         origin: Origin,
         frame: &Frame<'_>,
-    ) -> Fate {
-        let Some(Some(wire)) = wires.first_mut() else {
-            return self.lose_out(DropReason::LinkDown);
+    ) -> Passage {
+        let Some(Some(attachment)) = attachments.first_mut() else {
+            return self.lose_to_uplink(DropReason::LinkDown);
         };
-        let sent = if wire.is_blocked() {
-            Ok(Sent::Blocked)
+        let passage = if attachment.is_blocked() {
+            Passage::Waits
         } else {
-            self.send_on(wire, origin.vlan, frame)
+            match self.send_on(&mut attachment.queue, origin.vlan, frame) {
+                Ok(sent) => attachment.follow(turn.io, sent),
+                Err(reason) => Passage::Lost(reason),
+            }
         };
         let now_ns = turn.now_ns();
-        match sent {
-            Ok(Sent::Done) => {
-                if wire.queue.has_unsent() {
-                    wire.block(turn.io);
-                }
+        match passage {
+            Passage::Passed => {
                 self.uplink_patience.end(now_ns);
                 self.relax(now_ns, origin, self.uplink_patience);
                 if let Some((to, _)) = &self.uplink_counters {
                     to.count(frame.bytes, destination(frame.start));
                 }
-                Fate::Gone
+                Passage::Passed
             }
-            Ok(Sent::Blocked) => {
-                wire.block(turn.io);
+            Passage::Waits => {
                 let mut patience = self.uplink_patience;
                 let waits = self.waits(now_ns, origin, Awaited::Uplink, &mut patience);
                 self.uplink_patience = patience;
                 if waits {
-                    return Fate::Kept {
-                        resume_ns: now_ns + Patience::STEP_NS,
-                        waits_for: None,
-                    };
+                    return Passage::Waits;
                 }
-                self.lose_out(DropReason::NoBuffer)
+                self.lose_to_uplink(DropReason::NoBuffer)
             }
-            Ok(Sent::Dropped(loss)) => self.lose_out(reason_of(loss)),
-            Err(reason) => self.lose_out(reason),
+            Passage::Lost(reason) => self.lose_to_uplink(reason),
         }
     }
 
     /// Sends a frame by the link, with the tag of its VLAN.
     fn send_on(
         &mut self,
-        wire: &mut Wire,
+        link: &mut LinkQueue,
         vlan: u16,
         frame: &Frame<'_>,
     ) -> Result<Sent, DropReason> {
-        let direct = wire.queue.supports_headers() || is_plain(frame.header);
+        let direct = link.supports_headers() || is_plain(frame.header);
         if direct && vlan == 0 {
-            return Ok(wire.queue.send(&frame.header, frame.payload));
+            return Ok(link.send(&frame.header, frame.payload));
         }
-        self.bench.send(wire, vlan, frame.header, frame.payload)
+        self.bench.send(link, vlan, frame.header, frame.payload)
     }
 
-    fn lose_out(&self, reason: DropReason) -> Fate {
+    /// A frame for the uplink is lost there, and its sender is done with it.
+    fn lose_to_uplink(&self, reason: DropReason) -> Passage {
         if let Some((to, _)) = &self.uplink_counters {
             to.count_drop(reason);
         }
-        Fate::Gone
+        Passage::Passed
     }
 }
 

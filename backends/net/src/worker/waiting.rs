@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Senders of a switch that wait for a receiver, or for the uplink.
 
-use super::lan::{Lan, Origin, lose_at};
+use super::passage::{Origin, Passage};
 use super::patience::{Awaited, Patience};
-use super::transmit::Fate;
-use super::{NetTurn, Side};
+use super::queue::{NetTurn, Slots as _};
+use super::slot::RxSlot;
+use super::switch::{Switch, lose_at};
 use crate::counters::DropReason;
 use crate::mac_table::PortId;
 
 /// How long after a wait receivers are looked at for whether they were waited for.
 const STRAIN_NS: u64 = 1_000_000_000;
 
-impl Lan {
+impl Switch {
     /// A queue that waited for a receiver looks again.
     #[inline]
     pub(super) fn account_wait(&mut self, turn: &NetTurn<'_>, port: PortId, pair: u16) {
@@ -21,12 +22,7 @@ impl Lan {
         };
         let taken = match sender.awaited() {
             None => return,
-            Some(Awaited::Vring(slot)) => turn.vrings.get(slot).and_then(|place| {
-                let Side::Receive(rx) = &place.queue.side else {
-                    return None;
-                };
-                Some(rx.patience.taken())
-            }),
+            Some(Awaited::Vring(slot)) => turn.vrings.rx(slot).map(|(_, rx)| rx.patience.taken()),
             Some(Awaited::Uplink) => Some(self.uplink_patience.taken()),
         };
         sender.account(turn.now_ns(), taken);
@@ -69,16 +65,17 @@ impl Lan {
     }
 
     /// A frame for the receive vring in `slot` has no room there.
-    pub(super) fn no_room(&mut self, turn: &mut NetTurn<'_>, origin: Origin, slot: usize) -> Fate {
+    pub(super) fn no_room(
+        &mut self,
+        turn: &mut NetTurn<'_>,
+        origin: Origin,
+        slot: RxSlot,
+    ) -> Passage {
         let now_ns = turn.now_ns();
-        if let Some(place) = turn.vrings.get_mut(slot)
-            && let Side::Receive(rx) = &mut place.queue.side
+        if let Some((_, rx)) = turn.vrings.rx_mut(slot)
             && self.waits(now_ns, origin, Awaited::Vring(slot), &mut rx.patience)
         {
-            return Fate::Kept {
-                resume_ns: now_ns + Patience::STEP_NS,
-                waits_for: Some(slot),
-            };
+            return Passage::Waits;
         }
         lose_at(turn.vrings, slot, DropReason::NoBuffer)
     }

@@ -2,21 +2,27 @@
 //! Frames that cannot pass as they are: a receiver that takes no offloads, a link without headers,
 //! a VLAN tag to be put in. They are copied once more, and changed on the way.
 
-use ringside_common::worker::Place;
+use ringside_common::device::Vring;
+use ringside_common::limited;
 
-use super::lan::Frame;
-use super::receive::{Put, give};
-use super::wire::Wire;
-use super::{NetQueue, Side, captured};
+use super::passage::{Frame, Passage, captured};
+use super::rx_queue::RxQueue;
 use crate::counters::{Direction, DropReason};
 use crate::features::Offloads;
 use crate::frame::{ETHERNET_HEADER_BYTES, Ethernet, TAGGED_HEADER_BYTES, VLAN_TAG_BYTES, tagged};
 use crate::header::{MAX_FRAME_BYTES, NetHeader};
 use crate::hub::Hub;
-use crate::link::{Payload, SPARE_BYTES, Sent};
+use crate::link::{LinkQueue, Payload, SPARE_BYTES, Sent};
 use crate::offload::{FinishFault, finish};
 
-/// See above.
+/// A frame that was copied to where it can be changed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Loaded {
+    pub(super) header: NetHeader,
+    pub(super) bytes: usize,
+}
+
+/// Room for a frame, and for one segment of it.
 #[derive(Debug)]
 pub(super) struct Workbench {
     frame: Box<[u8]>,
@@ -32,61 +38,59 @@ impl Workbench {
     }
 
     /// Where a frame of `bytes` goes for [`give`](Self::give); none for one that is too long.
-    pub(super) fn load(&mut self, bytes: usize) -> Option<&mut [u8]> {
+    pub(super) fn room(&mut self, bytes: usize) -> Option<&mut [u8]> {
         self.frame.get_mut(..bytes)
     }
 
-    /// Gives a guest the frame of `bytes` that was loaded, finished as far as its driver needs.
+    /// Gives a guest the frame that is in the room, finished as far as its driver needs.
     ///
-    /// With [`Put::NoRoom`] the guest has nothing of it. One that gets buffers for some segments
+    /// With [`Passage::Waits`] the guest has nothing of it. One that gets buffers for some segments
     /// only loses the others.
     pub(super) fn give(
         &mut self,
         hub: &Hub,
-        place: &mut Place<NetQueue>,
+        vring: &mut Vring,
+        rx: &mut RxQueue,
         now_ns: u64,
-        (header, bytes): (NetHeader, usize),
-    ) -> Put {
-        let Side::Receive(rx) = &place.queue.side else {
-            return Put::Lost(DropReason::NoReceiver);
-        };
+        Loaded { header, bytes }: Loaded,
+    ) -> Passage {
         let takes = rx.negotiated.takes;
-        let max_frame_bytes = place.queue.port.max_frame_bytes();
+        let max_frame_bytes = rx.port.max_frame_bytes();
         let Some(frame) = self.frame.get_mut(..bytes) else {
-            return Put::Lost(DropReason::MtuExceeded);
+            return Passage::Lost(DropReason::MtuExceeded);
         };
         let segment = &mut self.segment;
-        let mut result = Put::Done;
+        let mut result = Passage::Passed;
         let mut some_arrived = false;
         let finished = finish(header, frame, takes, max_frame_bytes, |part| {
-            if result != Put::Done {
+            if result != Passage::Passed {
                 return;
             }
             segment.clear();
             segment.extend_from_slice(part.head);
             segment.extend_from_slice(part.payload);
             let cut = Frame::of(part.header, segment);
-            result = give(place, now_ns, part.header, &cut);
+            result = rx.give(vring, now_ns, part.header, &cut);
             match result {
-                Put::Done => {
+                Passage::Passed => {
                     some_arrived = true;
-                    captured(hub, place.queue.port.id, Direction::Rx, now_ns, cut.payload);
+                    captured(hub, rx.port.id, Direction::Rx, now_ns, cut.payload);
                 }
                 // The frame is not sent again.
-                Put::NoRoom if some_arrived => result = Put::Lost(DropReason::NoBuffer),
-                Put::NoRoom | Put::Lost(_) => {}
+                Passage::Waits if some_arrived => result = Passage::Lost(DropReason::NoBuffer),
+                Passage::Waits | Passage::Lost(_) => {}
             }
         });
         match finished {
             Ok(_) => result,
-            Err(fault) => Put::Lost(loss_of(fault)),
+            Err(fault) => Passage::Lost(loss_of(fault)),
         }
     }
 
     /// Sends a frame out, tagged with `vlan` unless that is 0, and finished if the link needs it.
     pub(super) fn send(
         &mut self,
-        wire: &mut Wire,
+        link: &mut LinkQueue,
         vlan: u16,
         mut header: NetHeader,
         payload: Payload<'_>,
@@ -102,8 +106,8 @@ impl Workbench {
             header = moved;
             frame
         };
-        if wire.queue.supports_headers() {
-            return Ok(wire.queue.send(&header, Payload::Bytes(frame)));
+        if link.supports_headers() {
+            return Ok(link.send(&header, Payload::Bytes(frame)));
         }
         let segment = &mut self.segment;
         let mut first = None;
@@ -112,7 +116,7 @@ impl Workbench {
             segment.extend_from_slice(part.head);
             segment.extend_from_slice(part.payload);
             let header = NetHeader::default();
-            let sent = wire.queue.send(&header, Payload::Bytes(segment));
+            let sent = link.send(&header, Payload::Bytes(segment));
             // The first stands for all: what does not fit after it is lost, as on any full link.
             first.get_or_insert(sent);
         })
@@ -121,8 +125,10 @@ impl Workbench {
     }
 }
 
-/// How a frame that cannot be finished is counted.
+/// How a frame that cannot be finished is counted; why not is for a log of this level.
+#[cold]
 fn loss_of(fault: FinishFault) -> DropReason {
+    limited!(debug, "a frame cannot be finished: {fault}");
     match fault {
         FinishFault::TooLong { .. } => DropReason::MtuExceeded,
         _ => DropReason::Offload,

@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use ringside_common::limit::{Admission, Limits, Rate, RateLimit};
 
-use super::NetQueue;
-use super::Side;
-use super::patience::SenderPatience;
+use super::patience::{Awaited, SenderPatience};
+use super::slot::RxSlot;
 use crate::counters::{DropReason, PacketCounters};
 use crate::flow::FlowTable;
 use crate::hub::{Fabric, Hub};
@@ -26,16 +25,16 @@ const FLOODS_AT_ONCE: u64 = 100;
 /// How far a port may be in debt.
 const FAULT_BURST_NS: u64 = 64 * FAULT_NS;
 
-/// See above.
+/// A port of a switch.
 #[derive(Debug)]
-pub(super) struct LanPort {
+pub(super) struct SwitchPort {
     pub(super) port: Arc<Port>,
     pub(super) vlan: u16,
     /// Its guest's address, where that is configured.
     pub(super) mac: Option<[u8; 6]>,
     pub(super) flows: FlowTable,
-    /// Slots of its receive vrings, by pair.
-    receive: Vec<Option<usize>>,
+    /// Its receive vrings, by pair.
+    receivers: Vec<Option<RxSlot>>,
     /// How long its transmit queues have waited, by pair.
     patience: Vec<SenderPatience>,
     /// Copies that its floods may still make.
@@ -46,7 +45,7 @@ pub(super) struct LanPort {
     faulty_until_ns: u64,
 }
 
-impl LanPort {
+impl SwitchPort {
     pub(super) fn new(hub: &Hub, port: &Arc<Port>) -> Self {
         let pairs = usize::from(port.pairs);
         let flood = Limits {
@@ -64,7 +63,7 @@ impl LanPort {
             vlan: port.options.vlan.unwrap_or(0),
             mac: port.options.mac,
             flows: FlowTable::default(),
-            receive: vec![None; pairs],
+            receivers: vec![None; pairs],
             patience: vec![SenderPatience::default(); pairs],
             flood: RateLimit::new(0, flood),
             // Elsewhere the vring may be with another data thread.
@@ -73,19 +72,22 @@ impl LanPort {
         }
     }
 
-    /// A vring has started in `slot`, or leaves.
-    pub(super) fn set(&mut self, queue: &NetQueue, slot: Option<usize>) {
-        if let Side::Receive(rx) = &queue.side
-            && let Some(place) = self.receive.get_mut(usize::from(rx.pair))
-        {
-            *place = slot;
+    /// The receive vring of a pair is in `slot`, or has left.
+    pub(super) fn set_receiver(&mut self, pair: u16, slot: Option<RxSlot>) {
+        if let Some(receiver) = self.receivers.get_mut(usize::from(pair)) {
+            *receiver = slot;
         }
     }
 
-    /// The slot of the receive vring of a pair.
+    /// The receive vring of a pair.
     #[inline]
-    pub(super) fn slot(&self, pair: u16) -> Option<usize> {
-        *self.receive.get(usize::from(pair))?
+    pub(super) fn receiver(&self, pair: u16) -> Option<RxSlot> {
+        *self.receivers.get(usize::from(pair))?
+    }
+
+    /// What the transmit queue of a pair waits for.
+    pub(super) fn awaited(&self, pair: u16) -> Option<Awaited> {
+        self.patience.get(usize::from(pair))?.awaited()
     }
 
     /// How long the transmit queue of a pair has waited.

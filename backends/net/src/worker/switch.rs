@@ -19,67 +19,34 @@
 //! else: behind the switch there is a copy for each port it goes to, and for the uplink, which
 //! arrives there or is counted as lost there.
 
+use std::error::Error;
 use std::sync::Arc;
 
-use ringside_common::worker::Place;
+use ringside_common::device::Vring;
 
-use super::held::hold_back;
-use super::patience::Patience;
-use super::receive::{Put, give};
-use super::standing::LanPort;
-use super::transmit::{Fate, PEEK_BYTES};
-use super::wire::Wire;
-use super::workbench::Workbench;
-use super::{NetQueue, NetTurn, NetVrings, Side, captured};
+use super::attachment::Attachment;
+use super::passage::{Frame, NO_PAIR, Origin, Passage, captured, malformed};
+use super::patience::{Awaited, Patience};
+use super::queue::{NetTurn, NetVrings, Slots as _};
+use super::rx_queue::RxQueue;
+use super::slot::RxSlot;
+use super::switch_port::SwitchPort;
+use super::workbench::{Loaded, Workbench};
 use crate::counters::{Direction, DropReason, PacketCounters};
 use crate::flow::flow_hash;
 use crate::frame::{Ethernet, VlanTag, is_multicast, membership};
-use crate::header::{GSO_NONE, NetHeader};
+use crate::header::GSO_NONE;
 use crate::hub::{Fabric, Hub};
-use crate::link::Payload;
 use crate::mac_table::PortId;
 use crate::offload::check_long;
 
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// A frame on its way.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Frame<'a> {
-    pub(super) header: NetHeader,
-    pub(super) payload: Payload<'a>,
-    pub(super) bytes: usize,
-    /// Its first bytes.
-    pub(super) start: &'a [u8],
-}
-
-impl<'a> Frame<'a> {
-    /// One that is ours.
-    #[inline]
-    pub(super) fn of(header: NetHeader, bytes: &'a [u8]) -> Self {
-        Self {
-            header,
-            payload: Payload::Bytes(bytes),
-            bytes: bytes.len(),
-            start: bytes.get(..PEEK_BYTES).unwrap_or(bytes),
-        }
-    }
-}
-
-/// Where a frame comes from.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Origin {
-    pub(super) port: PortId,
-    /// The pair of queues it was sent on; one that is none where nobody can be kept waiting.
-    pub(super) pair: u16,
-    pub(super) vlan: u16,
-    pub(super) isolated: bool,
-}
-
-/// See above.
+/// The ports of a switch, and its uplink, as one data thread sees them.
 #[derive(Debug)]
-pub(super) struct Lan {
+pub(super) struct Switch {
     pub(super) hub: Arc<Hub>,
-    pub(super) ports: Vec<LanPort>,
+    pub(super) ports: Vec<SwitchPort>,
     pub(super) uplink: PortId,
     pub(super) uplink_counters: Option<(Arc<PacketCounters>, Arc<PacketCounters>)>,
     pub(super) uplink_patience: Patience,
@@ -88,12 +55,9 @@ pub(super) struct Lan {
     pub(super) strained_until_ns: u64,
 }
 
-/// A pair of queues that nobody has.
-pub(super) const NO_PAIR: u16 = u16::MAX;
-
-impl Lan {
+impl Switch {
     pub(super) fn new(hub: Arc<Hub>) -> Self {
-        let ports = hub.ports().iter().map(|port| LanPort::new(&hub, port));
+        let ports = hub.ports().iter().map(|port| SwitchPort::new(&hub, port));
         Self {
             ports: ports.collect(),
             uplink: hub.uplink_id(),
@@ -107,19 +71,10 @@ impl Lan {
         }
     }
 
-    /// A vring has started.
-    pub(super) fn add(&mut self, slot: usize, queue: &NetQueue) {
-        self.set(queue, Some(slot));
-    }
-
-    /// A vring leaves.
-    pub(super) fn remove(&mut self, queue: &NetQueue) {
-        self.set(queue, None);
-    }
-
-    fn set(&mut self, queue: &NetQueue, slot: Option<usize>) {
-        if let Some(port) = self.ports.get_mut(usize::from(queue.port.id.0)) {
-            port.set(queue, slot);
+    /// The receive vring of a pair of `port` is in `slot`, or has left.
+    pub(super) fn set_receiver(&mut self, port: PortId, pair: u16, slot: Option<RxSlot>) {
+        if let Some(port) = self.ports.get_mut(usize::from(port.0)) {
+            port.set_receiver(pair, slot);
         }
     }
 
@@ -137,8 +92,8 @@ impl Lan {
         reason: DropReason,
         descriptors: u32,
     ) {
-        if let Some(lan) = self.ports.get_mut(usize::from(port.0)) {
-            lan.note_loss(now_ns, reason, descriptors);
+        if let Some(port) = self.ports.get_mut(usize::from(port.0)) {
+            port.note_loss(now_ns, reason, descriptors);
         }
     }
 
@@ -148,29 +103,23 @@ impl Lan {
         self.ports.get(usize::from(port.0))?.rests_until(now_ns)
     }
 
-    /// Sends a frame of the guest whose transmit vring is in `slot`.
+    /// Sends a frame that a guest has sent on a pair of `port`.
     #[inline]
     pub(super) fn send_from_guest(
         &mut self,
         turn: &mut NetTurn<'_>,
-        wires: &mut [Option<Wire>],
-        slot: usize,
+        attachments: &mut [Option<Attachment>],
+        id: PortId,
+        pair: u16,
         frame: &Frame<'_>,
-    ) -> Fate {
-        let Some(place) = turn.vrings.get(slot) else {
-            return Fate::Lost(DropReason::NoReceiver);
-        };
-        let Side::Transmit(tx) = &place.queue.side else {
-            return Fate::Lost(DropReason::NoReceiver);
-        };
-        let (id, pair) = (place.queue.port.id, tx.pair);
+    ) -> Passage {
         if self.hub.fabric() == Fabric::Loopback {
             return self.send_back(turn, id, pair, frame);
         }
         self.account_wait(turn, id, pair);
         match self.admit(turn.now_ns(), id, pair, frame) {
-            Ok((origin, ethernet)) => self.forward(turn, wires, origin, &ethernet, frame),
-            Err(reason) => Fate::Lost(reason),
+            Ok((origin, ethernet)) => self.forward(turn, attachments, origin, &ethernet, frame),
+            Err(reason) => Passage::Lost(reason),
         }
     }
 
@@ -181,19 +130,30 @@ impl Lan {
         port: PortId,
         pair: u16,
         frame: &Frame<'_>,
-    ) -> Fate {
-        let lan = self.ports.get(usize::from(port.0));
-        let Some(slot) = lan.and_then(|lan| lan.slot(pair)) else {
-            return Fate::Lost(DropReason::NoReceiver);
+    ) -> Passage {
+        let Some(slot) = self.receiver_of(port, pair) else {
+            return Passage::Lost(DropReason::NoReceiver);
         };
+        // A guest that talks to itself keeps nobody else waiting.
         match self.deliver(turn, slot, frame) {
-            Put::Done => Fate::Gone,
-            // A guest that talks to itself keeps nobody else waiting.
-            Put::NoRoom => Fate::Kept {
-                resume_ns: turn.now_ns() + Patience::STEP_NS,
-                waits_for: Some(slot),
-            },
-            Put::Lost(reason) => lose_at(turn.vrings, slot, reason),
+            Passage::Lost(reason) => lose_at(turn.vrings, slot, reason),
+            passage => passage,
+        }
+    }
+
+    /// The receive vring of a pair of `port`.
+    fn receiver_of(&self, port: PortId, pair: u16) -> Option<RxSlot> {
+        self.ports.get(usize::from(port.0))?.receiver(pair)
+    }
+
+    /// The receiver that the transmit queue of a pair waits for, whose buffers end the wait.
+    pub(super) fn awaited(&self, port: PortId, pair: u16) -> Option<RxSlot> {
+        if self.hub.fabric() == Fabric::Loopback {
+            return self.receiver_of(port, pair);
+        }
+        match self.ports.get(usize::from(port.0))?.awaited(pair)? {
+            Awaited::Vring(slot) => Some(slot),
+            Awaited::Uplink => None,
         }
     }
 
@@ -211,7 +171,7 @@ impl Lan {
             return Err(DropReason::Malformed);
         }
         if frame.header.gso_type != GSO_NONE {
-            check_long(&frame.header, frame.start).map_err(|_fault| DropReason::Malformed)?;
+            check_long(&frame.header, frame.start).map_err(|fault| self.malformed(id, &fault))?;
         }
         // A stack of tags that does not end within what is looked at says nothing.
         let member = membership(frame.start).ok_or(DropReason::Malformed)?;
@@ -250,23 +210,31 @@ impl Lan {
         Ok((origin, ethernet))
     }
 
+    #[cold]
+    fn malformed(&self, id: PortId, fault: &dyn Error) -> DropReason {
+        match self.ports.get(usize::from(id.0)) {
+            Some(port) => malformed(&port.port, fault),
+            None => DropReason::Malformed,
+        }
+    }
+
     /// Sends a frame of ours for the guest behind `port`, which waits for nobody.
     pub(super) fn announce(
         &mut self,
         turn: &mut NetTurn<'_>,
-        wires: &mut [Option<Wire>],
+        attachments: &mut [Option<Attachment>],
         port: PortId,
         frame: &Frame<'_>,
-    ) -> Fate {
+    ) -> Passage {
         match self.admit(turn.now_ns(), port, 0, frame) {
             Ok((origin, ethernet)) => {
                 let origin = Origin {
                     pair: NO_PAIR,
                     ..origin
                 };
-                self.forward(turn, wires, origin, &ethernet, frame)
+                self.forward(turn, attachments, origin, &ethernet, frame)
             }
-            Err(reason) => Fate::Lost(reason),
+            Err(reason) => Passage::Lost(reason),
         }
     }
 
@@ -274,11 +242,11 @@ impl Lan {
     pub(super) fn forward(
         &mut self,
         turn: &mut NetTurn<'_>,
-        wires: &mut [Option<Wire>],
+        attachments: &mut [Option<Attachment>],
         origin: Origin,
         ethernet: &Ethernet,
         frame: &Frame<'_>,
-    ) -> Fate {
+    ) -> Passage {
         let known = if is_multicast(ethernet.destination) {
             None
         } else {
@@ -287,11 +255,11 @@ impl Lan {
                 .find(origin.vlan, ethernet.destination, seconds(turn.now_ns()))
         };
         match known {
-            Some(port) if port == origin.port => Fate::Lost(DropReason::NoReceiver),
-            Some(port) if port == self.uplink => self.send_out(turn, wires, origin, frame),
-            Some(port) if !self.reaches(origin, port) => Fate::Lost(DropReason::Isolated),
+            Some(port) if port == origin.port => Passage::Lost(DropReason::NoReceiver),
+            Some(port) if port == self.uplink => self.send_out(turn, attachments, origin, frame),
+            Some(port) if !self.reaches(origin, port) => Passage::Lost(DropReason::Isolated),
             Some(port) => self.unicast(turn, origin, port, frame),
-            None => self.flood(turn, wires, origin, ethernet.destination, frame),
+            None => self.flood(turn, attachments, origin, ethernet.destination, frame),
         }
     }
 
@@ -299,7 +267,7 @@ impl Lan {
     /// address is configured is not looked for at others', nor others at that port.
     #[inline]
     fn floods_to(&self, origin: Origin, port: PortId, destination: [u8; 6]) -> bool {
-        let configured = |lan: &LanPort| lan.mac.is_some();
+        let configured = |lan: &SwitchPort| lan.mac.is_some();
         self.reaches(origin, port)
             && (is_multicast(destination)
                 || !self.ports.get(usize::from(port.0)).is_some_and(configured))
@@ -323,63 +291,62 @@ impl Lan {
         origin: Origin,
         to: PortId,
         frame: &Frame<'_>,
-    ) -> Fate {
+    ) -> Passage {
         let Some(slot) = self.receiver(turn.vrings, to, frame.start) else {
             return self.lose_for(to);
         };
         match self.deliver(turn, slot, frame) {
-            Put::Done => {
+            Passage::Passed => {
                 let now_ns = turn.now_ns();
                 if now_ns < self.strained_until_ns
-                    && let Some(place) = turn.vrings.get(slot)
-                    && let Side::Receive(rx) = &place.queue.side
+                    && let Some((_, rx)) = turn.vrings.rx(slot)
                 {
                     self.relax(now_ns, origin, rx.patience);
                 }
-                Fate::Gone
+                Passage::Passed
             }
-            Put::NoRoom => self.no_room(turn, origin, slot),
-            Put::Lost(reason) => lose_at(turn.vrings, slot, reason),
+            Passage::Waits => self.no_room(turn, origin, slot),
+            Passage::Lost(reason) => lose_at(turn.vrings, slot, reason),
         }
     }
 
     /// A frame for a port without a receive vring is lost there.
-    fn lose_for(&self, port: PortId) -> Fate {
+    fn lose_for(&self, port: PortId) -> Passage {
         if let Some(lan) = self.ports.get(usize::from(port.0)) {
             lan.lose();
         }
-        Fate::Gone
+        Passage::Passed
     }
 
     /// To all that `origin` reaches; a copy that does not arrive is counted where it was to.
     fn flood(
         &mut self,
         turn: &mut NetTurn<'_>,
-        wires: &mut [Option<Wire>],
+        attachments: &mut [Option<Attachment>],
         origin: Origin,
         destination: [u8; 6],
         frame: &Frame<'_>,
-    ) -> Fate {
-        let uplink = origin.port != self.uplink && !wires.is_empty();
+    ) -> Passage {
+        let uplink = origin.port != self.uplink && !attachments.is_empty();
         let ids = || (0..).map(PortId).take(self.ports.len());
         let goes = |port: &PortId| self.floods_to(origin, *port, destination);
         let guests = ids().filter(goes).count();
         let copies = guests + usize::from(uplink);
         if copies == 0 {
-            return Fate::Lost(DropReason::NoReceiver);
+            return Passage::Lost(DropReason::NoReceiver);
         }
         if copies == 1 {
             // What goes to one place is no flood.
             return match ids().find(goes) {
                 Some(only) => self.unicast(turn, origin, only, frame),
-                None => self.send_out(turn, wires, origin, frame),
+                None => self.send_out(turn, attachments, origin, frame),
             };
         }
         let now_ns = turn.now_ns();
         if let Some(lan) = self.ports.get(usize::from(origin.port.0))
             && !lan.may_flood(now_ns, copies, frame.bytes)
         {
-            return Fate::Lost(DropReason::RateLimited);
+            return Passage::Lost(DropReason::RateLimited);
         }
         for port in (0..).map(PortId).take(self.ports.len()) {
             if !self.floods_to(origin, port, destination) {
@@ -398,23 +365,20 @@ impl Lan {
                 pair: NO_PAIR,
                 ..origin
             };
-            self.send_out(turn, wires, hurried, frame);
+            self.send_out(turn, attachments, hurried, frame);
         }
-        Fate::Gone
+        Passage::Passed
     }
 
     /// The slot of the receive vring of `port` that a frame goes to.
     #[inline]
-    fn receiver(&self, vrings: &NetVrings, port: PortId, start: &[u8]) -> Option<usize> {
+    fn receiver(&self, vrings: &NetVrings, port: PortId, start: &[u8]) -> Option<RxSlot> {
         let lan = self.ports.get(usize::from(port.0))?;
         let usable = |pair: u16| {
-            let slot = lan.slot(pair)?;
-            let place = vrings.get(slot)?;
-            let Side::Receive(rx) = &place.queue.side else {
-                return None;
-            };
+            let slot = lan.receiver(pair)?;
+            let (vring, rx) = vrings.rx(slot)?;
             let used = pair == 0 || (rx.used && pair < lan.port.active_pairs());
-            (used && place.vring.is_live()).then_some(slot)
+            (used && vring.is_live()).then_some(slot)
         };
         let first = usable(0)?;
         // The driver uses the first ones.
@@ -431,56 +395,54 @@ impl Lan {
     /// Gives a frame to the guest whose receive vring is in `slot`, finished as far as that driver
     /// needs it, or keeps it there until the limit of that guest allows it.
     #[inline]
-    fn deliver(&mut self, turn: &mut NetTurn<'_>, slot: usize, frame: &Frame<'_>) -> Put {
+    fn deliver(&mut self, turn: &mut NetTurn<'_>, slot: RxSlot, frame: &Frame<'_>) -> Passage {
         let now_ns = turn.now_ns();
-        let Some(place) = turn.vrings.get_mut(slot) else {
-            return Put::Lost(DropReason::LinkDown);
+        let Some((vring, rx)) = turn.vrings.rx_mut(slot) else {
+            return Passage::Lost(DropReason::LinkDown);
         };
-        if let Some(put) = hold_back(place, now_ns, frame) {
-            return put;
+        match rx.hold_back(vring, now_ns, frame) {
+            Some(passage) => passage,
+            None => self.hand_over(vring, rx, now_ns, frame),
         }
-        self.hand_over(place, now_ns, frame)
     }
 
     /// Gives a frame to a guest whose limit allows it.
     #[inline]
     pub(super) fn hand_over(
         &mut self,
-        place: &mut Place<NetQueue>,
+        vring: &mut Vring,
+        rx: &mut RxQueue,
         now_ns: u64,
         frame: &Frame<'_>,
-    ) -> Put {
-        let port = place.queue.port.id;
-        let Side::Receive(rx) = &place.queue.side else {
-            return Put::Lost(DropReason::LinkDown);
-        };
-        let takes = rx.negotiated.takes;
-        let max_frame_bytes = place.queue.port.max_frame_bytes();
+    ) -> Passage {
         let whole = frame.header.gso_type == GSO_NONE;
-        if whole && frame.bytes > max_frame_bytes {
-            return Put::Lost(DropReason::MtuExceeded);
+        if whole && frame.bytes > rx.port.max_frame_bytes() {
+            return Passage::Lost(DropReason::MtuExceeded);
         }
-        if let Some(header) = frame.header.for_receiver(takes) {
-            let put = give(place, now_ns, header, frame);
-            if put == Put::Done {
-                captured(&self.hub, port, Direction::Rx, now_ns, frame.payload);
+        if let Some(header) = frame.header.for_receiver(rx.negotiated.takes) {
+            let passage = rx.give(vring, now_ns, header, frame);
+            if passage == Passage::Passed {
+                captured(&self.hub, rx.port.id, Direction::Rx, now_ns, frame.payload);
             }
-            return put;
+            return passage;
         }
-        if let Some(copy) = self.bench.load(frame.bytes) {
+        if let Some(copy) = self.bench.room(frame.bytes) {
             frame.payload.copy_to(0, copy);
         }
-        let header = (frame.header, frame.bytes);
-        self.bench.give(&self.hub, place, now_ns, header)
+        let loaded = Loaded {
+            header: frame.header,
+            bytes: frame.bytes,
+        };
+        self.bench.give(&self.hub, vring, rx, now_ns, loaded)
     }
 }
 
 /// A frame for the receive vring in `slot` is lost there, and its sender is done with it.
-pub(super) fn lose_at(vrings: &NetVrings, slot: usize, reason: DropReason) -> Fate {
-    if let Some(place) = vrings.get(slot) {
-        place.queue.counters.count_drop(reason);
+pub(super) fn lose_at(vrings: &NetVrings, slot: RxSlot, reason: DropReason) -> Passage {
+    if let Some((_, rx)) = vrings.rx(slot) {
+        rx.counters.count_drop(reason);
     }
-    Fate::Gone
+    Passage::Passed
 }
 
 #[inline]
