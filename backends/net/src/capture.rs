@@ -144,6 +144,7 @@ impl Capture {
         let mode = self.mode.load(Ordering::Relaxed);
         if mode != 0 {
             let mode = Mode::from_word(mode);
+            // No frame is that long.
             let frame_bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
             let record = Record {
                 port,

@@ -50,6 +50,7 @@ impl NetDevice {
     /// The longest packet that the network behind this port takes, where that is known.
     fn link_mtu(&self) -> Option<u16> {
         let link = self.hub.link().and_then(crate::link::Link::mtu);
+        // A guest cannot be told of more.
         let link = link.map(|mtu| u16::try_from(mtu).unwrap_or(u16::MAX));
         match (self.port.options.mtu, link) {
             (Some(mtu), Some(link)) => Some(mtu.min(link)),
@@ -194,7 +195,7 @@ impl Device for NetDevice {
     }
 
     /// Pairs of a link with several queues are independent of each other, as are those without a
-    /// link or a switch; all else meets in one place.
+    /// link or a switch; everything else meets in one place.
     fn group(&self, index: u16) -> Option<u32> {
         let pair = match self.port.role(index) {
             Role::Receive { pair } | Role::Transmit { pair } => pair,

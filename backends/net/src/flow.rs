@@ -14,6 +14,8 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use ringside_common::num::usize_of;
+
 use crate::frame::{ETHERNET_HEADER_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6, network_header};
 
 /// Bytes from the start of a frame that [`flow_hash`] looks at; more make no difference.
@@ -71,7 +73,7 @@ impl FlowTable {
         }
     }
 
-    /// The pair on which a packet of this flow is to be received, of `usable_pairs`, which are at
+    /// The pair on which the guest gets a packet of this flow, of `usable_pairs`, which are at
     /// least one.
     #[must_use]
     #[inline]
@@ -80,9 +82,11 @@ impl FlowTable {
         let known = entry.map_or(0, |entry| entry.load(Ordering::Relaxed));
         let number = known & 0xffff;
         if number != 0 && tag(known) == tag(hash) && number <= usable_pairs.into() {
-            return u16::try_from(number.wrapping_sub(1)).unwrap_or(0);
+            // No more than `usable_pairs`, which is a number of 16 bits.
+            return u16::try_from(number - 1).unwrap_or(0);
         }
         let scaled = u64::from(hash).wrapping_mul(usable_pairs.into()) >> 32;
+        // A part of `usable_pairs`, which is a number of 16 bits.
         u16::try_from(scaled).unwrap_or(0)
     }
 
@@ -94,7 +98,7 @@ impl FlowTable {
     }
 
     fn entry(&self, hash: u32) -> Option<&AtomicU32> {
-        let place = usize::try_from(hash).unwrap_or(0) % ENTRIES;
+        let place = usize_of(hash.into()) % ENTRIES;
         self.entries.get(place)
     }
 }

@@ -195,7 +195,8 @@ impl NetHeader {
             self.check_gso(negotiated)?;
             checked.gso_type = self.gso_type;
             checked.gso_size_bytes = self.gso_size_bytes;
-            // A hint that drivers get wrong, but the kernel refuses one past the frame.
+            // A hint that drivers get wrong, but the kernel refuses one past the frame, which may be
+            // longer than the hint can say.
             let frame_bytes = u16::try_from(frame_bytes).unwrap_or(u16::MAX);
             checked.hdr_len_bytes = self.hdr_len_bytes.min(frame_bytes);
         }
@@ -263,7 +264,7 @@ impl NetHeader {
         };
         let payload_bytes = frame_bytes.saturating_sub(headers_bytes);
         let segments = payload_bytes.div_ceil(usize::from(self.gso_size_bytes).max(1));
-        u64::try_from(segments).unwrap_or(u64::MAX).max(1)
+        segments.max(1) as u64
     }
 
     /// The same header when the packet behind the Ethernet header has moved by so many bytes, as by

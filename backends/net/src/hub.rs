@@ -34,7 +34,7 @@ pub enum Fabric {
     Loopback,
 }
 
-/// See above.
+/// What all ports of a process share.
 #[derive(Debug)]
 pub struct Hub {
     fabric: Fabric,
@@ -50,7 +50,7 @@ pub struct Hub {
     pub(crate) capture: Arc<Capture>,
     uplink_counters: Option<Arc<PortCounters>>,
     generated: Vec<u8>,
-    /// Written to when there is something to be done, and never read: every data thread watches it.
+    /// Written to when data threads have something to do, and never read: every data thread watches it.
     wake: OwnedFd,
 }
 
@@ -187,6 +187,7 @@ impl Hub {
     /// The number that the uplink of a switch has among its ports.
     #[must_use]
     pub fn uplink_id(&self) -> PortId {
+        // There are fewer ports than numbers: the command line sees to it.
         PortId(u16::try_from(self.ports.len()).unwrap_or(u16::MAX))
     }
 
@@ -202,7 +203,7 @@ impl Hub {
         &self.generated
     }
 
-    /// Has all data threads look what is to be done.
+    /// Has all data threads look what they have to do.
     pub fn wake(&self) {
         // Full means that a wake-up is due already.
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());

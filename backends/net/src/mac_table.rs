@@ -20,6 +20,8 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use ringside_common::num::usize_of;
+
 /// Entries of a bucket.
 const WAYS: usize = 8;
 /// How long a station that moved stays: what a host announces of itself arrives by all ways
@@ -80,7 +82,7 @@ impl Value {
     }
 }
 
-/// See above.
+/// Where stations were heard, for all ports.
 #[derive(Debug)]
 pub struct MacTable {
     buckets: Box<[[Entry; WAYS]]>,
@@ -106,13 +108,15 @@ impl MacTable {
     #[must_use]
     pub fn new(capacity: usize, ports: usize, ageing_s: u32) -> Self {
         let buckets = capacity.div_ceil(WAYS).next_power_of_two().max(2);
+        // Counts of stations have 32 bits: a share beyond is no limit.
+        let limit = u32::try_from(capacity.div_ceil(SHARE)).unwrap_or(u32::MAX);
         Self {
             buckets: (0..buckets).map(|_| <[Entry; WAYS]>::default()).collect(),
             shift: 64 - buckets.trailing_zeros(),
             seed: RandomState::new().hash_one(0_u64),
             ageing_s,
             pinned: Box::default(),
-            limits: vec![u32::try_from(capacity.div_ceil(SHARE)).unwrap_or(u32::MAX); ports].into(),
+            limits: vec![limit; ports].into(),
             counts: (0..ports).map(|_| AtomicU32::new(0)).collect(),
             flushed_s: (0..ports).map(|_| AtomicU32::new(0)).collect(),
         }
@@ -127,7 +131,7 @@ impl MacTable {
         self
     }
 
-    /// These stations, given with their VLAN, are where they are said to be for ever; others are
+    /// These stations, given with their VLAN, are where they are said to be, whatever is heard; others are
     /// not.
     #[must_use]
     pub fn with_pinned(mut self, stations: &[(u16, [u8; 6], PortId)]) -> Self {
@@ -154,7 +158,7 @@ impl MacTable {
     #[inline]
     fn pinned_place(&self, key: u64, places: usize) -> usize {
         let mixed = (key ^ self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        usize::try_from(mixed >> 32).unwrap_or(0) & places.wrapping_sub(1)
+        usize_of(mixed >> 32) & places.wrapping_sub(1)
     }
 
     /// The port that a station is pinned to.
@@ -368,6 +372,13 @@ impl MacTable {
     }
 }
 
+/// Seconds of the monotonic clock, which says them to [`MacTable`]; the last one after 136 years.
+#[must_use]
+#[inline]
+pub fn seconds(now_ns: u64) -> u32 {
+    u32::try_from(now_ns / 1_000_000_000).unwrap_or(u32::MAX)
+}
+
 fn station(key: u64, port: PortId, idle_s: u32, pinned: bool) -> Station {
     let [v0, v1, a, b, c, d, e, f] = (key & !PRESENT).to_be_bytes();
     Station {
@@ -390,155 +401,4 @@ fn fresh(port: PortId, now_s: u32) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn mac(n: u32) -> [u8; 6] {
-        let [a, b, c, d] = n.to_be_bytes();
-        [2, 0, a, b, c, d]
-    }
-
-    #[test]
-    fn station_is_found_where_it_was_seen_and_only_in_its_vlan() {
-        let table = MacTable::new(64, 4, 300);
-        table.learn(7, mac(1), PortId(3), 100);
-        assert_eq!(table.find(7, mac(1), 100), Some(PortId(3)));
-        assert_eq!(table.find(0, mac(1), 100), None);
-        assert_eq!(table.find(7, mac(2), 100), None);
-    }
-
-    #[test]
-    fn station_ages_unless_it_is_heard_of() {
-        let table = MacTable::new(64, 4, 300);
-        table.learn(0, mac(1), PortId(0), 100);
-        table.learn(0, mac(2), PortId(0), 100);
-        table.learn(0, mac(2), PortId(0), 300);
-        assert_eq!(table.find(0, mac(1), 401), None);
-        assert_eq!(table.find(0, mac(2), 401), Some(PortId(0)));
-        assert_eq!(table.stations(401).len(), 1);
-    }
-
-    #[test]
-    fn station_moves_but_not_twice_at_once() {
-        let table = MacTable::new(64, 4, 300);
-        table.learn(0, mac(1), PortId(0), 100);
-        table.learn(0, mac(1), PortId(1), 100);
-        assert_eq!(table.find(0, mac(1), 100), Some(PortId(0)));
-        table.learn(0, mac(1), PortId(1), 102);
-        assert_eq!(table.find(0, mac(1), 102), Some(PortId(1)));
-    }
-
-    #[test]
-    fn port_that_invents_stations_displaces_no_other() {
-        let table = MacTable::new(1024, 4, 300);
-        for n in 0..64 {
-            table.learn(0, mac(n), PortId(0), 100);
-        }
-        for n in 1000..200_000 {
-            table.learn(0, mac(n), PortId(1), 101);
-        }
-        for n in 0..64 {
-            assert_eq!(table.find(0, mac(n), 101), Some(PortId(0)), "{n}");
-        }
-        let invented = table.stations(101).len() - 64;
-        assert!(invented <= 1024 / SHARE, "{invented}");
-        // Where a bucket is full, one that was invented goes.
-        let news = 300_000..300_032;
-        for n in news.clone() {
-            table.learn(0, mac(n), PortId(2), 102);
-        }
-        for n in news {
-            assert_eq!(table.find(0, mac(n), 102), Some(PortId(2)), "{n}");
-        }
-        for n in 0..64 {
-            assert_eq!(table.find(0, mac(n), 102), Some(PortId(0)), "{n}");
-        }
-    }
-
-    #[test]
-    fn f5_5_late_station_is_learned_although_two_ports_have_filled_the_table() {
-        let table = MacTable::new(1024, 4, 300);
-        let flood = |from: u32, now_s| {
-            for n in from..from + 50_000 {
-                table.learn(0, mac(n), PortId(u16::try_from(n % 2).unwrap()), now_s);
-            }
-        };
-        flood(1_000_000, 100);
-        for n in 0..200 {
-            table.learn(0, mac(n), PortId(2), 101);
-            flood(2_000_000 + 50_000 * n, 101);
-            assert_eq!(table.find(0, mac(n), 101), Some(PortId(2)), "{n}");
-        }
-        // The others are there still.
-        for n in 0..200 {
-            assert_eq!(table.find(0, mac(n), 101), Some(PortId(2)), "{n}");
-        }
-        let counted = |port| {
-            let behind = |station: &Station| station.port == PortId(port);
-            table.stations(101).into_iter().filter(behind).count()
-        };
-        for port in 0..3 {
-            let count = table.count_of(PortId(port));
-            assert_eq!(counted(port), usize::try_from(count).unwrap(), "{port}");
-        }
-    }
-
-    #[test]
-    fn f5_5_port_learns_no_more_stations_than_its_limit() {
-        for limit in [0, 1, 5] {
-            let table = MacTable::new(1024, 2, 300).with_limit(PortId(0), limit);
-            for n in 0..1000 {
-                table.learn(0, mac(n), PortId(0), 100);
-                table.learn(0, mac(5000 + n), PortId(1), 100);
-            }
-            let stations = table.stations(100);
-            let of = |port| stations.iter().filter(|s| s.port == PortId(port)).count();
-            assert_eq!(of(0), usize::try_from(limit).unwrap());
-            assert!(of(1) > 400, "{}", of(1));
-            // One that was there moves only within the limit.
-            for n in 5000..6000 {
-                table.learn(0, mac(n), PortId(0), 200);
-            }
-            let stations = table.stations(200);
-            let behind = stations.iter().filter(|s| s.port == PortId(0)).count();
-            assert!(behind <= usize::try_from(limit).unwrap(), "{behind}");
-        }
-    }
-
-    #[test]
-    fn f5_5_pinned_station_is_where_it_was_configured_whatever_is_heard() {
-        let pins: Vec<_> = (0..100)
-            .map(|n| (u16::try_from(n % 3).unwrap(), mac(n), PortId(7)))
-            .collect();
-        let table = MacTable::new(16, 8, 300).with_pinned(&pins);
-        for n in 0..100 {
-            let vlan = u16::try_from(n % 3).unwrap();
-            table.learn(vlan, mac(n), PortId(1), 100);
-            assert_eq!(table.find(vlan, mac(n), 10_000), Some(PortId(7)), "{n}");
-            assert_eq!(table.pinned(vlan, mac(n)), Some(PortId(7)));
-            // In another VLAN it is another station.
-            assert_eq!(table.pinned(vlan + 3, mac(n)), None);
-            assert_eq!(table.find(vlan + 3, mac(n), 100), None);
-        }
-        // They take no place of others, and stay when others are forgotten.
-        table.learn(0, mac(1000), PortId(1), 100);
-        assert_eq!(table.find(0, mac(1000), 100), Some(PortId(1)));
-        assert_eq!(table.flush(None, 100), 1);
-        assert_eq!(table.stations(101).len(), 100);
-        assert!(table.stations(101).iter().all(|station| station.pinned));
-    }
-
-    #[test]
-    fn flush_forgets_and_the_counts_follow() {
-        let table = MacTable::new(16, 2, 300);
-        for n in 0..1000 {
-            table.learn(0, mac(n), PortId(0), 100);
-        }
-        assert!(table.flush(None, 100) > 0);
-        assert!(table.stations(101).is_empty());
-        for n in 0..1000 {
-            table.learn(0, mac(n), PortId(0), 101);
-        }
-        assert!(!table.stations(101).is_empty());
-    }
-}
+mod tests;

@@ -22,14 +22,12 @@ use crate::hub::{Fabric, Hub};
 use crate::link::error::LinkError;
 use crate::link::tap::TapSpec;
 use crate::link::{Link, LinkSpec};
-use crate::mac_table::{MacTable, PortId};
+use crate::mac_table::{MacTable, PortId, seconds};
 use crate::manage::{MacEntry, PortState, Ports};
 use crate::options::{
     BackendSpec, CaptureSpec, LinkSpec as LinkOption, NetConfig, Netns, PortConfig, UPLINK,
 };
 use crate::port::{Port, PortOptions};
-
-const SECOND_NS: u64 = 1_000_000_000;
 
 /// How long a change of a link waits for data threads to notice it.
 const NOTICE_LIMIT: Duration = Duration::from_secs(1);
@@ -98,6 +96,7 @@ impl Network {
                 port: None,
             })?;
         }
+        // 136 years are for good.
         let ageing_s = u32::try_from(config.mac_ageing.as_secs()).unwrap_or(u32::MAX);
         let table = MacTable::new(config.mac_table_size, ports.len() + 1, ageing_s);
         let table = configured(table, &ports);
@@ -169,8 +168,7 @@ impl Network {
                 reason: "there is no switch",
             });
         }
-        let now_s = u32::try_from(monotonic_ns() / SECOND_NS).unwrap_or(u32::MAX);
-        Ok((self.hub.table(), now_s))
+        Ok((self.hub.table(), seconds(monotonic_ns())))
     }
 }
 

@@ -133,7 +133,8 @@ pub(crate) fn tun_set_offload(fd: impl AsFd, flags: c_uint) -> Result<(), Errno>
 }
 
 /// `TUNSETVNETHDRSZ`: bytes of the header in front of each frame.
-pub(crate) fn tun_set_header_bytes(fd: impl AsFd, bytes: c_int) -> Result<(), Errno> {
+pub(crate) fn tun_set_header_bytes(fd: impl AsFd, bytes: usize) -> Result<(), Errno> {
+    let bytes = c_int::try_from(bytes).map_err(|_too_many| Errno::INVAL)?;
     number_call::<TUNSETVNETHDRSZ>(fd.as_fd(), bytes)
 }
 
@@ -360,7 +361,7 @@ pub(crate) fn packet_receive(
     // SAFETY: (1) the two iovecs are `header` and `frame`, borrowed for the call; (2) `control` is
     // as long as the message says.
     let received = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) };
-    let bytes = usize::try_from(received).map_err(|_e| last_errno())?;
+    let bytes = usize::try_from(received).map_err(|_negative| last_errno())?;
     Ok((bytes, auxdata(&message)))
 }
 
@@ -389,7 +390,7 @@ pub(crate) fn unshare_network() -> Result<(), Errno> {
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
 }
 
-/// Has the kernel cut what is written to a UDP socket into datagrams of so many bytes.
+/// Has the kernel cut what is written to a UDP socket into datagrams of one size.
 #[cfg(test)]
 pub(crate) fn udp_set_segment(fd: impl AsFd, bytes: c_int) -> Result<(), Errno> {
     let pointer: *const c_int = &raw const bytes;

@@ -157,6 +157,7 @@ fn pad(out: &mut Vec<u8>, bytes: usize) {
     out.extend(std::iter::repeat_n(0, rest));
 }
 
+/// No block or option of ours is as long as that.
 fn length(bytes: &[u8]) -> u32 {
     u32::try_from(bytes.len()).unwrap_or(u32::MAX)
 }

@@ -12,6 +12,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use ringside_common::num::usize_of;
+
 use crate::counters::Direction;
 
 /// Words of a record in front of its bytes.
@@ -67,7 +69,7 @@ impl Queue {
         record: Record,
         mut read: impl FnMut(usize, &mut [u8]) -> usize,
     ) -> bool {
-        let kept = usize::try_from(record.kept_bytes).unwrap_or(usize::MAX);
+        let kept = usize_of(record.kept_bytes.into());
         let words = HEAD_WORDS.saturating_add(kept.div_ceil(WORD_BYTES)) as u64;
         let Some(start) = self.reserve(words) else {
             return false;
@@ -117,7 +119,7 @@ impl Queue {
         for at in HEAD_WORDS as u64..words {
             bytes.extend_from_slice(&self.load(start.wrapping_add(at)).to_le_bytes());
         }
-        bytes.truncate(usize::try_from(record.kept_bytes).unwrap_or(usize::MAX));
+        bytes.truncate(usize_of(record.kept_bytes.into()));
         for at in 0..words {
             self.store(start.wrapping_add(at), 0);
         }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use ringside_common::num::unsigned;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use super::files::Files;
@@ -54,7 +55,7 @@ impl Output {
         self.file.flush().map_err(CaptureError::Write)
     }
 
-    /// Whether the file has no room for so many bytes more.
+    /// Whether the file has no room for `bytes` more.
     fn is_full(&self, more_bytes: usize) -> bool {
         self.written_bytes.saturating_add(more_bytes as u64) > self.max_bytes
     }
@@ -231,7 +232,7 @@ impl Writer {
 
 fn now_ns(clock: ClockId) -> u64 {
     let Timespec { tv_sec, tv_nsec } = clock_gettime(clock);
-    let seconds = u64::try_from(tv_sec).unwrap_or(0);
-    let rest = u64::try_from(tv_nsec).unwrap_or(0);
-    seconds.wrapping_mul(1_000_000_000).wrapping_add(rest)
+    unsigned(tv_sec)
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(unsigned(tv_nsec))
 }

@@ -36,6 +36,7 @@ mod testing;
 use std::path::PathBuf;
 
 use ringside_common::memory::Buffers;
+use ringside_common::num::usize_of;
 
 pub use self::device::{Link, LinkQueue};
 use self::tap::TapSpec;
@@ -73,8 +74,7 @@ impl Payload<'_> {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Guest { head, rest } => {
-                let rest_bytes = usize::try_from(rest.readable_bytes()).unwrap_or(usize::MAX);
-                head.len().saturating_add(rest_bytes)
+                head.len().saturating_add(usize_of(rest.readable_bytes()))
             }
             Self::Bytes(bytes) => bytes.len(),
         }
@@ -129,8 +129,7 @@ impl Room<'_> {
     /// Bytes of guest memory that may be filled.
     #[inline]
     fn window_bytes(&self) -> usize {
-        usize::try_from(self.window.writable_bytes())
-            .unwrap_or(usize::MAX)
+        usize_of(self.window.writable_bytes())
             .saturating_sub(self.skip_bytes)
             .min(self.limit_bytes)
     }
@@ -163,10 +162,10 @@ pub enum SendLoss {
 /// What came of receiving.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Received {
-    /// A frame of so many bytes, perhaps more than the room had.
+    /// A frame of `bytes`, perhaps more than the room had.
     ///
     /// It may be shorter than an Ethernet header: a peer may send anything, and a frame of no
-    /// bytes is one that the kernel lost on its way here. Such frames are to be dropped.
+    /// bytes is one that the kernel lost on its way here. Such frames must be dropped.
     Frame {
         /// Its header; all zero where the link has none.
         header: NetHeader,

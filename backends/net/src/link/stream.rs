@@ -31,7 +31,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// What the bytes at the front of a stream are.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Front {
-    /// A frame of so many bytes, behind its length.
+    /// A frame, behind its length.
     Frame(usize),
     /// A part of one.
     Partial,
@@ -183,7 +183,10 @@ impl StreamQueue {
             return Sent::Dropped(SendLoss::Down);
         };
         let socket = socket.as_fd();
-        let length = u32::try_from(payload.bytes()).unwrap_or(0).to_be_bytes();
+        let Ok(length) = u32::try_from(payload.bytes()) else {
+            return Sent::Dropped(SendLoss::Invalid);
+        };
+        let length = length.to_be_bytes();
         let result = self
             .transfer
             .send(&length, payload, |gather| gather.send_to(socket));

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ringside_common::cli::{CliError, CommonConfig, Endpoint, QueueCount as _};
 use ringside_common::limit::Rate;
+use ringside_common::num::usize_of;
 use ringside_common::socket::InheritedSocket;
 use thiserror::Error;
 
@@ -182,7 +183,7 @@ impl Options {
             uplink: net.uplink,
             speed_mbps: net.speed_mbps,
             offloads: !net.no_offloads,
-            mac_table_size: usize::try_from(net.mac_table_size).unwrap_or(usize::MAX),
+            mac_table_size: usize_of(net.mac_table_size.into()),
             mac_ageing: Duration::from_secs(net.mac_ageing_s.into()),
             flood_limit: Some(net.flood_limit),
             capture: net.capture,
@@ -254,6 +255,7 @@ fn tap_fds(link: &LinkSpec) -> &[i32] {
 fn queue_pairs(asked: &QueuePairs, net: &NetArgs) -> QueuePairs {
     let queue_pairs = match &net.backend {
         BackendSpec::Link(LinkSpec::TapFds { fds, .. }) => {
+            // More descriptors than that are more than any number of pairs.
             let fds = u16::try_from(fds.len()).unwrap_or(u16::MAX);
             asked.queue_pairs.min(fds)
         }

@@ -3,7 +3,7 @@
 //!
 //! A port is an access port of one VLAN, or of none; ports see each other within one. What is
 //! tagged on the uplink with the VLAN of a port (IEEE 802.1Q, not 802.1ad) belongs there, and frames
-//! of such a port leave by the uplink with the tag. All else on the uplink belongs to the ports of no
+//! of such a port leave by the uplink with the tag. Everything else on the uplink belongs to the ports of no
 //! VLAN, tags and all. A frame that a guest has tagged itself passes between ports of no VLAN, unless
 //! the tag would make it one of a port's VLAN on the uplink.
 //!
@@ -37,10 +37,8 @@ use crate::flow::flow_hash;
 use crate::frame::{Ethernet, VlanTag, is_multicast, membership};
 use crate::header::GSO_NONE;
 use crate::hub::{Fabric, Hub};
-use crate::mac_table::PortId;
+use crate::mac_table::{PortId, seconds};
 use crate::offload::check_long;
-
-const SECOND_NS: u64 = 1_000_000_000;
 
 /// The ports of a switch, and its uplink, as one data thread sees them.
 #[derive(Debug)]
@@ -84,7 +82,7 @@ impl Switch {
         self.ports.iter().any(|port| port.vlan == vlan)
     }
 
-    /// Takes note that a frame of `port`, of so many descriptors, went nowhere.
+    /// Takes note that a frame of `port` went nowhere, whose chain has as many `descriptors`.
     pub(super) fn note_loss(
         &mut self,
         port: PortId,
@@ -183,27 +181,27 @@ impl Switch {
         // Whoever is out there may not tell the types of tags apart.
         let tag = member.tag.and_then(VlanTag::id);
         let hops = tag.is_some_and(|tag| self.has_port_in(tag));
-        let lan = self
+        let port = self
             .ports
             .get_mut(usize::from(id.0))
             .ok_or(DropReason::NoReceiver)?;
-        if hops || (lan.vlan != 0 && tag.is_some()) {
+        if hops || (port.vlan != 0 && tag.is_some()) {
             return Err(DropReason::Filtered);
         }
-        let options = &lan.port.options;
+        let options = &port.port.options;
         if options.anti_spoof && options.mac.is_some_and(|mac| mac != ethernet.source) {
             return Err(DropReason::Spoofed);
         }
         let origin = Origin {
             port: id,
             pair,
-            vlan: lan.vlan,
+            vlan: port.vlan,
             isolated: options.isolated,
         };
-        if lan.port.running_pairs() > 1 {
-            lan.flows.learn(flow_hash(frame.start), pair);
+        if port.port.running_pairs() > 1 {
+            port.flows.learn(flow_hash(frame.start), pair);
         }
-        if lan.mac != Some(ethernet.source) {
+        if port.mac != Some(ethernet.source) {
             let table = self.hub.table();
             table.learn(origin.vlan, ethernet.source, id, seconds(now_ns));
         }
@@ -267,7 +265,7 @@ impl Switch {
     /// address is configured is not looked for at others', nor others at that port.
     #[inline]
     fn floods_to(&self, origin: Origin, port: PortId, destination: [u8; 6]) -> bool {
-        let configured = |lan: &SwitchPort| lan.mac.is_some();
+        let configured = |port: &SwitchPort| port.mac.is_some();
         self.reaches(origin, port)
             && (is_multicast(destination)
                 || !self.ports.get(usize::from(port.0)).is_some_and(configured))
@@ -276,10 +274,10 @@ impl Switch {
     /// Whether frames of `origin` may go to `port`.
     #[inline]
     fn reaches(&self, origin: Origin, port: PortId) -> bool {
-        self.ports.get(usize::from(port.0)).is_some_and(|lan| {
+        self.ports.get(usize::from(port.0)).is_some_and(|to| {
             port != origin.port
-                && lan.vlan == origin.vlan
-                && !(origin.isolated && lan.port.options.isolated)
+                && to.vlan == origin.vlan
+                && !(origin.isolated && to.port.options.isolated)
         })
     }
 
@@ -312,8 +310,8 @@ impl Switch {
 
     /// A frame for a port without a receive vring is lost there.
     fn lose_for(&self, port: PortId) -> Passage {
-        if let Some(lan) = self.ports.get(usize::from(port.0)) {
-            lan.lose();
+        if let Some(port) = self.ports.get(usize::from(port.0)) {
+            port.lose();
         }
         Passage::Passed
     }
@@ -343,8 +341,8 @@ impl Switch {
             };
         }
         let now_ns = turn.now_ns();
-        if let Some(lan) = self.ports.get(usize::from(origin.port.0))
-            && !lan.may_flood(now_ns, copies, frame.bytes)
+        if let Some(port) = self.ports.get(usize::from(origin.port.0))
+            && !port.may_flood(now_ns, copies, frame.bytes)
         {
             return Passage::Lost(DropReason::RateLimited);
         }
@@ -373,23 +371,22 @@ impl Switch {
     /// The slot of the receive vring of `port` that a frame goes to.
     #[inline]
     fn receiver(&self, vrings: &NetVrings, port: PortId, start: &[u8]) -> Option<RxSlot> {
-        let lan = self.ports.get(usize::from(port.0))?;
+        let port = self.ports.get(usize::from(port.0))?;
         let usable = |pair: u16| {
-            let slot = lan.receiver(pair)?;
+            let slot = port.receiver(pair)?;
             let (vring, rx) = vrings.rx(slot)?;
-            let used = pair == 0 || (rx.used && pair < lan.port.active_pairs());
+            let used = pair == 0 || (rx.used && pair < port.port.active_pairs());
             (used && vring.is_live()).then_some(slot)
         };
         let first = usable(0)?;
         // The driver uses the first ones.
-        let count = (1..lan.port.pairs)
-            .take_while(|pair| usable(*pair).is_some())
-            .count();
-        if count == 0 {
+        let count = (1..port.port.pairs)
+            .find(|pair| usable(*pair).is_none())
+            .unwrap_or(port.port.pairs);
+        if count <= 1 {
             return Some(first);
         }
-        let count = u16::try_from(count).unwrap_or(0) + 1;
-        usable(lan.flows.pair_of(flow_hash(start), count))
+        usable(port.flows.pair_of(flow_hash(start), count))
     }
 
     /// Gives a frame to the guest whose receive vring is in `slot`, finished as far as that driver
@@ -443,9 +440,4 @@ pub(super) fn lose_at(vrings: &NetVrings, slot: RxSlot, reason: DropReason) -> P
         rx.counters.count_drop(reason);
     }
     Passage::Passed
-}
-
-#[inline]
-pub(super) fn seconds(now_ns: u64) -> u32 {
-    u32::try_from(now_ns / SECOND_NS).unwrap_or(u32::MAX)
 }

@@ -5,13 +5,14 @@ use super::attachment::Attachment;
 use super::passage::{Frame, NO_PAIR, Origin, Passage, destination};
 use super::patience::Awaited;
 use super::queue::NetTurn;
-use super::switch::{Switch, seconds};
+use super::switch::Switch;
 use crate::counters::DropReason;
 use crate::frame::{
     ETHERNET_HEADER_BYTES, Ethernet, Membership, VLAN_TAG_BYTES, VlanTag, is_multicast, membership,
 };
 use crate::header::{GSO_NONE, NetHeader};
 use crate::link::{LinkQueue, Sent};
+use crate::mac_table::seconds;
 
 impl Switch {
     /// Sends a frame that came from the uplink; `bytes` of it are in `spare`.

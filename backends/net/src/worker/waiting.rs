@@ -16,8 +16,8 @@ impl Switch {
     /// A queue that waited for a receiver looks again.
     #[inline]
     pub(super) fn account_wait(&mut self, turn: &NetTurn<'_>, port: PortId, pair: u16) {
-        let lan = self.ports.get_mut(usize::from(port.0));
-        let Some(sender) = lan.and_then(|lan| lan.patience(pair)) else {
+        let port = self.ports.get_mut(usize::from(port.0));
+        let Some(sender) = port.and_then(|port| port.patience(pair)) else {
             return;
         };
         let taken = match sender.awaited() {
@@ -36,8 +36,8 @@ impl Switch {
         for_whom: Awaited,
         patience: &mut Patience,
     ) -> bool {
-        let lan = self.ports.get_mut(usize::from(origin.port.0));
-        let Some(sender) = lan.and_then(|lan| lan.patience(origin.pair)) else {
+        let port = self.ports.get_mut(usize::from(origin.port.0));
+        let Some(sender) = port.and_then(|port| port.patience(origin.pair)) else {
             return false;
         };
         if !sender.may_wait(now_ns) {
@@ -57,8 +57,8 @@ impl Switch {
     pub(super) fn relax(&mut self, now_ns: u64, origin: Origin, patience: Patience) {
         if now_ns < self.strained_until_ns
             && patience.is_strained()
-            && let Some(lan) = self.ports.get_mut(usize::from(origin.port.0))
-            && let Some(sender) = lan.patience(origin.pair)
+            && let Some(port) = self.ports.get_mut(usize::from(origin.port.0))
+            && let Some(sender) = port.patience(origin.pair)
         {
             sender.relax();
         }

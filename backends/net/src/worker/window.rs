@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 
 use ringside_common::memory::Buffers;
+use ringside_common::num::usize_of;
 use ringside_common::worker::Vring;
 
 use crate::frame::ETHERNET_HEADER_BYTES;
@@ -20,12 +21,12 @@ use crate::header::{HEADER_BYTES, LEGACY_HEADER_BYTES, NetHeader};
 /// Most chains that one packet may take: with Linux' smallest receive buffers 64 KiB take 43.
 const MAX_CHAINS: usize = 128;
 
-/// Descriptors read for one packet: a driver with chains of thousands is not to cost the others
+/// Descriptors read for one packet: a driver with chains of thousands must not cost the others
 /// their time.
 const MAX_DESCRIPTORS: u32 = 512;
 
 /// What a chain that holds a packet alone has to have room for besides the header (virtio 1.3
-/// §5.1.6.3.1). A shorter one is the driver's fault; it is not to block the queue for good.
+/// §5.1.6.3.1). A shorter one is the driver's fault; it must not block the queue for good.
 const LEAST_FRAME_ROOM_BYTES: usize = 1514;
 
 /// One chain taken from the ring.
@@ -37,8 +38,12 @@ struct Taken {
 }
 
 impl Taken {
+    fn bytes(&self) -> usize {
+        usize_of(self.bytes.into())
+    }
+
     fn has_room(&self, want: usize) -> bool {
-        usize::try_from(self.bytes).is_ok_and(|bytes| bytes >= want)
+        self.bytes() >= want
     }
 }
 
@@ -52,7 +57,7 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// What a chain must have room for if a packet is to begin in it: a header, for what follows
+    /// What a chain must have room for if a packet may begin in it: a header, for what follows
     /// may be in the next chain, or else an Ethernet header, too.
     const fn least_bytes(self) -> usize {
         if self.mergeable {
@@ -63,7 +68,7 @@ impl Layout {
     }
 }
 
-/// See above.
+/// The chains taken, and the stream that they are.
 #[derive(Debug)]
 pub(super) struct Window {
     layout: Layout,
@@ -116,11 +121,9 @@ impl Window {
     #[inline]
     fn room_for_packet(&self) -> usize {
         if self.layout.mergeable {
-            usize::try_from(self.stream.writable_bytes()).unwrap_or(usize::MAX)
+            usize_of(self.stream.writable_bytes())
         } else {
-            self.chains.front().map_or(0, |taken| {
-                usize::try_from(taken.bytes).unwrap_or(usize::MAX)
-            })
+            self.chains.front().map_or(0, Taken::bytes)
         }
     }
 
@@ -157,8 +160,7 @@ impl Window {
     pub(super) fn skip_to_longer(&mut self, vring: &mut Vring, frame_bytes: usize) {
         let want = self.layout.header_bytes + frame_bytes;
         while let Some(short) = self.chains.front().filter(|taken| !taken.has_room(want)) {
-            self.stream
-                .consume_writable(usize::try_from(short.bytes).unwrap_or(usize::MAX));
+            self.stream.consume_writable(short.bytes());
             vring.push_used(short.head, 0);
             self.chains.pop_front();
         }
@@ -173,15 +175,16 @@ impl Window {
         let before = self.stream.writable_bytes();
         let sound = vring.read_chain_on(head, &mut self.stream).is_ok();
         let added = self.stream.writable_bytes() - before;
-        let mut bytes = u32::try_from(added).unwrap_or(0);
-        if !sound || added < self.layout.least_bytes() as u64 {
+        let is_good = sound && added >= self.layout.least_bytes() as u64;
+        let bytes = u32::try_from(added).ok().filter(|_| is_good);
+        if bytes.is_none() {
             self.stream.truncate_writable(added);
-            bytes = 0;
             if self.chains.is_empty() {
                 vring.push_used(head, 0);
                 return true;
             }
         }
+        let bytes = bytes.unwrap_or(0);
         self.chains.push_back(Taken { head, bytes });
         true
     }
@@ -217,11 +220,11 @@ impl Window {
             let Some(taken) = self.chains.pop_front() else {
                 break;
             };
-            let bytes = usize::try_from(taken.bytes).unwrap_or(usize::MAX);
-            let used = left.min(bytes);
-            left -= used;
-            self.stream.consume_writable(bytes);
-            vring.push_used(taken.head, u32::try_from(used).unwrap_or(u32::MAX));
+            self.stream.consume_writable(taken.bytes());
+            // All of the chain, if more is left.
+            let used = u32::try_from(left).unwrap_or(u32::MAX).min(taken.bytes);
+            left = left.saturating_sub(taken.bytes());
+            vring.push_used(taken.head, used);
         }
         // Those that are no good go back in their turn, but not before.
         while let Some(taken) = self.chains.front().filter(|taken| taken.bytes == 0) {
@@ -240,7 +243,7 @@ impl Window {
             if left == 0 {
                 break;
             }
-            left = left.saturating_sub(usize::try_from(taken.bytes).unwrap_or(usize::MAX));
+            left = left.saturating_sub(taken.bytes());
             count += 1;
         }
         count
@@ -248,9 +251,9 @@ impl Window {
 
     /// Makes all chains available again.
     pub(super) fn release(&mut self, vring: &mut Vring) {
-        let count = self.chains.len();
-        vring.undo(u16::try_from(count).unwrap_or(u16::MAX));
-        self.chains.clear();
+        for _ in self.chains.drain(..) {
+            vring.undo(1);
+        }
         self.stream = Buffers::default();
     }
 }

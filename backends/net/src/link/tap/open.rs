@@ -166,10 +166,9 @@ fn check_flags(fd: i32, flags: i32, pairs: u16) -> Result<(), LinkError> {
 /// Says how frames look; returns whether queues can be attached and detached.
 fn set_up(name: &str, queues: &[OwnedFd]) -> Result<bool, LinkError> {
     let failed = |action| system(name, action);
-    let header_bytes = i32::try_from(HEADER_BYTES).unwrap_or(0);
     let mut multi_queue = true;
     for queue in queues {
-        sys::tun_set_header_bytes(queue, header_bytes).map_err(failed("set the header"))?;
+        sys::tun_set_header_bytes(queue, HEADER_BYTES).map_err(failed("set the header"))?;
         sys::tun_set_little_endian(queue).map_err(failed("set the byte order"))?;
         let of = sys::tun_interface(queue).map_err(failed("query the queue"))?;
         multi_queue &= of.flags() & libc::IFF_MULTI_QUEUE != 0;
