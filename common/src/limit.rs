@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Rate limits: bytes and operations per second, with bursts, shared by data threads without a lock.
-//! An operation is what a device counts: a packet, or a request of a disk.
+//! Rate limits: bytes and operations per second, with bursts, shared by data threads without a
+//! lock. An operation is what a device counts: a packet, or a request of a disk.
 //!
 //! # The algorithm
 //! A bucket of credit fills at the rate and holds the burst. An operation may pass while the bucket
@@ -8,8 +8,8 @@
 //! Debts are paid back before the next operation passes, so the rate holds in the long run, and an
 //! operation larger than the burst passes, too.
 //!
-//! A limit says when, and loses nothing: what may not pass yet waits where it is, in the ring of the
-//! guest for instance. A device that has to keep it elsewhere keeps no more than
+//! A limit says when, and loses nothing: what may not pass yet waits where it is, in the ring of
+//! the guest for instance. A device that has to keep it elsewhere keeps no more than
 //! [`RateLimit::backlog_bytes`].
 //!
 //! As in the generic cell rate algorithm (ITU-T I.371, Annex A), the whole state is one number, the

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The cable between a guest and its network, which an operator plugs in and out.
 //!
-//! A receive queue serves while it is started and enabled. It notices each change of the cable before
-//! it takes another frame, and drops what has come until then: so what came while the cable was out
-//! is not delivered, and what comes after [`Cable::wait`] is.
+//! A receive queue serves while it is started and enabled. It notices each change of the cable
+//! before it takes another frame, and drops what has come until then: so what came while the cable
+//! was out is not delivered, and what comes after [`Cable::wait`] is.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// See above.
+/// The cable of one guest.
 #[derive(Debug, Default)]
 pub struct Cable {
     /// How often it was plugged in or out; odd: it is out.
@@ -70,14 +70,14 @@ impl Cable {
         self.changes()
     }
 
-    /// A queue that has noticed so many changes serves no longer.
+    /// A queue that has noticed as many changes ceases to serve.
     pub fn end(&self, noticed: u32) {
         let mut queues = self.lock();
         queues.serving = queues.serving.saturating_sub(1);
         self.catch_up(queues, noticed);
     }
 
-    /// A queue that had noticed so many changes notices as many as are returned.
+    /// A queue that has noticed `noticed` changes notices as many as are returned.
     pub fn notice(&self, noticed: u32) -> u32 {
         self.catch_up(self.lock(), noticed)
     }

@@ -2,8 +2,8 @@
 //! Captures of what passes, as pcapng files that tcpdump and Wireshark read.
 //!
 //! Each port is an interface of the file. What the guest sends is inbound there, and every frame is
-//! captured as it passes: a checksum that somebody is still to fill in is wrong in the file, and a
-//! frame that is to be segmented is one long frame.
+//! captured as it passes: a checksum that a receiver still has to fill in is wrong in the file, and
+//! a frame that will be cut into segments is one long frame.
 //!
 //! # Threads
 //! Data threads look at one word ([`Capture::is_on`]) for each frame. While it is set they copy the
@@ -11,8 +11,8 @@
 //! not captured. A thread that exists while a capture runs writes the files. At the end of each it
 //! writes what was lost into the statistics of each interface.
 //!
-//! A file system that does not answer keeps that thread, who starts a capture there and who stops
-//! it; whoever else asks is told so.
+//! A file system that does not answer keeps that thread waiting, and the requests that start or
+//! stop a capture there; other requests are refused with that reason.
 
 mod files;
 mod pcapng;
@@ -56,7 +56,7 @@ pub enum CaptureError {
     /// There is none.
     #[error("no capture is running")]
     NotRunning,
-    /// The file system is still to answer somebody else who asked.
+    /// The file system has not answered an earlier request yet.
     #[error("a capture is just being started or stopped")]
     Busy,
     /// The file cannot be opened.

@@ -68,7 +68,7 @@ pub enum ControlFault {
     /// Less data than the command has, or says to have.
     #[error("too little data")]
     TooShort,
-    /// Neither 0 nor 1 where a mode is to be off or on.
+    /// Neither 0 nor 1 where a mode is turned off or on.
     #[error("{value} is neither off nor on")]
     NotASwitch {
         /// The byte.
@@ -91,7 +91,7 @@ pub enum ControlFault {
         /// How many there are.
         max_pairs: u16,
     },
-    /// Nobody asked for an announcement.
+    /// There is no announcement to acknowledge.
     #[error("no announcement is asked for")]
     NotAnnouncing,
     /// Offloads that were not acknowledged.

@@ -169,7 +169,7 @@ pub struct PacketCounters {
 
 impl PacketCounters {
     /// Counts a packet that has passed: the length of its frame without the virtio header, and the
-    /// destination at its front. One that is to be segmented counts as one.
+    /// destination at its front. A packet that will be cut into segments counts as one.
     #[inline]
     pub fn count(&self, bytes: usize, destination: [u8; 6]) {
         if let Some(counter) = self.sizes.get(size_class(bytes)) {

@@ -81,7 +81,7 @@ pub enum FilterChange {
 #[derive(Clone, Debug)]
 pub struct RxFilter {
     modes: RxModes,
-    /// The driver's own address; `None` if nobody has said it, and then all unicast passes.
+    /// The driver's own address; `None` if it was never said: then all unicast passes.
     mac: Option<[u8; 6]>,
     unicast: MacTable,
     multicast: MacTable,

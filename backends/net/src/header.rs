@@ -25,8 +25,8 @@ pub const HEADER_BYTES: usize = 12;
 pub const LEGACY_HEADER_BYTES: usize = 10;
 
 /// The longest frame that is taken from a driver: an IP packet of 65535 bytes behind an Ethernet
-/// header and two VLAN tags, made even. Longer ones exist on paper (IPv6 does not count its header),
-/// but no system sends them, and buffers of 64 KiB are what everyone has for them.
+/// header and two VLAN tags, made even. Longer ones exist on paper (IPv6 does not count its
+/// header), but no system sends them, and buffers of 64 KiB are what everyone has for them.
 pub const MAX_FRAME_BYTES: usize = 65_558;
 
 /// `VIRTIO_NET_HDR_F_NEEDS_CSUM`: the checksum field holds the pseudo header's sum only.
@@ -175,7 +175,7 @@ impl NetHeader {
     /// (virtio 1.3 §5.1.6.2.2), that is not negotiated, or that points out of the frame.
     ///
     /// # Errors
-    /// The frame is to be dropped.
+    /// The frame must be dropped.
     #[inline]
     pub fn check_sent(self, frame_bytes: usize, negotiated: Offloads) -> Result<Self, HeaderFault> {
         if frame_bytes < ETHERNET_HEADER_BYTES {
@@ -195,8 +195,8 @@ impl NetHeader {
             self.check_gso(negotiated)?;
             checked.gso_type = self.gso_type;
             checked.gso_size_bytes = self.gso_size_bytes;
-            // A hint that drivers get wrong, but the kernel refuses one past the frame, which may be
-            // longer than the hint can say.
+            // A hint that drivers get wrong, but the kernel refuses one past the frame, which may
+            // be longer than the hint can say.
             let frame_bytes = u16::try_from(frame_bytes).unwrap_or(u16::MAX);
             checked.hdr_len_bytes = self.hdr_len_bytes.min(frame_bytes);
         }
@@ -267,7 +267,7 @@ impl NetHeader {
         segments.max(1) as u64
     }
 
-    /// The same header when the packet behind the Ethernet header has moved by so many bytes, as by
+    /// The same header when the packet behind the Ethernet header has moved by `bytes`, as by
     /// a tag put in or taken out; `None` if what it points at would be before or behind all frames.
     #[must_use]
     #[inline]

@@ -50,7 +50,8 @@ pub struct Hub {
     pub(crate) capture: Arc<Capture>,
     uplink_counters: Option<Arc<PortCounters>>,
     generated: Vec<u8>,
-    /// Written to when data threads have something to do, and never read: every data thread watches it.
+    /// Written to when data threads have something to do, and never read: every data thread watches
+    /// it.
     wake: OwnedFd,
 }
 
@@ -142,7 +143,7 @@ impl Hub {
             return;
         };
         let mut carrier = self.carrier.lock().unwrap_or_else(PoisonError::into_inner);
-        // Looked at under the lock: whoever comes last has seen all changes.
+        // Looked at under the lock: the last caller has seen all changes.
         let is_served = self.ports.iter().any(|port| port.cable.is_served());
         if *carrier == is_served {
             return;
@@ -214,7 +215,7 @@ impl Hub {
     }
 }
 
-/// A frame of `bytes` for everybody, of a type for experiments.
+/// A broadcast frame of `bytes`, of a type for experiments.
 fn made_up_frame(bytes: usize) -> Vec<u8> {
     const TYPE: [u8; 2] = 0x88b5_u16.to_be_bytes();
     let mut frame = Vec::with_capacity(bytes);

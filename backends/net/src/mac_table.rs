@@ -10,7 +10,7 @@
 //! move again at once, so that two ports that claim one address cannot keep everybody learning.
 //!
 //! Stations that were configured are *pinned*: they are in a table of their own, which never
-//! changes, and nobody else is learned to have their address.
+//! changes, and their addresses are learned behind no other port.
 //!
 //! One data thread learns. Others may list or flush the table at any time: an entry is two words,
 //! and a torn pair of them is at worst a frame that goes to the wrong port of those its station has
@@ -131,8 +131,8 @@ impl MacTable {
         self
     }
 
-    /// These stations, given with their VLAN, are where they are said to be, whatever is heard; others are
-    /// not.
+    /// These stations, given with their VLAN, are where they are said to be, whatever is heard;
+    /// others are not.
     #[must_use]
     pub fn with_pinned(mut self, stations: &[(u16, [u8; 6], PortId)]) -> Self {
         if stations.is_empty() {
@@ -338,8 +338,8 @@ impl MacTable {
         }
     }
 
-    /// Forgets what was learned behind `port`, or everything; returns how many stations that is. The second
-    /// that it is called in is forgotten to its end.
+    /// Forgets what was learned behind `port`, or everything; returns how many stations that is.
+    /// The second that it is called in is forgotten to its end.
     pub fn flush(&self, port: Option<PortId>, now_s: u32) -> usize {
         let meant =
             |station: &Station| !station.pinned && port.is_none_or(|port| port == station.port);

@@ -12,7 +12,7 @@ use ringside_common::limit::{Limits, Rate};
 use ringside_common::management::{Manage, ManageError, MethodInfo};
 use serde_json::{Map, Value, json};
 
-use self::params::Params;
+use self::params::{Params, invalid};
 use crate::capture::{CaptureControl, CaptureError, CaptureOptions, MAX_SNAPLEN_BYTES};
 use crate::counters::Direction;
 use crate::options::mac_text;
@@ -346,10 +346,6 @@ fn limits_json(limits: Limits) -> Value {
     add(limits.bytes, "bytes", "burst_bytes");
     add(limits.operations, "packets", "burst_packets");
     object.into()
-}
-
-fn invalid(name: &'static str, expected: &'static str) -> ManageError {
-    ManageError::InvalidParam { name, expected }
 }
 
 fn of_capture(error: CaptureError) -> ManageError {

@@ -290,7 +290,8 @@ fn open_link(
         }
         opened => opened,
     }?;
-    // A guest may use fewer pairs than are offered, and nobody reads the queues of the others.
+    // A guest may use fewer pairs than are offered, and no data thread reads the queues of the
+    // others.
     for pair in 1..pairs {
         link.attach(pair, false)?;
     }

@@ -16,70 +16,19 @@
 )]
 
 mod checksum;
+mod fault;
 mod packet;
 mod segment;
 #[cfg(test)]
 mod tests;
 
-use thiserror::Error;
-
 use self::checksum::Sum;
 use self::packet::{Destination, Packet};
-use self::segment::Template;
+use self::segment::{Template, write};
 use crate::features::Offloads;
 use crate::header::{GSO_NONE, NetHeader};
 
-pub use self::packet::MAX_HEADERS_BYTES;
-
-/// The most segments of one packet: 64 KiB in pieces of 48 bytes, below which TCP does not go in
-/// Linux. A driver that asks for more wants the work, not the packets.
-pub const MAX_SEGMENTS: usize = 1366;
-
-/// Why a frame cannot be finished; it is to be dropped.
-#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
-pub enum FinishFault {
-    /// The checksum, or what it covers, is not in the frame.
-    #[error("checksum past the frame")]
-    ChecksumPastFrame,
-    /// The checksum left out is not that of the packet to be segmented.
-    #[error("checksum is not that of the packet")]
-    ChecksumElsewhere,
-    /// A fragment, of which only the first has all headers.
-    #[error("a fragment is not to be segmented")]
-    Fragment,
-    /// UFO, which is only for links that take it.
-    #[error("fragmentation is not done here")]
-    Fragmentation,
-    /// More than [`MAX_HEADERS_BYTES`].
-    #[error("headers of more than {MAX_HEADERS_BYTES} bytes")]
-    HeadersTooLong,
-    /// A version or a header's length that cannot be.
-    #[error("malformed headers")]
-    Malformed,
-    /// Not the protocol that the virtio header says, or headers that cannot be repeated.
-    #[error("not the protocol of the virtio header")]
-    OtherProtocol,
-    /// Segments without payload.
-    #[error("segments of 0 bytes")]
-    SizeZero,
-    /// More than the receiver takes.
-    #[error("frame of {frame_bytes} bytes for a receiver of {max_frame_bytes}")]
-    TooLong {
-        /// Length of the frame, or of the longest segment.
-        frame_bytes: usize,
-        /// What the receiver takes.
-        max_frame_bytes: usize,
-    },
-    /// More than [`MAX_SEGMENTS`].
-    #[error("{segments} segments")]
-    TooManySegments {
-        /// How many there would be.
-        segments: usize,
-    },
-    /// The headers are not all there.
-    #[error("headers past the frame")]
-    Truncated,
-}
+pub use self::fault::{FinishFault, MAX_HEADERS_BYTES, MAX_SEGMENTS};
 
 /// A frame for the receiver, in two pieces.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -213,15 +162,4 @@ fn finish_long(
         });
     }
     Ok(segments)
-}
-
-/// Writes a field of a header, or nothing where it would be past the end.
-fn write<const N: usize>(bytes: &mut [u8], offset: usize, field: [u8; N]) -> Option<()> {
-    *bytes.get_mut(offset..)?.first_chunk_mut()? = field;
-    Some(())
-}
-
-/// Reads a field of a header, or nothing where it would be past the end.
-fn read<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
-    bytes.get(offset..)?.first_chunk().copied()
 }

@@ -70,7 +70,7 @@ pub struct Negotiated {
     pub sends: Offloads,
 }
 
-/// See above.
+/// One guest's network card.
 #[derive(Debug)]
 pub struct Port {
     /// Its number.
@@ -95,7 +95,7 @@ pub struct Port {
     pub from_guest: RateLimit,
     filter: Mutex<RxFilter>,
     filter_version: AtomicU32,
-    /// The address that is to be announced, and a bit that says that there is one.
+    /// The address to announce, and a bit that says that there is one.
     announcement: AtomicU64,
     /// Counters of packets.
     pub counters: Arc<PortCounters>,
@@ -286,7 +286,7 @@ impl Port {
         result
     }
 
-    /// Takes note of an address that is to be announced, instead of one that still was.
+    /// Takes note of an address to announce, in place of one that still waits.
     pub fn ask_announcement(&self, mac: [u8; 6]) {
         let [a, b, c, d, e, f] = mac;
         let address = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
@@ -294,7 +294,7 @@ impl Port {
             .store(ANNOUNCED | address, Ordering::Release);
     }
 
-    /// The address that is to be announced, once.
+    /// The address to announce, once.
     #[must_use]
     pub fn take_announcement(&self) -> Option<[u8; 6]> {
         let asked = self.announcement.swap(0, Ordering::AcqRel);

@@ -220,8 +220,9 @@ pub(crate) fn interface_link(fd: impl AsFd, name: &str) -> Result<bool, Errno> {
     for (to, from) in request.value.iter_mut().zip(address.to_ne_bytes()) {
         *to = from;
     }
-    // SAFETY: (1) the code reads one `struct ifreq`, of whose size and layout `InterfaceRequest` is;
-    // (2) the pointer in it leads to `command`, which is as long as the command reads and writes.
+    // SAFETY: (1) the code reads one `struct ifreq`, of whose size and layout `InterfaceRequest`
+    // is; (2) the pointer in it leads to `command`, which is as long as the command reads and
+    // writes.
     let updater = unsafe { Updater::<'_, SIOCETHTOOL, InterfaceRequest>::new(&mut request) };
     // SAFETY: as in `interface_call`.
     unsafe { ioctl(fd.as_fd(), updater) }?;

@@ -62,7 +62,7 @@ impl Rotation {
     }
 }
 
-/// See above.
+/// The files of a capture.
 #[derive(Debug)]
 pub(super) struct Files {
     directory: OwnedFd,

@@ -2,16 +2,43 @@
 //! A link of any kind, and the lending of its queues.
 
 use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::dgram::DgramQueue;
 use super::error::LinkError;
+use super::frame::{Payload, Received, Room, SendLoss, Sent};
 use super::packet::{Packet, PacketQueue};
 use super::stream::StreamQueue;
-use super::tap::{Tap, TapQueue};
-use super::{LinkSpec, Payload, Received, Room, SendLoss, Sent};
+use super::tap::{Tap, TapQueue, TapSpec};
 use crate::features::Offloads;
 use crate::header::NetHeader;
+
+/// Which link is asked for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum LinkSpec {
+    /// A tap or macvtap interface.
+    Tap(TapSpec),
+    /// A connection with QEMU's stream protocol.
+    Stream {
+        /// Of the Unix socket that the peer listens on.
+        path: PathBuf,
+    },
+    /// Unix datagrams.
+    Dgram {
+        /// Of the peer's socket.
+        path: PathBuf,
+        /// Of our own; without one, the peer can still answer to where a frame came from.
+        local: Option<PathBuf>,
+    },
+    /// A packet socket.
+    Packet {
+        /// Name of the interface.
+        interface: String,
+        /// Its network namespace: a path, or a name of `ip netns`. Ours, without one.
+        netns: Option<PathBuf>,
+    },
+}
 
 #[derive(Debug)]
 enum Device {
@@ -32,7 +59,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// Opens a link for so many queue pairs. Sockets connect later, by [`LinkQueue::retry`].
+    /// Opens a link for a number of queue pairs. Sockets connect later, by [`LinkQueue::retry`].
     ///
     /// # Errors
     /// See [`LinkError`]. All links but a tap have one queue pair.
@@ -256,8 +283,8 @@ impl LinkQueue {
 
     /// Receives a frame.
     ///
-    /// A stream may have frames that its descriptor does not tell of: the descriptor is to be
-    /// waited on only after [`Received::Empty`].
+    /// A stream may have frames that its descriptor does not tell of: wait on the
+    /// descriptor only after [`Received::Empty`].
     #[inline]
     pub fn receive(&mut self, room: Room<'_>) -> Received {
         match &mut self.end {

@@ -7,9 +7,9 @@
 //! The socket is connected to the peer's, so that it is writable when the peer has room. That ties
 //! it to the peer's socket, not to its path: a peer that has been started anew is refused by the
 //! kernel until the next frame that we send finds the old one gone. Then [`DgramQueue::retry`]
-//! connects again. Meanwhile a socket with a path takes frames from anyone who may write to that; one
-//! without has no name, so that nobody can send to it: it gets one when it is connected, which anyone
-//! of the host could send to before.
+//! connects again. Meanwhile a socket with a path takes frames from anyone who may write to that;
+//! one without has no name, so that nobody can send to it: it gets one when it is connected, which
+//! anyone of the host could send to before.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,9 +23,9 @@ use rustix::net::{
     socket_with,
 };
 
-use super::error::{LinkError, address_of, system};
+use super::error::{LinkError, RETRY_NS, address_of, system};
+use super::frame::{Payload, Received, Room, SendLoss, Sent};
 use super::transfer::{Transfer, is_frame, not_received, not_sent};
-use super::{Payload, RETRY_NS, Received, Room, SendLoss, Sent};
 use crate::header::NetHeader;
 
 /// A datagram socket, connected or not.
@@ -45,8 +45,8 @@ pub struct DgramQueue {
 }
 
 impl DgramQueue {
-    /// A socket bound to `local`, or to a name that the kernel chooses when it is connected; not yet
-    /// connected to the one at `path`. A socket file at `local` that nobody has is replaced.
+    /// A socket bound to `local`, or to a name that the kernel chooses when it is connected; not
+    /// yet connected to the one at `path`. A socket file at `local` that nobody has is replaced.
     ///
     /// # Errors
     /// [`LinkError::PathInUse`] and [`LinkError::System`].

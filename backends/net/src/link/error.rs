@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Why a link cannot be had, said so that whoever started the back-end knows what to do.
+//! Why a link cannot be had, said so that the operator knows what to do.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,9 @@ use ringside_common::socket::{SocketError, check_path};
 use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
 use thiserror::Error;
+
+/// How long a connection that could not be made, or broke at once, is left alone.
+pub const RETRY_NS: u64 = 250_000_000;
 
 /// Why a link was not opened, or did not do as asked.
 #[derive(Debug, Error)]

@@ -34,8 +34,8 @@ const TYPE_MASK: u16 = 0x3fff;
 pub(super) struct Interface {
     /// Its number, which no other of the namespace has had if nobody chose it.
     pub(super) index: u32,
-    /// The open queues of a multi-queue tap. None for any other interface, and where the kernel does
-    /// not tell.
+    /// The open queues of a multi-queue tap. None for any other interface, and where the kernel
+    /// does not tell.
     pub(super) queues: Option<Queues>,
 }
 

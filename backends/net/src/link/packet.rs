@@ -19,11 +19,11 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with, sockopt};
 
 use super::error::{LinkError, system};
+use super::frame::{Payload, Received, Room, SPARE_BYTES, SendLoss, Sent};
 use super::namespace::Namespace;
 use super::netlink::Netlink;
 use super::presence::{Presence, Reopen, Sight, seek};
 use super::transfer::{Transfer, is_frame, not_received, sent};
-use super::{Payload, Received, Room, SPARE_BYTES, SendLoss, Sent};
 use crate::features::Offloads;
 use crate::header::{GSO_NONE, HEADER_BYTES, LEGACY_HEADER_BYTES, NEEDS_CSUM, NetHeader};
 use crate::sys::{self, AUXDATA_BYTES};
@@ -242,8 +242,8 @@ impl PacketQueue {
             .or_else(is_down)
     }
 
-    /// Has somebody look for an interface of the name, if it is time, or takes the socket of the one
-    /// that was found; returns whether there is one.
+    /// Has somebody look for an interface of the name, if it is time, or takes the socket of the
+    /// one that was found; returns whether there is one.
     pub fn retry(&mut self, now_ns: u64) -> bool {
         if self.sight.is_same(&self.device.presence) {
             return !(self.down && self.sight.is_due(now_ns)) || self.check();

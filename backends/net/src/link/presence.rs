@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Whether the interface of a link is there, and how one that was deleted is found again.
 //!
-//! A data thread notices that the interface has gone, from its queue, and asks now and then for it to
-//! be opened again by its name. That waits for the kernel's lock of all interfaces, so each attempt
-//! is a thread of its own. Queues see by a number that there is another descriptor for them.
+//! A data thread notices that the interface has gone, from its queue, and asks now and then for it
+//! to be opened again by its name. That waits for the kernel's lock of all interfaces, so each
+//! attempt is a thread of its own. Queues see by a number that there is another descriptor for
+//! them.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,13 +13,12 @@ use std::thread::Builder;
 
 use ringside_common::limited;
 
-use super::RETRY_NS;
-use super::error::LinkError;
+use super::error::{LinkError, RETRY_NS};
 
 /// Told of each loss and each return, on whatever thread; it must not wait.
 type Observer = Box<dyn Fn() + Send + Sync>;
 
-/// See above.
+/// Whether an interface is there, and its losses and returns.
 #[derive(Default)]
 pub(super) struct Presence {
     /// Even while it is there: each loss and each return adds one.
@@ -45,7 +45,8 @@ impl Presence {
         self.changes().is_multiple_of(2)
     }
 
-    /// That which was there after so many `changes` has gone. Only the first who says so counts.
+    /// The interface that was there after as many `changes` has gone. Only the first call that says
+    /// so counts.
     pub(super) fn lose(&self, changes: u64) {
         let (order, failed) = (Ordering::AcqRel, Ordering::Relaxed);
         let next = changes.wrapping_add(1);
@@ -128,7 +129,8 @@ impl Sight {
         self.look_at_ns
     }
 
-    /// Whether it is time to look at the interface, or for another one. Not for a while, after that.
+    /// Whether it is time to look at the interface, or for another one. Not for a while, after
+    /// that.
     pub(super) fn is_due(&mut self, now_ns: u64) -> bool {
         if now_ns < self.look_at_ns {
             return false;
@@ -147,8 +149,8 @@ impl Sight {
         (changes != self.changes).then_some(if is_back { 0 } else { self.look_at_ns })
     }
 
-    /// Goes over to the interface that is there now, if there is one; `take` takes the descriptor of
-    /// it, and says whether there is one.
+    /// Goes over to the interface that is there now, if there is one; `take` takes the descriptor
+    /// of it, and says whether there is one.
     pub(super) fn follow(&mut self, presence: &Presence, take: impl FnOnce() -> bool) -> bool {
         let changes = presence.changes();
         let found = changes.is_multiple_of(2) && take();
@@ -167,8 +169,8 @@ pub(super) trait Reopen: Send + Sync + 'static {
     /// What it is called.
     fn name(&self) -> &str;
 
-    /// Opens the interface again; false while there is none of its name. `done` is to be called when
-    /// queues may be had of the new one, before anybody can ask for them.
+    /// Opens the interface again; false while there is none of its name. It must call `done` when
+    /// queues of the new one can be had, before any caller can ask for them.
     fn reopen(&self, done: &dyn Fn()) -> Result<bool, LinkError>;
 }
 

@@ -18,10 +18,10 @@ use rustix::net::{
     send, socket_with,
 };
 
-use super::error::{LinkError, address_of};
+use super::error::{LinkError, RETRY_NS, address_of};
+use super::frame::{Payload, Received, Room, SendLoss, Sent};
 use super::transfer::{Transfer, is_frame, not_sent};
-use super::{MAX_FRAME_BYTES, Payload, RETRY_NS, Received, Room, SendLoss, Sent};
-use crate::header::NetHeader;
+use crate::header::{MAX_FRAME_BYTES, NetHeader};
 
 /// Bytes of the length in front of each frame.
 const LENGTH_BYTES: usize = 4;

@@ -6,7 +6,7 @@
 //! of the device, not of a queue.
 //!
 //! The kernel spreads flows over the attached queues and remembers which queue a flow was sent on;
-//! a queue that nobody reads is therefore to be detached, or the flows on it would be lost.
+//! a queue that is not read must therefore be detached, or the flows on it would be lost.
 //!
 //! An interface that was deleted is opened again as soon as there is one of its name, and set up as
 //! the one before. Descriptors that were passed to us have no way back.
@@ -87,14 +87,14 @@ struct Device {
     state: Mutex<State>,
 }
 
-/// What becomes another one when the interface does, and what that is to be told.
+/// What is replaced together with the interface, and the settings that a new one gets.
 #[derive(Debug)]
 struct State {
     /// One per queue pair.
     queues: Vec<Arc<OwnedFd>>,
     /// Whether queues can be attached and detached.
     multi_queue: bool,
-    /// Which queues are to be attached.
+    /// Which queues the kernel must have attached.
     attached: Vec<bool>,
     offloads: Offloads,
     carrier: Option<bool>,

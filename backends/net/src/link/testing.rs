@@ -17,7 +17,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
 };
 
-use super::{Received, Room, SPARE_BYTES};
+use super::frame::{Received, Room, SPARE_BYTES};
 use crate::header::{GSO_TCPV4, NEEDS_CSUM, NetHeader};
 use crate::sys;
 
@@ -126,7 +126,7 @@ pub(super) fn received_all(
     frames
 }
 
-/// A frame that is nobody's business.
+/// A frame of a test.
 pub(super) fn plain_frame(bytes: usize) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
     frame.extend(ETHERTYPE);

@@ -10,8 +10,8 @@ use std::io;
 use ringside_common::memory::{Gather, IoScratch, Scatter};
 use rustix::io::Errno;
 
-use super::{MAX_FRAME_BYTES, Payload, Received, Room, SPARE_BYTES, SendLoss, Sent};
-use crate::header::{HEADER_BYTES, NetHeader};
+use super::frame::{Payload, Received, Room, SPARE_BYTES, SendLoss, Sent};
+use crate::header::{HEADER_BYTES, MAX_FRAME_BYTES, NetHeader};
 use crate::offload::MAX_HEADERS_BYTES;
 
 /// Room for a virtio header and all headers of a long packet.

@@ -11,7 +11,6 @@ use ringside_common::limit::Rate;
 use ringside_common::management::ManageError;
 use serde_json::Value;
 
-use super::invalid;
 use crate::capture::{MAX_FILES, MIN_FILE_BYTES, Rotation};
 use crate::options::{ValueError, bytes_rate, number, packets_rate};
 
@@ -48,7 +47,7 @@ impl<'a> Params<'a> {
         self.get(name).ok_or(ManageError::MissingParam { name })
     }
 
-    /// The back-end's working directory is not that of who asks.
+    /// The working directory of the back-end is not that of its client.
     pub(super) fn absolute_path(self, name: &'static str) -> Result<PathBuf, ManageError> {
         let path = self.required(name)?.as_str().map(PathBuf::from);
         path.filter(|path| path.is_absolute())
@@ -117,7 +116,7 @@ impl<'a> Params<'a> {
     }
 }
 
-/// What is to become of a rate.
+/// What a request makes of a rate.
 #[derive(Clone, Copy, Debug)]
 enum Asked {
     /// Nothing was said.
@@ -144,4 +143,9 @@ fn amount(value: &Value) -> Option<u64> {
         Value::String(text) => number(text).ok(),
         other => other.as_u64(),
     }
+}
+
+/// A parameter that is not as it is `expected`.
+pub(super) fn invalid(name: &'static str, expected: &'static str) -> ManageError {
+    ManageError::InvalidParam { name, expected }
 }

@@ -4,14 +4,10 @@
 //! What the virtio header and the length fields of the packet say is not believed: a long packet's
 //! payload is what the frame has behind the last header, and its lengths are written anew.
 
-use super::FinishFault;
+use super::fault::{FinishFault, MAX_HEADERS_BYTES};
 use crate::features::Offloads;
 use crate::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, network_header};
 use crate::header::{GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP, GSO_UDP_L4, NetHeader};
-
-/// The most bytes of headers that are repeated in front of each segment: two tags, either IP with
-/// all options or as many extension headers, and TCP with all options.
-pub const MAX_HEADERS_BYTES: usize = 256;
 
 /// Bytes of an IPv4 header without options.
 const IPV4_BYTES: usize = 20;

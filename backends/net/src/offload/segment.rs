@@ -2,8 +2,8 @@
 //! The headers of the segments of one long packet.
 
 use super::checksum::Sum;
-use super::packet::{Destination, IPV6_BYTES, Ip, MAX_HEADERS_BYTES, Packet, Transport};
-use super::{FinishFault, read, write};
+use super::fault::{FinishFault, MAX_HEADERS_BYTES};
+use super::packet::{Destination, IPV6_BYTES, Ip, Packet, Transport};
 use crate::header::{NEEDS_CSUM, NetHeader};
 
 /// Offsets in an IPv4 header.
@@ -178,4 +178,15 @@ impl Template {
             }
         }
     }
+}
+
+/// Writes a field of a header, or nothing where it would be past the end.
+pub(super) fn write<const N: usize>(bytes: &mut [u8], offset: usize, field: [u8; N]) -> Option<()> {
+    *bytes.get_mut(offset..)?.first_chunk_mut()? = field;
+    Some(())
+}
+
+/// Reads a field of a header, or nothing where it would be past the end.
+fn read<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
+    bytes.get(offset..)?.first_chunk().copied()
 }

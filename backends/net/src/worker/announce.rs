@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `SEND_RARP` (vhost-user.rst): a front-end has its guest announced, after a migration.
 //!
-//! What is sent is a frame as if the guest had sent it, on its first pair of queues: the same rules,
-//! limits and counters hold, and the data thread that has that transmit vring sends it. An address
-//! that is another guest's by configuration, or not the one of this port's, is a spoofed one
-//! whether the port is held to its own or not: a guest that wants to be heard under others can say
-//! so itself.
+//! What is sent is a frame as if the guest had sent it, on its first pair of queues: the same
+//! rules, limits and counters hold, and the data thread that has that transmit vring sends it. An
+//! address that is another guest's by configuration, or not the one of this port's, is a spoofed
+//! one whether the port is held to its own or not: a guest that wants to be heard under others can
+//! say so itself.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use crate::link::Payload;
 use crate::port::Port;
 
 impl NetWorker {
-    /// Sends what is to be announced of ports whose first transmit vring is here.
+    /// Sends the announcements of ports whose first transmit vring is here.
     pub(super) fn send_announcements(&mut self, turn: &mut NetTurn<'_>) {
         for slot in 0..turn.vrings.len() {
             if let Some(Slot::Transmit(slot)) = turn.vrings.kind(slot)
@@ -58,7 +58,7 @@ impl NetWorker {
         captured(&self.hub, port.id, Direction::Tx, now_ns, payload);
     }
 
-    /// Why this address is not to be announced for this port, if it is not.
+    /// Why this address must not be announced for this port, if so.
     fn refusal(&self, port: &Port, now_ns: u64, mac: [u8; 6]) -> Option<DropReason> {
         let options = &port.options;
         let vlan = options.vlan.unwrap_or(0);

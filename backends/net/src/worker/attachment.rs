@@ -120,7 +120,7 @@ impl Attachment {
         self.blocked
     }
 
-    /// Sends a frame; one that waits is to be sent again when the link is writable.
+    /// Sends a frame; one that waits may be sent again when the link is writable.
     #[inline]
     pub(super) fn send(
         &mut self,
@@ -179,7 +179,7 @@ impl Attachment {
                 self.writable_watch = Some(watch);
                 self.blocked = true;
             }
-            // Not to wait is to be busy, but to go on.
+            // Without the wait the thread is busy, but goes on.
             Err(error) => complain("waiting for the link", &error),
         }
     }

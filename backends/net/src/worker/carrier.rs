@@ -3,8 +3,8 @@
 //!
 //! A receive queue serves while it is started and enabled; a `drain` of the operator does not end
 //! that, since the guest goes on. What waits in the link when it begins to, after a reboot of the
-//! guest or for another one, is old, and so is what has come while the cable was out. Old frames are
-//! dropped and counted, before the host is shown a carrier again.
+//! guest or for another one, is old, and so is what has come while the cable was out. Old frames
+//! are dropped and counted, before the host is shown a carrier again.
 
 use super::queue::{NetTurn, Slots as _};
 use super::rx_queue::RxQueue;

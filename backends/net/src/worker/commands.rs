@@ -63,8 +63,8 @@ fn carry_out(port: &Port, command: Command) -> u8 {
     match command {
         Command::Filter(change) => port.change_filter(|filter| filter.apply(change)),
         Command::Pairs(pairs) => port.set_active_pairs(pairs),
-        // Nobody asks for an announcement, and the feature of the other is not offered: front-ends
-        // that have a use for it keep it to themselves.
+        // The device never asks for an announcement, and the feature of the other command is not
+        // offered: front-ends that have a use for it keep it to themselves.
         Command::Announced | Command::GuestOffloads(_) => return ERR,
     }
     OK

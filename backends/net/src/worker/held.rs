@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What waits on a switch for the limit of its receiver.
 //!
-//! Neither the sender nor the uplink is held up for a receiver with a limit, which would cost others
-//! their share: its frames are copied here, in their order, and passed on when they may. What finds
-//! no room is lost, as in front of any slow line, and TCP slows down without having to guess.
+//! Neither the sender nor the uplink is held up for a receiver with a limit, which would cost
+//! others their share: its frames are copied here, in their order, and passed on when they may.
+//! What finds no room is lost, as in front of any slow line, and TCP slows down without having to
+//! guess.
 
 use std::collections::VecDeque;
 

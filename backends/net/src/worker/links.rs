@@ -4,8 +4,8 @@
 //! A queue is taken from the hub with the first vring that uses it and put back with the last, so
 //! that a tap keeps its descriptor and a stream its connection from one front-end to the next. A
 //! queue of a tap is attached while its pair has a receive vring that is enabled and has had
-//! buffers: the kernel spreads flows over the attached ones, and what is sent to a queue that
-//! nobody empties is lost. The first is always attached.
+//! buffers: the kernel spreads flows over the attached ones, and what is sent to a queue that is
+//! not emptied is lost. The first is always attached.
 
 use std::io;
 
@@ -39,7 +39,7 @@ impl NetWorker {
                 })?;
                 let mut attachment = Attachment::new(queue, turn.io)?;
                 if self.hub.fabric() == Fabric::Switch {
-                    // Nobody was there for it.
+                    // There was no guest for it.
                     for _ in 0..attachment.lose_waiting(&mut self.spare, MOST_OLD_FRAMES) {
                         self.switch.lose_from_uplink(DropReason::LinkDown);
                     }
@@ -149,7 +149,7 @@ impl NetWorker {
     /// Whether the uplink may have frames.
     pub(super) fn uplink_has_work(&self) -> bool {
         self.hub.fabric() == Fabric::Switch
-            && matches!(self.attachments.first(), Some(Some(attachment)) if attachment.is_readable())
+            && matches!(self.attachments.first(), Some(Some(first)) if first.is_readable())
     }
 
     /// Takes what has come by the uplink.

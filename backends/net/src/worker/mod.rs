@@ -9,6 +9,18 @@
 //! Chains are therefore given back in the order they were taken, and none is held when a vring
 //! stops, but for those of a window, which go back to the ring as if never taken.
 //!
+//! | word | is |
+//! |---|---|
+//! | port | one guest: its network card, and its place on a switch |
+//! | hub | what all ports of a process share |
+//! | fabric | where the frames of a hub go: by a wire, a switch, nowhere, or back |
+//! | wire | the fabric of one port and its link |
+//! | switch | the fabric of several ports, and of their uplink if they have one |
+//! | link | the way out of the process: a tap, a socket; it has one or more queues |
+//! | uplink | the link of a switch |
+//! | attachment | the hold of a data thread on a queue of the link |
+//! | passage | what becomes of a frame at one station of its way |
+//!
 //! A turn serves each vring and each link for a bounded number of frames, beginning with another
 //! one every time, so that no flood in one direction or of one guest starves the others.
 
@@ -68,7 +80,7 @@ const MOST_OLD_FRAMES: usize = 1 << 14;
 pub struct NetWorker {
     hub: Arc<Hub>,
     switch: Switch,
-    /// Queues of the link, by number; none where another thread has it, or nobody.
+    /// Queues of the link, by number; none where this thread does not have it.
     attachments: Vec<Option<Attachment>>,
     /// The frame that is being moved.
     frame: Buffers,

@@ -15,7 +15,7 @@ use crate::port::Port;
 /// How many bytes of a frame are looked at: enough for the ports of TCP over IPv6 in a VLAN.
 pub(super) const PEEK_BYTES: usize = 80;
 
-/// The pair of queues of a frame that nobody keeps and sends again.
+/// The pair of queues of a frame that is not kept to be sent again.
 pub(super) const NO_PAIR: u16 = u16::MAX;
 
 /// A frame on its way.
@@ -56,7 +56,7 @@ pub(super) struct Origin {
 pub(super) enum Passage {
     /// It is there, or on its way: this station is done with it.
     Passed,
-    /// There is no room for it yet. Whoever has it keeps it, and may try again.
+    /// There is no room for it yet. It stays where it is, and may be tried again.
     Waits,
     /// It cannot pass; the caller counts that.
     Lost(DropReason),

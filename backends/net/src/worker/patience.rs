@@ -11,9 +11,9 @@ use super::slot::RxSlot;
 /// for.
 const FRAME_NS: u64 = 20_000;
 
-/// How long senders may be kept waiting for a receiver without buffers: a sixteenth of the time, and
-/// 100 ms at once, in which its processor comes back to it on a busy host. A receiver that is a
-/// little slow loses nothing that way, and one that never has buffers holds nobody up for long.
+/// How long senders may be kept waiting for a receiver without buffers: a sixteenth of the time,
+/// and 100 ms at once, in which its processor comes back to it on a busy host. A receiver that is a
+/// little slow loses nothing that way, and one that never has buffers holds no sender up for long.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Patience {
     spent_ns: u64,
@@ -63,7 +63,7 @@ impl Patience {
         self.spent_ns = self.spent_ns.saturating_sub(FRAME_NS);
     }
 
-    /// Whether somebody waits.
+    /// Whether a sender waits.
     #[inline]
     pub(super) fn is_waiting(self) -> bool {
         self.waiting
@@ -82,7 +82,7 @@ impl Patience {
     }
 }
 
-/// Whom a sender waits for.
+/// What a sender waits for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Awaited {
     /// The receive vring in this slot.
@@ -104,7 +104,7 @@ pub(super) struct SenderPatience {
 /// A wait under way.
 #[derive(Clone, Copy, Debug)]
 struct Wait {
-    for_whom: Awaited,
+    awaited: Awaited,
     since_ns: u64,
     /// Frames that the receiver had taken by then.
     taken: u64,
@@ -114,10 +114,10 @@ impl SenderPatience {
     const BURST_NS: u64 = 50_000_000;
     const SHARE: u64 = 32;
 
-    /// Whom it waits for.
+    /// What it waits for.
     #[inline]
     pub(super) fn awaited(&self) -> Option<Awaited> {
-        self.waits.map(|wait| wait.for_whom)
+        self.waits.map(|wait| wait.awaited)
     }
 
     /// The wait is over, or a step of it. `taken` is what the receiver has taken by now; nothing if
@@ -141,10 +141,10 @@ impl SenderPatience {
         self.spent_ns < Self::BURST_NS
     }
 
-    /// It waits from now on for a receiver that has taken so many frames.
-    pub(super) fn wait(&mut self, now_ns: u64, for_whom: Awaited, taken: u64) {
+    /// It waits for a receiver that has `taken` as many frames.
+    pub(super) fn wait(&mut self, now_ns: u64, awaited: Awaited, taken: u64) {
         self.waits = Some(Wait {
-            for_whom,
+            awaited,
             since_ns: now_ns,
             taken,
         });

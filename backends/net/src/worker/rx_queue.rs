@@ -85,7 +85,8 @@ impl RxQueue {
         }
     }
 
-    /// Gives the guest a frame, which its limit allows and its driver takes as it is, with `header`.
+    /// Gives the guest a frame, which its limit allows and its driver takes as it is, with
+    /// `header`.
     #[inline]
     pub(super) fn give(
         &mut self,

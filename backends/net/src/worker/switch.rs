@@ -2,18 +2,18 @@
 //! The switch: from a port, or the uplink, to others.
 //!
 //! A port is an access port of one VLAN, or of none; ports see each other within one. What is
-//! tagged on the uplink with the VLAN of a port (IEEE 802.1Q, not 802.1ad) belongs there, and frames
-//! of such a port leave by the uplink with the tag. Everything else on the uplink belongs to the ports of no
-//! VLAN, tags and all. A frame that a guest has tagged itself passes between ports of no VLAN, unless
-//! the tag would make it one of a port's VLAN on the uplink.
+//! tagged on the uplink with the VLAN of a port (IEEE 802.1Q, not 802.1ad) belongs there, and
+//! frames of such a port leave by the uplink with the tag. Everything else on the uplink belongs to
+//! the ports of no VLAN, tags and all. A frame that a guest has tagged itself passes between ports
+//! of no VLAN, unless the tag would make it one of a port's VLAN on the uplink.
 //!
-//! Which VLAN a frame is in is said by its first tag that says any, with tags of a priority alone in
-//! front of it or not. Those are no VLAN's, and pass from access ports, too: the priority is kept in
-//! the tag that is put in.
+//! Which VLAN a frame is in is said by its first tag that says any, with tags of a priority alone
+//! in front of it or not. Those are no VLAN's, and pass from access ports, too: the priority is
+//! kept in the tag that is put in.
 //!
 //! A frame goes to the port its destination was last heard from, else to all. A port that has no
 //! buffers for a frame of its own, and an uplink that is full, is waited for within the bounds of
-//! [`Patience`](super::patience); a frame for several waits for nobody.
+//! [`Patience`](super::patience); a frame for several waits for none of them.
 //!
 //! What a frame's sender is to answer for is counted as lost with its transmit vring, and nothing
 //! else: behind the switch there is a copy for each port it goes to, and for the uplink, which
@@ -132,7 +132,7 @@ impl Switch {
         let Some(slot) = self.receiver_of(port, pair) else {
             return Passage::Lost(DropReason::NoReceiver);
         };
-        // A guest that talks to itself keeps nobody else waiting.
+        // A guest that talks to itself keeps no other waiting.
         match self.deliver(turn, slot, frame) {
             Passage::Lost(reason) => lose_at(turn.vrings, slot, reason),
             passage => passage,
@@ -178,7 +178,7 @@ impl Switch {
             // Completed on the way, it would make another tag of what was looked at.
             return Err(DropReason::Malformed);
         }
-        // Whoever is out there may not tell the types of tags apart.
+        // A station beyond the uplink may not tell the types of tags apart.
         let tag = member.tag.and_then(VlanTag::id);
         let hops = tag.is_some_and(|tag| self.has_port_in(tag));
         let port = self
@@ -216,7 +216,7 @@ impl Switch {
         }
     }
 
-    /// Sends a frame of ours for the guest behind `port`, which waits for nobody.
+    /// Sends a frame of ours for the guest behind `port`, which never waits.
     pub(super) fn announce(
         &mut self,
         turn: &mut NetTurn<'_>,
@@ -261,8 +261,8 @@ impl Switch {
         }
     }
 
-    /// Whether a frame to `destination`, of which nobody knows where it is, goes to `port`. Whose
-    /// address is configured is not looked for at others', nor others at that port.
+    /// Whether a frame to a `destination` that is behind no known port goes to `port`. A port with
+    /// a configured address gets no such frame: only that address is behind it.
     #[inline]
     fn floods_to(&self, origin: Origin, port: PortId, destination: [u8; 6]) -> bool {
         let configured = |port: &SwitchPort| port.mac.is_some();

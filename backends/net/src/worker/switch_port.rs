@@ -13,7 +13,7 @@ use crate::flow::FlowTable;
 use crate::hub::{Fabric, Hub};
 use crate::port::Port;
 
-/// What rubbish costs its port in time: no more than 100 000 a second, so that those who send
+/// What rubbish costs its port in time: no more than 100 000 a second, so that ports that send
 /// nothing else do not take the switch's time from others.
 const FAULT_NS: u64 = 10_000;
 /// Descriptors of rubbish that cost as much to read as a frame.
@@ -104,7 +104,7 @@ impl SwitchPort {
         }
     }
 
-    /// Whether a flood of so many copies may go on its way; they are paid for then.
+    /// Whether a flood of as many `copies` may go on its way; they are paid for then.
     pub(super) fn may_flood(&self, now_ns: u64, copies: usize, bytes: usize) -> bool {
         if self.flood.admit(now_ns) != Admission::Now {
             return false;
@@ -113,8 +113,9 @@ impl SwitchPort {
         true
     }
 
-    /// Takes note that a frame of so many descriptors went nowhere. Only what no receiver could
-    /// have taken is the sender's fault; of another it has to answer for the length of the chain.
+    /// Takes note that a frame went nowhere, whose chain has as many `descriptors`. It is the fault
+    /// of its sender only if no receiver could have taken it. Of another loss the sender answers
+    /// for the length of the chain.
     pub(super) fn note_loss(&mut self, now_ns: u64, reason: DropReason, descriptors: u32) {
         let descriptors = u64::from(descriptors);
         let weight = if reason.is_fault() {

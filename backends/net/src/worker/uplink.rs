@@ -58,7 +58,7 @@ impl Switch {
             .learn(vlan, ethernet.source, self.uplink, seconds(turn.now_ns()));
         let frame = Frame::of(header, whole);
         match self.forward(turn, attachments, origin, &ethernet, &frame) {
-            // Nobody out there is kept waiting.
+            // No sender beyond the uplink is kept waiting.
             Passage::Passed | Passage::Waits => {
                 if let Some((_, from)) = &self.uplink_counters {
                     from.count(bytes, ethernet.destination);

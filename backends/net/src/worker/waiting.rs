@@ -33,7 +33,7 @@ impl Switch {
         &mut self,
         now_ns: u64,
         origin: Origin,
-        for_whom: Awaited,
+        awaited: Awaited,
         patience: &mut Patience,
     ) -> bool {
         let port = self.ports.get_mut(usize::from(origin.port.0));
@@ -47,7 +47,7 @@ impl Switch {
         self.strained_until_ns = now_ns + STRAIN_NS;
         let waits = patience.wait(now_ns);
         if waits {
-            sender.wait(now_ns, for_whom, patience.taken());
+            sender.wait(now_ns, awaited, patience.taken());
         }
         waits
     }

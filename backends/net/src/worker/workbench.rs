@@ -135,8 +135,8 @@ fn loss_of(fault: FinishFault) -> DropReason {
     }
 }
 
-/// Puts a frame into a VLAN: behind [`VLAN_TAG_BYTES`] of room a tag goes in, or the one it has, of a
-/// priority alone, says the VLAN from then on.
+/// Puts a frame into a VLAN: behind [`VLAN_TAG_BYTES`] of room a tag goes in, or the one it has, of
+/// a priority alone, says the VLAN from then on.
 fn put_tag(room: &mut [u8], vlan: u16, header: NetHeader) -> Option<(&mut [u8], NetHeader)> {
     let plain = room.get(VLAN_TAG_BYTES..)?;
     if let Some(tag) = Ethernet::parse(plain)?.tag {

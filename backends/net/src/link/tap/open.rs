@@ -29,8 +29,9 @@ const FLAGS: i32 = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::
 /// The bytes of a name that a kernel takes.
 const MAX_NAME_BYTES: usize = libc::IFNAMSIZ - 1;
 
-/// How long a tap that another process holds is waited for: the kernel lets go of what an `io_uring`
-/// watched a moment after its process has ended, and who starts the next one may be quicker.
+/// How long a tap that another process holds is waited for: the kernel lets go of what an
+/// `io_uring` watched a moment after its process has ended, and who starts the next one may be
+/// quicker.
 const PREDECESSOR_LIMIT: Duration = Duration::from_secs(1);
 const PREDECESSOR_STEP: Duration = Duration::from_millis(10);
 

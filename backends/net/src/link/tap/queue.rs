@@ -9,9 +9,9 @@ use rustix::io::Errno;
 
 use super::Device;
 use crate::header::{HEADER_BYTES, NetHeader};
+use crate::link::frame::{Payload, Received, Room, SendLoss, Sent};
 use crate::link::presence::{Sight, seek};
 use crate::link::transfer::{Transfer, is_frame, not_received, sent};
-use crate::link::{Payload, Received, Room, SendLoss, Sent};
 
 /// One queue of a tap.
 #[derive(Debug)]
@@ -55,8 +55,8 @@ impl TapQueue {
         self.sight.is_gone().then(|| self.device.origin.is_some())
     }
 
-    /// Whether the interface is there. The descriptor of one that was deleted has an error from then
-    /// on, without anything to wait for.
+    /// Whether the interface is there. The descriptor of one that was deleted has an error from
+    /// then on, without anything to wait for.
     pub fn check(&mut self) -> bool {
         if !self.sight.is_gone() {
             let mut fds = [PollFd::new(&self.fd, PollFlags::empty())];

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Whether a tap is ours alone. The kernel gives queues of one interface to whoever may open it, and
-//! spreads its flows over all of them; neither of two processes would know why flows are missing.
+//! Whether a tap is ours alone. The kernel gives queues of one interface to whoever may open it,
+//! and spreads its flows over all of them; neither of two processes would know why flows are
+//! missing.
 //!
 //! Of a tap the kernel tells how many queues are open, whoever opened them, so that nothing is left
-//! behind by a process that was killed. It does not of a macvtap interface: there the device node is
-//! locked for as long as its queues are open.
+//! behind by a process that was killed. It does not of a macvtap interface: there the device node
+//! is locked for as long as its queues are open.
 
 use std::os::fd::OwnedFd;
 
