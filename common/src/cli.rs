@@ -4,28 +4,25 @@
 //! [`CommonArgs`] is what the user wrote; a back-end flattens it into its own arguments.
 //! [`CommonArgs::into_config`] turns it into a [`CommonConfig`], checked and typed, or says what is
 //! wrong; a back-end that serves several front-ends calls [`CommonArgs::into_config_of_many`]. How
-//! queues are counted is the device's choice, see [`QueueCount`]. The man page ([`man_page`]) comes
-//! from the same definition as `--help`.
+//! queues are counted is the device's choice, see [`QueueCount`].
 
 mod cpus;
-mod exit;
 mod values;
 
 use std::fmt;
-use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
+use std::os::fd::RawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgGroup, Args, Command, ValueEnum};
-use listenfd::ListenFd;
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use log::LevelFilter;
 use thiserror::Error;
 
 pub use self::cpus::{CpuList, CpuListError};
-pub use self::exit::{exit_code, man_page};
 pub use self::values::{MAX_THREADS, SizeError, ValueError, size};
+use crate::inherited;
 use crate::management::{self, CtlError, MetricsAddress};
 use crate::socket::{InheritedSocket, SocketError};
 use crate::worker::WorkerOptions;
@@ -54,8 +51,8 @@ pub enum CliError {
     },
     /// The service manager passed something we cannot use.
     #[error("the service manager passed an unusable socket")]
-    ActivationSocket(#[source] io::Error),
-    /// The descriptor of `--fd` or of the service manager is no usable socket.
+    ActivationSocket(#[source] SocketError),
+    /// The descriptor of `--fd` is no usable socket.
     #[error(transparent)]
     Socket(#[from] SocketError),
 }
@@ -281,11 +278,9 @@ impl From<InheritedSocket> for Endpoint {
 }
 
 /// The checked form of [`CommonArgs`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct CommonConfig<E = Endpoint> {
-    /// Where the front-end is met, unless that is kept elsewhere.
-    pub endpoint: E,
+pub struct CommonConfig {
     /// Queues offered, 1 to 256.
     pub num_queues: u16,
     /// Largest queue accepted, a power of two up to 32768.
@@ -306,8 +301,8 @@ pub struct CommonConfig<E = Endpoint> {
     pub metrics: Option<MetricsAddress>,
 }
 
-impl<E> CommonConfig<E> {
-    /// What is said of the data threads.
+impl CommonConfig {
+    /// The options of the data threads.
     #[must_use]
     pub fn workers(&self) -> WorkerOptions {
         WorkerOptions {
@@ -331,20 +326,6 @@ impl<Q: QueueCount> CommonArgs<Q> {
         self.socket_mode.unwrap_or(default)
     }
 
-    /// Prints what is asked for instead of serving: `capabilities`, or the man page of `command`.
-    /// Returns whether that was all.
-    ///
-    /// # Errors
-    /// When the standard output takes nothing.
-    pub fn print(&self, capabilities: &str, command: Command) -> io::Result<bool> {
-        if self.print_capabilities {
-            io::stdout().write_all(capabilities.as_bytes())?;
-        } else if self.print_man {
-            io::stdout().write_all(&man_page(command)?)?;
-        }
-        Ok(self.print_capabilities || self.print_man)
-    }
-
     /// For a device where an option that is given again replaces what was given before.
     pub fn keep_last_socket_path(&mut self) {
         let before = self.socket_path.len().saturating_sub(1);
@@ -352,55 +333,50 @@ impl<Q: QueueCount> CommonArgs<Q> {
     }
 
     /// Checks what the parser cannot, and takes over the socket of `--fd` or, when no endpoint is
-    /// given, the one the service manager passed.
+    /// given, the one the service manager passed. The endpoint comes beside the rest.
     ///
     /// To be called once, at start, before other descriptors are opened.
     ///
     /// # Errors
     ///
     /// [`CliError`] if there is no endpoint, or several, or its socket is unusable.
-    pub fn into_config(self) -> Result<CommonConfig, CliError> {
-        self.into_config_with(&mut ListenFd::from_env())
+    pub fn into_config(self) -> Result<(CommonConfig, Endpoint), CliError> {
+        self.into_config_with(&inherited::passed())
     }
 
-    /// The same for a device that has any number of front-ends, none included: they come beside
-    /// the rest.
+    /// The same for a device that has any number of front-ends, none included.
     ///
     /// # Errors
     ///
     /// [`CliError`] if the socket of an endpoint is unusable.
-    pub fn into_config_of_many(self) -> Result<(CommonConfig<()>, Vec<Endpoint>), CliError> {
-        self.into_config_of_many_with(&mut ListenFd::from_env())
+    pub fn into_config_of_many(self) -> Result<(CommonConfig, Vec<Endpoint>), CliError> {
+        self.into_config_of_many_with(&inherited::passed())
     }
 
-    fn into_config_with(self, activation: &mut ListenFd) -> Result<CommonConfig, CliError> {
+    fn into_config_with(self, passed: &[RawFd]) -> Result<(CommonConfig, Endpoint), CliError> {
         if self.socket_path.len() > 1 {
             let count = self.socket_path.len();
             return Err(CliError::TooManySocketPaths { count });
         }
-        if !self.names_an_endpoint() && activation.len() > 1 {
-            let count = activation.len();
+        if !self.names_an_endpoint() && passed.len() > 1 {
+            let count = passed.len();
             return Err(CliError::TooManyActivationSockets { count });
         }
-        let endpoint = self
-            .endpoints(activation)?
-            .pop()
-            .ok_or(CliError::NoEndpoint)?;
-        Ok(self.with_endpoint(endpoint))
+        let endpoint = self.endpoints(passed)?.pop().ok_or(CliError::NoEndpoint)?;
+        Ok((self.config(), endpoint))
     }
 
     fn into_config_of_many_with(
         self,
-        activation: &mut ListenFd,
-    ) -> Result<(CommonConfig<()>, Vec<Endpoint>), CliError> {
-        let endpoints = self.endpoints(activation)?;
-        Ok((self.with_endpoint(()), endpoints))
+        passed: &[RawFd],
+    ) -> Result<(CommonConfig, Vec<Endpoint>), CliError> {
+        let endpoints = self.endpoints(passed)?;
+        Ok((self.config(), endpoints))
     }
 
-    fn with_endpoint<E>(self, endpoint: E) -> CommonConfig<E> {
+    fn config(self) -> CommonConfig {
         let default_threads = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         CommonConfig {
-            endpoint,
             num_queues: self.queues.vrings(),
             queue_size: self.queue_size,
             threads: self.threads.unwrap_or_else(default_threads),
@@ -414,16 +390,32 @@ impl<Q: QueueCount> CommonArgs<Q> {
         }
     }
 
-    /// Whether the command line says where the front-end is met.
+    /// The descriptors that this process was told to use as its endpoint.
     #[must_use]
-    pub fn names_an_endpoint(&self) -> bool {
+    pub fn inherited(&self) -> Vec<RawFd> {
+        match self.fd {
+            Some(fd) => vec![fd],
+            None if self.names_an_endpoint() => Vec::new(),
+            None => inherited::passed(),
+        }
+    }
+
+    /// Whether the command line says where the front-end is met.
+    fn names_an_endpoint(&self) -> bool {
         !self.socket_path.is_empty() || self.connect.is_some() || self.fd.is_some()
     }
 
     /// The endpoints that were named; if none were, those the service manager passed.
-    fn endpoints(&self, activation: &mut ListenFd) -> Result<Vec<Endpoint>, CliError> {
+    fn endpoints(&self, passed: &[RawFd]) -> Result<Vec<Endpoint>, CliError> {
         if !self.names_an_endpoint() {
-            return activation_sockets(activation);
+            let sockets = passed.iter().map(|fd| InheritedSocket::from_number(*fd));
+            return sockets
+                .map(|socket| {
+                    socket
+                        .map(Endpoint::from)
+                        .map_err(CliError::ActivationSocket)
+                })
+                .collect();
         }
         let listen = self
             .socket_path
@@ -446,19 +438,11 @@ impl<Q: QueueCount> CommonArgs<Q> {
     }
 }
 
-/// Takes the sockets of systemd's socket activation.
-fn activation_sockets(activation: &mut ListenFd) -> Result<Vec<Endpoint>, CliError> {
-    /// `SD_LISTEN_FDS_START`, for error messages.
-    const FIRST_FD: i32 = 3;
-    let mut endpoints = Vec::new();
-    for (index, number) in (0..activation.len()).zip(FIRST_FD..) {
-        let listener = activation
-            .take_unix_listener(index)
-            .map_err(CliError::ActivationSocket)?
-            .ok_or(CliError::NoEndpoint)?;
-        endpoints.push(InheritedSocket::from_owned(listener.into(), number)?.into());
-    }
-    Ok(endpoints)
+/// What to do instead of serving.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Action {
+    /// Call a method of a running back-end on its control socket
+    Ctl(CtlArgs),
 }
 
 /// Arguments of the subcommand `ctl`.

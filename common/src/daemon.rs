@@ -20,7 +20,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use epoll::Events;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use self::control::Turnout;
 pub use self::control::{Control, DRAIN_PATIENCE};
@@ -482,20 +481,5 @@ impl<D: Device> Daemon<'_, D> {
             .map_err(HostError::of("waiting for events"))?;
         self.follow_reload();
         self.follow_pause(None)
-    }
-}
-
-/// Lets this process have as many descriptors as it may: a full table of memory slots and 256 queues
-/// need more than the usual soft limit. For a back-end that does not let its user choose the limit.
-pub fn raise_descriptor_limit() {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current != maximum {
-        let raised = Rlimit {
-            current: maximum,
-            maximum,
-        };
-        if let Err(error) = setrlimit(Resource::Nofile, raised) {
-            log::debug!("the limit of open files stays at {current:?}: {error}");
-        }
     }
 }

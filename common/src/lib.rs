@@ -20,7 +20,8 @@
 //! | [`error`] | errors by culprit |
 //! | [`stats`], [`management`] | counters, control socket, metrics |
 //! | [`sandbox`] | layers between a guest and the host |
-//! | [`cli`], [`socket`], [`logging`] | options, sockets and logs of every back-end |
+//! | [`program`] | a back-end as a program: from its command line to its exit status |
+//! | [`cli`], [`socket`], [`inherited`], [`logging`] | options, sockets, passed descriptors and logs of every back-end |
 //! | [`num`] | numbers that change their type and keep their value |
 //!
 //! Begin with [`device`], which is the contract, and with the example `entropy`
@@ -43,12 +44,14 @@ pub mod daemon;
 mod descriptors;
 pub mod device;
 pub mod error;
+pub mod inherited;
 pub mod io;
 pub mod limit;
 pub mod logging;
 pub mod management;
 pub mod memory;
 pub mod num;
+pub mod program;
 pub mod ring;
 pub mod sandbox;
 mod session;

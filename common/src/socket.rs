@@ -12,7 +12,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -28,7 +28,8 @@ use rustix::net::{
     sockopt,
 };
 use thiserror::Error;
-use vmm_sys_util::sock_ctrl_msg::ScmSocket;
+
+use crate::inherited::take_over;
 
 /// Connections the kernel holds for us until we accept them. One front-end at a time is the rule;
 /// the rest is for those that retry while we drain.
@@ -208,26 +209,19 @@ pub enum InheritedSocket {
 impl InheritedSocket {
     /// Takes over file descriptor `fd`, which our parent left open for us.
     ///
-    /// To be called at start, before this process opens descriptors of its own: `fd` is closed
-    /// here, so whoever else in this process used that number would lose it.
+    /// To be called at start, before this process opens descriptors of its own, see
+    /// [`inherited`](crate::inherited).
     ///
     /// # Errors
     ///
     /// [`SocketError`] if it is not open, not a Unix stream socket, or not connected.
-    pub fn from_number(fd: i32) -> Result<Self, SocketError> {
-        let owned = duplicate(fd).map_err(|source| SocketError::Inherited { fd, source })?;
-        let inherited = Self::from_owned(owned, fd)?;
-        // Standard streams stay open: a later file must not become our standard output.
-        if fd > 2
-            && let Err(error) = epoll::close(fd)
-        {
-            warn!("file descriptor {fd}: cannot close: {error}");
-        }
-        Ok(inherited)
+    pub fn from_number(fd: RawFd) -> Result<Self, SocketError> {
+        let owned = take_over(fd).map_err(|source| SocketError::Inherited { fd, source })?;
+        Self::from_owned(owned, fd)
     }
 
     /// Tells a listening socket from a connected one. `number` is for error messages.
-    pub(crate) fn from_owned(socket: OwnedFd, number: i32) -> Result<Self, SocketError> {
+    fn from_owned(socket: OwnedFd, number: RawFd) -> Result<Self, SocketError> {
         let is_unix_stream = sockopt::socket_domain(&socket) == Ok(AddressFamily::UNIX)
             && sockopt::socket_type(&socket) == Ok(SocketType::STREAM);
         if !is_unix_stream {
@@ -250,17 +244,6 @@ impl InheritedSocket {
             Err(source) => Err(SocketError::Inherited { fd: number, source }),
         }
     }
-}
-
-/// Duplicates a descriptor known by number only, by sending it to ourselves: the one way that
-/// needs no promise about who owns the number. The copy is close-on-exec.
-fn duplicate(fd: i32) -> io::Result<OwnedFd> {
-    let (ours, theirs) = UnixStream::pair()?;
-    ours.send_with_fd(&[0_u8][..], fd)?;
-    let (_, file) = theirs.recv_with_fd(&mut [0_u8])?;
-    let owned: OwnedFd = file.ok_or(io::ErrorKind::UnexpectedEof)?.into();
-    rustix::io::fcntl_setfd(&owned, rustix::io::FdFlags::CLOEXEC)?;
-    Ok(owned)
 }
 
 /// Locks the directory of `path` against other back-ends that bind there.

@@ -50,9 +50,9 @@ impl Served {
         let words = ["ringside-net".to_owned(), format!("--backend={backend}")];
         let options = Options::try_parse_from(words.into_iter().chain(sockets))?;
         let control = Control::new()?;
-        let (_, served) = Network::open(options.into_config()?)?;
+        let (_, opened) = Network::open(options.into_config()?)?;
         let (mut devices, mut streams) = (Vec::new(), Vec::new());
-        for (device, _) in served {
+        for device in opened {
             let (ours, theirs) = UnixStream::pair()?;
             devices.push((device, Source::Connected(theirs)));
             streams.push(ours);

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 
 use clap::{Command, CommandFactory as _, Parser as _};
 use ringside_blk::options::Options as BlkOptions;
-use ringside_common::cli::man_page;
+use ringside_common::program::man_page;
 use ringside_fs::options::Options as FsOptions;
 use ringside_net::options::Options as NetOptions;
 use ringside_tests::libvirt::{LibvirtDisk, LibvirtFilesystem, LibvirtInterface, readme_lines};

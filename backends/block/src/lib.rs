@@ -4,7 +4,7 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | [`options`] | the command line, checked |
+//! | [`options`], [`program`] | the command line, checked; what is opened for it |
 //! | [`device`] | features, configuration space, size: the control side |
 //! | [`serve`] | from a descriptor chain to its answer: the data side |
 //! | `shared` | what the two sides share |
@@ -23,6 +23,7 @@ pub mod device;
 pub mod engine;
 pub mod manage;
 pub mod options;
+pub mod program;
 pub mod request;
 pub mod serve;
 mod shared;

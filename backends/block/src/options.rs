@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use clap::builder::PossibleValue;
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use ringside_common::cli::{CommonArgs, CtlArgs, size};
+use clap::{Args, Parser, ValueEnum};
+use ringside_common::cli::{Action, CommonArgs, size};
 use ringside_common::io::Engine as IoEngine;
 
 use crate::request::ID_BYTES;
@@ -28,13 +28,6 @@ pub struct Options {
     /// Something else than serving.
     #[command(subcommand)]
     pub command: Option<Action>,
-}
-
-/// What to do instead of serving.
-#[derive(Clone, Debug, Subcommand)]
-pub enum Action {
-    /// Call a method of a running back-end on its control socket
-    Ctl(CtlArgs),
 }
 
 /// Options of the disk.

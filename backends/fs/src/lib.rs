@@ -5,7 +5,7 @@
 //! | module | does |
 //! |---|---|
 //! | [`options`], [`config`] | the command line; how the device is to behave |
-//! | [`process`], [`seccomp`], [`pid_file`] | what the process is locked into, and how it is known |
+//! | [`program`], [`seccomp`] | what it opens, and what it may do in its sandbox |
 //! | [`shared`] | what both sides share |
 //! | [`device`] | features, configuration space, sessions: the control side |
 //! | [`serve`] | requests from chains, replies into them, bytes between files and guest memory: the data side |
@@ -35,9 +35,8 @@ pub mod locks;
 pub mod manage;
 pub mod options;
 pub mod passthrough;
-pub mod pid_file;
 pub mod pool;
-pub mod process;
+pub mod program;
 pub mod seccomp;
 pub mod serve;
 pub mod server;

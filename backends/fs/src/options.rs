@@ -14,27 +14,16 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
-use ringside_common::cli::{CommonArgs, CtlArgs, QueueCount};
+use clap::{Args, CommandFactory as _, Parser, ValueEnum};
+use ringside_common::cli::{Action, CommonArgs, QueueCount};
 use ringside_common::sandbox::seccomp::Action as SeccompAction;
 use ringside_common::sandbox::{CapabilityChanges, IdRange, Mode};
 
-pub use self::config::{Config, OptionsError, ProcessConfig};
+pub use self::config::{Config, OptionsError};
 pub use self::values::ValueError;
 use crate::config::{CachePolicy, InodeHandles, Negotiation, Share};
 use crate::idmap::IdTranslation;
 use crate::xattrmap::XattrMap;
-
-/// vhost-user.rst "Backend program conventions", and the features that libvirt looks for.
-pub const CAPABILITIES: &str = r#"{
-  "type": "fs",
-  "features": [
-    "posix-acl-negotiation-mode",
-    "security-label-negotiation-mode",
-    "separate-options"
-  ]
-}
-"#;
 
 /// Most request queues: with the one for high priority that is a vring each of 64.
 const MAX_REQUEST_QUEUES: u16 = 63;
@@ -97,13 +86,6 @@ impl Options {
             .map_err(|error| Self::command().error(error.kind(), error))
             .map(|()| options)
     }
-}
-
-/// What to do instead of serving.
-#[derive(Clone, Debug, Subcommand)]
-pub enum Action {
-    /// Call a method of a running back-end on its control socket
-    Ctl(CtlArgs),
 }
 
 /// How many queues a file system device has.

@@ -2,8 +2,7 @@
 //! The system calls that serving files needs, beside those of every back-end.
 //!
 //! Calls that take a path take it beneath a descriptor, or in the working directory, which is
-//! `/proc/self/fd`; there is no `socket(2)`, except for Unix sockets where the front-end is connected
-//! to from inside (`--connect` with `--sandbox none`), and nothing starts a program. `unshare(2)` gives a
+//! `/proc/self/fd`; nothing starts a program. `unshare(2)` gives a
 //! thread its own working directory and umask. `ioctl(2)` is limited to flags and attributes of
 //! files.
 
@@ -62,21 +61,16 @@ const FILE_IOCTLS: &[u64] = &[
     0x401c_5820, // FS_IOC_FSSETXATTR
 ];
 
-/// Everything `ringside-fs` may call; whether it `connects` to its front-end again and again.
+/// Adds what `ringside-fs` calls.
 ///
 /// # Errors
 /// Never in practice: the rules are well-formed.
-pub fn allow_list(connects: bool) -> Result<AllowList, SandboxError> {
-    let mut list = AllowList::common()?;
-    if connects {
-        list.allow_unix_connections()?;
-    }
-    list.allow_heir()?;
+pub fn allow(list: &mut AllowList) -> Result<(), SandboxError> {
     list.allow(FILES);
     let file_system = u64::from(libc::CLONE_FS.unsigned_abs());
     list.allow_value(libc::SYS_unshare, 0, file_system)?;
     for &command in FILE_IOCTLS {
         list.allow_value(libc::SYS_ioctl, 1, command)?;
     }
-    Ok(list)
+    Ok(())
 }

@@ -4,7 +4,7 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | [`options`] | the command line, checked |
+//! | [`options`], [`program`] | the command line, checked; what it takes to serve it |
 //! | [`network`] | link, ports and devices, made of the command line |
 //! | [`device`] | features, configuration space, MTU, announcements: the control side |
 //! | [`port`] | one guest's network card: what control side and data threads share |
@@ -40,5 +40,6 @@ pub mod network;
 pub mod offload;
 pub mod options;
 pub mod port;
+pub mod program;
 mod sys;
 pub mod worker;

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringside_common::cli::Endpoint;
 use ringside_common::limit::{Limits, RateLimit};
 use ringside_common::management::{DeviceView, Devices, ManageError};
 use ringside_common::worker::monotonic_ns;
@@ -50,15 +49,12 @@ impl fmt::Debug for Network {
     }
 }
 
-/// A device, and where its front-end is met.
-pub type Served = (Arc<NetDevice>, Endpoint);
-
 impl Network {
     /// Opens the link and makes the ports.
     ///
     /// # Errors
     /// When the link cannot be had, or the capture not be started.
-    pub fn open(config: NetConfig) -> Result<(Arc<Self>, Vec<Served>), Box<dyn Error>> {
+    pub fn open(config: NetConfig) -> Result<(Arc<Self>, Vec<Arc<NetDevice>>), Box<dyn Error>> {
         let backend = described(&config);
         let (fabric, spec) = match config.backend {
             BackendSpec::Link(link) => (Fabric::Wire, Some(link)),
@@ -77,16 +73,16 @@ impl Network {
             names.push(UPLINK.to_owned());
         }
         let (offloads, speed_mbps) = (config.offloads, config.speed_mbps);
-        let (ports, endpoints): (Vec<_>, Vec<_>) = (0..)
+        let ports: Vec<_> = (0..)
             .zip(config.ports)
             .map(|(number, port)| {
-                let ((options, rx, tx), endpoint) = port_options(port, offloads, speed_mbps);
+                let (options, rx, tx) = port_options(port, offloads, speed_mbps);
                 let port = Port::new(PortId(number), options, queue_pairs);
                 port.to_guest.set(monotonic_ns(), rx);
                 port.from_guest.set(monotonic_ns(), tx);
-                (Arc::new(port), endpoint)
+                Arc::new(port)
             })
-            .unzip();
+            .collect();
         let capture = Arc::new(CaptureControl::new(names.clone()));
         if let Some(CaptureSpec { path, rotation }) = config.capture {
             capture.start(&CaptureOptions {
@@ -112,14 +108,14 @@ impl Network {
         let device =
             |port: &Arc<Port>| NetDevice::new(Arc::clone(port), Arc::clone(&hub), queue_size);
         let devices = hub.ports().iter().map(|port| Arc::new(device(port)));
-        let served = devices.zip(endpoints).collect();
+        let devices = devices.collect();
         let network = Self {
             hub,
             names,
             capture,
             backend,
         };
-        Ok((Arc::new(network), served))
+        Ok((Arc::new(network), devices))
     }
 
     /// What passes, for management.
@@ -331,17 +327,13 @@ fn described(config: &NetConfig) -> String {
     }
 }
 
-/// What a port is, what it is limited to in either direction, and where its front-end is met.
+/// What a port is, and what it is limited to in either direction.
 fn port_options(
     port: PortConfig,
     offloads: bool,
     speed_mbps: Option<u32>,
-) -> ((PortOptions, Limits, Limits), Endpoint) {
-    let PortConfig {
-        name,
-        endpoint,
-        properties,
-    } = port;
+) -> (PortOptions, Limits, Limits) {
+    let PortConfig { name, properties } = port;
     let options = PortOptions {
         name,
         mac: properties.mac,
@@ -353,7 +345,7 @@ fn port_options(
         speed_mbps,
         no_offloads: !offloads,
     };
-    ((options, properties.rx, properties.tx), endpoint)
+    (options, properties.rx, properties.tx)
 }
 
 fn link_spec(option: LinkOption) -> LinkSpec {

@@ -12,8 +12,8 @@ mod items;
 mod port;
 mod values;
 
-use clap::{Args, Parser, Subcommand};
-use ringside_common::cli::{CommonArgs, CtlArgs, QueueCount};
+use clap::{Args, Parser};
+use ringside_common::cli::{Action, CommonArgs, QueueCount};
 use ringside_common::limit::Rate;
 
 pub use self::backend::{BackendSpec, LinkSpec, Netns};
@@ -23,12 +23,6 @@ pub use self::items::SpecError;
 pub use self::port::{PortEndpoint, PortProperties, PortSpec};
 pub use self::values::ValueError;
 pub(crate) use self::values::{bytes_rate, mac_text, number, packets_rate};
-
-/// vhost-user.rst "Backend program conventions"; a network has no features to tell.
-pub const CAPABILITIES: &str = r#"{
-  "type": "net"
-}
-"#;
 
 const BACKEND_HELP: &str =
     "Where packets go: a tap device, a socket, an interface, or a switch between the guests";
@@ -65,13 +59,6 @@ pub struct Options {
     /// Something else than serving.
     #[command(subcommand)]
     pub command: Option<Action>,
-}
-
-/// What to do instead of serving.
-#[derive(Clone, Debug, Subcommand)]
-pub enum Action {
-    /// Call a method of a running back-end on its control socket
-    Ctl(CtlArgs),
 }
 
 /// How many queues a network device has.

@@ -24,6 +24,26 @@ const TUNSETVNETLE: Opcode = opcode::write::<c_int>(b'T', 220);
 const TUNSETCARRIER: Opcode = opcode::write::<c_int>(b'T', 226);
 const SIOCGIFMTU: Opcode = 0x8921;
 const SIOCGIFHWADDR: Opcode = 0x8927;
+const SIOCETHTOOL: Opcode = 0x8946;
+const SIOCGSKNS: Opcode = 0x894c;
+/// How the index of an interface is found by its name.
+const SIOCGIFINDEX: Opcode = 0x8933;
+
+/// All commands of ioctl(2) that serving takes.
+pub(crate) const IOCTLS: [Opcode; 12] = [
+    TUNSETIFF,
+    TUNSETOFFLOAD,
+    TUNGETIFF,
+    TUNSETVNETHDRSZ,
+    TUNSETQUEUE,
+    TUNSETVNETLE,
+    TUNSETCARRIER,
+    SIOCGIFMTU,
+    SIOCGIFHWADDR,
+    SIOCETHTOOL,
+    SIOCGSKNS,
+    SIOCGIFINDEX,
+];
 
 /// `struct ifreq`: the name of an interface and one value.
 #[repr(C)]
@@ -151,9 +171,8 @@ pub(crate) fn tun_set_carrier(fd: impl AsFd, up: bool) -> Result<(), Errno> {
 /// `SIOCGSKNS`: the network namespace in which the descriptor of a tap was opened. Takes
 /// `CAP_NET_ADMIN` there.
 pub(crate) fn tun_namespace(fd: impl AsFd) -> Result<OwnedFd, Errno> {
-    const SIOCGSKNS: libc::Ioctl = 0x894c;
     // SAFETY: the call has no argument; a descriptor of another kind fails with an error.
-    let number = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), SIOCGSKNS) };
+    let number = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), SIOCGSKNS.into()) };
     if number < 0 {
         return Err(last_errno());
     }
@@ -212,7 +231,6 @@ pub(crate) fn interface_mtu(fd: impl AsFd, name: &str) -> Result<u32, Errno> {
 /// link. Since Linux 6.8 the kernel does first what a change of the carrier has left for later.
 pub(crate) fn interface_link(fd: impl AsFd, name: &str) -> Result<bool, Errno> {
     const ETHTOOL_GLINK: u32 = 0x0a;
-    const SIOCETHTOOL: Opcode = 0x8946;
     // `struct ethtool_value`: the command, and its answer.
     let mut command = [ETHTOOL_GLINK, 0];
     let mut request = InterfaceRequest::new(name);
@@ -311,27 +329,6 @@ pub(crate) fn packet_index(fd: impl AsFd) -> Result<c_int, Errno> {
     // were to `bytes`.
     done(unsafe { libc::getsockname(fd.as_fd().as_raw_fd(), pointer.cast(), &raw mut bytes) })?;
     Ok(address.sll_ifindex)
-}
-
-/// Takes over a descriptor that our parent left open for us under this number: the result is
-/// another number for the same file, closed on exec, and the old number is closed.
-///
-/// To be called at start, before this process opens descriptors of its own.
-pub(crate) fn take_over(number: c_int) -> Result<OwnedFd, Errno> {
-    /// Standard streams stay open: a later file must not become our standard output.
-    const FIRST_OF_OURS: c_int = 3;
-    // SAFETY: a number that is not open fails with EBADF.
-    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, FIRST_OF_OURS) };
-    if copy < 0 {
-        return Err(last_errno());
-    }
-    // SAFETY: the kernel has just made this number, so nobody else owns it.
-    let owned = unsafe { OwnedFd::from_raw_fd(copy) };
-    if number >= FIRST_OF_OURS {
-        // SAFETY: the number was passed to us to be owned; see above for the time of the call.
-        done(unsafe { libc::close(number) })?;
-    }
-    Ok(owned)
 }
 
 /// Bytes of `struct tpacket_auxdata`.

@@ -72,7 +72,7 @@ pub enum SandboxError {
 
 impl SandboxError {
     /// A mapper for `map_err` that says what was tried.
-    pub(super) fn system<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
+    pub(crate) fn system<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::System {
             action,
             source: source.into(),

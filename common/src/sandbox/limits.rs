@@ -1,58 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the process may use, and what it inherits.
-
-use std::os::fd::RawFd;
+//! What the process may use.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::error::SandboxError;
-use super::sys;
-
-/// `STDERR_FILENO`.
-const LAST_STANDARD_STREAM: RawFd = 2;
 
 /// Open files a back-end asks for by default.
 const DEFAULT_FILES: u64 = 1_000_000;
-
-/// The descriptors that this process has got from whoever started it, without being told of them.
-///
-/// Locks of fcntl(2) are given up when their process closes the file, and libvirt leaves one with
-/// us on purpose: by it, it tells whether we still live. So regular files stay open in the process
-/// that was started, for as long as it lives, and are closed in the one that serves, if that is
-/// another. All else carries no such locks, and somebody may wait for us to close it.
-#[derive(Debug)]
-#[must_use]
-pub struct Inherited {
-    foreign: Vec<RawFd>,
-}
-
-impl Inherited {
-    /// Looks for them, except the standard streams and those of `known`, and closes all but regular
-    /// files. No program that is started from here on gets any.
-    ///
-    /// To be called first of all in `main`: whatever is open then is taken for inherited.
-    ///
-    /// # Errors
-    /// When there is no `/proc`.
-    pub fn find(known: &[RawFd]) -> Result<Self, SandboxError> {
-        let mut foreign = sys::open_descriptors()
-            .map_err(SandboxError::system("look for inherited descriptors"))?;
-        foreign.retain(|fd| *fd > LAST_STANDARD_STREAM && !known.contains(fd));
-        for fd in foreign.iter().chain(known) {
-            sys::close_on_exec(*fd);
-        }
-        let (files, others) = foreign.into_iter().partition(|fd| sys::is_file(*fd));
-        Self { foreign: others }.close();
-        Ok(Self { foreign: files })
-    }
-
-    /// Closes them, in the process that serves, when it is not the one that was started.
-    pub fn close(self) {
-        for fd in self.foreign {
-            sys::close_inherited(fd);
-        }
-    }
-}
 
 /// Leaves no core dump, which would hold memory of the guest.
 ///
@@ -64,6 +18,25 @@ pub fn forbid_core_dumps() -> Result<(), SandboxError> {
         maximum: Some(0),
     };
     setrlimit(Resource::Core, none).map_err(SandboxError::system("forbid core dumps"))
+}
+
+/// Lets this process have as many descriptors as it may, and returns how many: a full table of
+/// memory slots and 256 queues need more than the usual soft limit. For a back-end that does not let
+/// its user choose the limit.
+pub(crate) fn raise_descriptor_limit() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => maximum,
+        Err(error) => {
+            log::debug!("the limit of open files stays at {current:?}: {error}");
+            current
+        }
+    }
+    .unwrap_or(u64::MAX)
 }
 
 /// Sets the limit of open files and returns it, as virtiofsd's `--rlimit-nofile` does: 0 leaves it

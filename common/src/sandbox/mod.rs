@@ -3,10 +3,10 @@
 //!
 //! Layers, in the order in which a back-end puts them on; each is a function of its own:
 //!
-//! 1. [`Inherited::find`], first of all; then it opens its sockets;
+//! 1. [`Inherited::find`](crate::inherited::Inherited::find), first; then it opens its sockets;
 //! 2. [`limit_open_files`], [`forbid_core_dumps`];
 //! 3. [`Sandbox::enter`]: namespaces, a root directory with nothing but the shares, and a parent
-//!    process that stays outside; and [`Inherited::close`];
+//!    process that stays outside; and `Inherited::close`;
 //! 4. [`keep_capabilities`];
 //! 5. [`harden`]: no new privileges, not traceable by others;
 //! 6. [`seccomp::AllowList::install`], before the first byte of a front-end is read.
@@ -51,7 +51,8 @@ pub use self::capabilities::{CapabilityChanges, keep_capabilities};
 pub use self::error::SandboxError;
 use self::idmap::Maps;
 pub use self::idmap::{IdRange, IdRangeError};
-pub use self::limits::{Inherited, forbid_core_dumps, limit_open_files};
+pub(crate) use self::limits::raise_descriptor_limit;
+pub use self::limits::{forbid_core_dumps, limit_open_files};
 use self::parent::Separation;
 use self::root::Root;
 
@@ -140,6 +141,18 @@ pub struct Inside {
     pub proc_self_fd: OwnedFd,
     /// What was reached.
     pub level: Level,
+}
+
+impl Inside {
+    /// That of a process without a sandbox and without roots.
+    pub(crate) fn whole_host() -> Result<Self, SandboxError> {
+        let root = root::unchanged(&[])?;
+        Ok(Self {
+            share_roots: root.shares,
+            proc_self_fd: root.proc_self_fd,
+            level: Level::None,
+        })
+    }
 }
 
 impl Sandbox<'_> {

@@ -6,14 +6,11 @@
     reason = "forking, signals of a waiting parent, and calls that no crate wraps"
 )]
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use libc::{c_int, c_void, siginfo_t};
-use rustix::fs::{Dir, FileType, fstat};
-use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 use vmm_sys_util::signal::register_signal_handler;
@@ -62,40 +59,6 @@ pub(super) fn fork(namespaces: UnshareFlags) -> io::Result<Option<Pid>> {
         return Err(io::Error::last_os_error());
     }
     Ok(c_int::try_from(pid).ok().and_then(Pid::from_raw))
-}
-
-/// The numbers of the descriptors that are open.
-pub(super) fn open_descriptors() -> io::Result<Vec<RawFd>> {
-    let listed = OwnedFd::from(File::open("/proc/self/fd")?);
-    let own = listed.as_raw_fd();
-    let mut numbers = Vec::new();
-    for entry in Dir::new(listed)? {
-        let number = entry?.file_name().to_str().map(str::parse::<RawFd>);
-        numbers.extend(number.ok().and_then(Result::ok).filter(|fd| *fd != own));
-    }
-    Ok(numbers)
-}
-
-/// No program that this process starts gets this descriptor, which may be none.
-pub(super) fn close_on_exec(fd: RawFd) {
-    // SAFETY: by contract of `Inherited`, nobody closes it meanwhile.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    // It fails where there is no such descriptor; whoever uses it will say so.
-    let _ = fcntl_setfd(fd, FdFlags::CLOEXEC);
-}
-
-/// Whether the descriptor is one of a regular file.
-pub(super) fn is_file(fd: RawFd) -> bool {
-    // SAFETY: by contract of `Inherited`, it is open, and nobody closes it meanwhile.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file())
-}
-
-/// Closes one that was inherited.
-pub(super) fn close_inherited(fd: RawFd) {
-    // SAFETY: by contract of `Inherited`, which is made first of all in `main`, nobody in this
-    // process owns what was open by then.
-    drop(unsafe { OwnedFd::from_raw_fd(fd) });
 }
 
 /// `mount_setattr(2)` on the mount at `mount` and all below it.

@@ -296,7 +296,7 @@ fn inherited_sockets_are_told_apart() {
     };
     let flags = rustix::io::fcntl_getfd(&theirs).unwrap();
     assert_eq!(flags, rustix::io::FdFlags::CLOEXEC);
-    // The number it came by is closed: dropping the one copy ends the connection.
+    // There is no copy: dropping it ends the connection.
     drop(theirs);
     assert_eq!((&ours).read(&mut [0]).unwrap(), 0);
 }
@@ -304,7 +304,7 @@ fn inherited_sockets_are_told_apart() {
 #[test]
 fn inherited_non_sockets_are_refused() {
     let file = tempfile::tempfile().unwrap();
-    let error = InheritedSocket::from_number(file.as_raw_fd()).unwrap_err();
+    let error = InheritedSocket::from_number(file.into_raw_fd()).unwrap_err();
     assert!(matches!(error, SocketError::WrongType { .. }), "{error}");
 
     let unbound = socket_with(
@@ -313,11 +313,11 @@ fn inherited_non_sockets_are_refused() {
         SocketFlags::empty(),
         None,
     );
-    let error = InheritedSocket::from_number(unbound.unwrap().as_raw_fd()).unwrap_err();
+    let error = InheritedSocket::from_number(unbound.unwrap().into_raw_fd()).unwrap_err();
     assert!(matches!(error, SocketError::NotConnected { .. }), "{error}");
 
     let datagram = UnixDatagram::unbound().unwrap();
-    let error = InheritedSocket::from_number(datagram.as_raw_fd()).unwrap_err();
+    let error = InheritedSocket::from_number(datagram.into_raw_fd()).unwrap_err();
     assert!(matches!(error, SocketError::WrongType { .. }), "{error}");
 
     for fd in [-1, 1_000_000] {

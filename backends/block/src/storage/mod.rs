@@ -43,6 +43,7 @@ pub use image::Image;
 pub use layer::Layer;
 pub use options::{CacheMode, DiscardMode, ImageOptions};
 pub use range_locks::{RangeGuard, RangeLocks};
+pub(crate) use sys::BLKDISCARD;
 pub use topology::{SECTOR_BYTES, Topology};
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use rustix::ioctl::{Getter, Opcode, Setter, ioctl, opcode};
 /// `BLKROGET`: is the device write-protected?
 const BLKROGET: Opcode = opcode::none(0x12, 94);
 /// `BLKDISCARD`: forget a range, given as `[u64; 2]` of offset and length in bytes.
-const BLKDISCARD: Opcode = opcode::none(0x12, 119);
+pub(crate) const BLKDISCARD: Opcode = opcode::none(0x12, 119);
 
 /// Whether a block device refuses writes.
 pub(crate) fn block_device_is_read_only(fd: impl AsFd) -> Result<bool, Errno> {

@@ -6,10 +6,11 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use log::{LevelFilter, warn};
-use ringside_common::cli::{CliError, CommonConfig, MAX_THREADS};
+use log::warn;
+use ringside_common::cli::{CliError, CommonConfig, Endpoint, MAX_THREADS};
+use ringside_common::program::Confinement;
 use ringside_common::sandbox::seccomp::Action as SeccompAction;
-use ringside_common::sandbox::{CapabilityChanges, CapabilitySet, IdRange, Mode};
+use ringside_common::sandbox::{CapabilityChanges, CapabilitySet, Mode};
 use thiserror::Error;
 
 use super::{CacheArgs, CompatibilityArgs, FeatureArgs, MigrationMode, Options, ShareArgs};
@@ -66,6 +67,8 @@ pub enum OptionsError {
 pub struct Config {
     /// What all back-ends have.
     pub common: CommonConfig,
+    /// Where the front-end is met.
+    pub endpoint: Endpoint,
     /// Request queues, 1 to 63: one less than the vrings.
     pub num_request_queues: u16,
     /// How files are served.
@@ -75,38 +78,10 @@ pub struct Config {
     /// What the guest mounts by, 1 to 36 bytes, if that is ours to say.
     pub tag: Option<String>,
     /// What the process may do.
-    pub process: ProcessConfig,
-}
-
-/// What the process may do.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct ProcessConfig {
-    /// How it is separated from the host.
-    pub sandbox: Mode,
-    /// User numbers of a user namespace.
-    pub uid_map: Vec<IdRange>,
-    /// Group numbers, likewise.
-    pub gid_map: Vec<IdRange>,
-    /// What happens on an unexpected system call.
-    pub seccomp: SeccompAction,
-    /// The capabilities that are kept.
-    pub capabilities: CapabilitySet,
-    /// Most open files, see `ringside_common::sandbox::limit_open_files`.
-    pub max_open_files: Option<u64>,
+    pub confinement: Confinement,
 }
 
 impl Options {
-    /// The log level: `-d`, or `--log-level`.
-    #[must_use]
-    pub fn log_level(&self) -> LevelFilter {
-        if self.compatibility.debug {
-            LevelFilter::Debug
-        } else {
-            self.common.log_level.into()
-        }
-    }
-
     /// Checks what the parser cannot; takes over inherited sockets, see
     /// [`CommonArgs::into_config`](ringside_common::cli::CommonArgs::into_config).
     ///
@@ -117,8 +92,9 @@ impl Options {
         self.common.keep_last_socket_path();
         let ids = IdMaps::new(&self.ids.translate_uid, &self.ids.translate_gid)?;
         let mut fs = fs_config(&self.share, &self.cache, self.features, ids);
-        let process = ProcessConfig {
+        let confinement = Confinement {
             sandbox: self.sandbox.sandbox,
+            read_only: fs.readonly,
             uid_map: self.ids.uid_map,
             gid_map: self.ids.gid_map,
             seccomp: self.sandbox.seccomp,
@@ -131,15 +107,16 @@ impl Options {
         let num_request_queues = self.common.queues.num_request_queues;
         let tag = self.share.tag.clone();
         let shares = shares(self.share)?;
-        let common = self.common.into_config()?;
+        let (common, endpoint) = self.common.into_config()?;
         fs.pool_threads = pool_threads(&self.compatibility);
         Ok(Config {
             common,
+            endpoint,
             num_request_queues,
             fs,
             shares,
             tag,
-            process,
+            confinement,
         })
     }
 

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use clap::error::ErrorKind;
 use log::LevelFilter;
 use ringside_common::cli::Endpoint;
+use ringside_common::program::Program as _;
 use ringside_common::sandbox::CapabilitySet;
 
 use super::*;
@@ -36,7 +37,7 @@ fn refused(args: &[&str]) -> ErrorKind {
 fn discovery_file_and_capabilities_tell_the_same_features() {
     let shipped = include_str!("../../../../dist/50-ringside-fs.json");
     let shipped: serde_json::Value = serde_json::from_str(shipped).unwrap();
-    let told: serde_json::Value = serde_json::from_str(CAPABILITIES).unwrap();
+    let told: serde_json::Value = serde_json::from_str(Options::CAPABILITIES).unwrap();
     assert_eq!(shipped["type"], "fs");
     assert_eq!(shipped["binary"], "/usr/bin/ringside-fs");
     assert_eq!(shipped["features"], told["features"]);
@@ -60,7 +61,7 @@ fn discovery_file_and_capabilities_tell_the_same_features() {
 #[test]
 fn needed_options_alone_give_the_defaults_of_virtiofsd() {
     let config = config(&[]).unwrap();
-    assert!(matches!(config.common.endpoint, Endpoint::Listen { .. }));
+    assert!(matches!(config.endpoint, Endpoint::Listen { .. }));
     let share = Share {
         name: None,
         path: "/srv".into(),
@@ -92,9 +93,9 @@ fn needed_options_alone_give_the_defaults_of_virtiofsd() {
         fs.export,
     ];
     assert_eq!(off, [false; 11]);
-    assert_eq!(config.process.sandbox, Mode::Auto);
-    assert_eq!(config.process.seccomp, SeccompAction::Kill);
-    assert_eq!(config.process.max_open_files, None);
+    assert_eq!(config.confinement.sandbox, Mode::Auto);
+    assert_eq!(config.confinement.seccomp, SeccompAction::Kill);
+    assert_eq!(config.confinement.max_open_files, None);
 }
 
 #[test]
@@ -115,15 +116,15 @@ fn command_line_of_libvirt_is_taken() {
         .collect();
     let config = parse(&words).unwrap().into_config().unwrap();
     assert_eq!(config.fs.pool_threads.map(NonZeroUsize::get), Some(16));
-    assert_eq!(config.process.max_open_files, Some(4096));
-    assert_eq!(config.process.sandbox, Mode::Namespace);
+    assert_eq!(config.confinement.max_open_files, Some(4096));
+    assert_eq!(config.confinement.sandbox, Mode::Namespace);
     let map = IdRange {
         inside: 0,
         outside: 100_000,
         count: 65_536,
     };
-    assert_eq!(config.process.uid_map, [map]);
-    assert_eq!(config.process.gid_map, [map]);
+    assert_eq!(config.confinement.uid_map, [map]);
+    assert_eq!(config.confinement.gid_map, [map]);
     assert_eq!(config.fs.inode_file_handles, InodeHandles::Mandatory);
     assert!(config.fs.xattr && config.fs.readonly);
 }
@@ -146,7 +147,7 @@ fn command_line_of_older_libvirt_is_taken() {
     };
     assert_eq!(config.shares, [share]);
     assert_eq!(config.fs.cache, CachePolicy::Never);
-    assert_eq!(config.process.sandbox, Mode::Chroot);
+    assert_eq!(config.confinement.sandbox, Mode::Chroot);
     assert!(config.fs.xattr && config.fs.flocks && !config.fs.posix_locks);
     assert_eq!(config.fs.pool_threads.map(NonZeroUsize::get), Some(16));
 }
@@ -160,7 +161,7 @@ fn lists_of_options_set_what_the_options_do_and_count_more() {
     let options = with_needed(&before);
     assert_eq!(options.log_level(), LevelFilter::Error);
     let config = options.into_config().unwrap();
-    let kept = config.process.capabilities;
+    let kept = config.confinement.capabilities;
     assert!(kept.contains(CapabilitySet::SYS_ADMIN));
     let fs = config.fs;
     let on = [
@@ -219,8 +220,8 @@ fn deprecated_name_of_the_socket_is_unknown() {
 #[test]
 fn socket_path_given_twice_is_the_last_one() {
     let config = config(&["--socket-path=/run/other.sock"]).unwrap();
-    let Endpoint::Listen { path, .. } = config.common.endpoint else {
-        panic!("{:?}", config.common.endpoint);
+    let Endpoint::Listen { path, .. } = config.endpoint else {
+        panic!("{:?}", config.endpoint);
     };
     assert_eq!(path.to_str(), Some("/run/other.sock"));
 }
@@ -369,7 +370,7 @@ fn shares_with_names_take_the_place_of_the_one_directory() {
 
 #[test]
 fn capabilities_are_those_of_virtiofsd_and_immutable_as_changed() {
-    let kept = |args: &[&str]| config(args).unwrap().process.capabilities;
+    let kept = |args: &[&str]| config(args).unwrap().confinement.capabilities;
     let plain = CapabilitySet::CHOWN
         | CapabilitySet::DAC_OVERRIDE
         | CapabilitySet::FOWNER

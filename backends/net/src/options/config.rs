@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::os::fd::AsRawFd as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ringside_common::cli::{CliError, CommonConfig, Endpoint, QueueCount as _};
@@ -96,8 +96,10 @@ pub enum OptionsError {
 /// The checked form of [`Options`].
 #[derive(Debug)]
 pub struct NetConfig {
-    /// Queues, threads and management; endpoints are those of the ports.
-    pub common: CommonConfig<()>,
+    /// Queues, threads and management.
+    pub common: CommonConfig,
+    /// Where the front-ends of the ports are met, in the order of the ports.
+    pub endpoints: Vec<Endpoint>,
     /// Pairs of queues offered to each guest, 1 to 127; no more than a tap has descriptors.
     pub queue_pairs: u16,
     /// The guests, at least one.
@@ -125,8 +127,6 @@ pub struct NetConfig {
 pub struct PortConfig {
     /// What management calls it; no two are the same, and none is [`UPLINK`].
     pub name: String,
-    /// Where its front-end is met.
-    pub endpoint: Endpoint,
     /// What is said of it, with what was said of all.
     pub properties: PortProperties,
 }
@@ -148,12 +148,10 @@ impl Options {
         check_descriptors(common.fd, &net)?;
         let (mode, group) = (common.socket_mode(), common.socket_group);
         let queues = common.queues.clone();
-        let (mut common, endpoints) = common.into_config_of_many()?;
-        let mut ports: Vec<PortConfig> = (0..)
-            .zip(endpoints)
-            .map(|(index, endpoint)| PortConfig {
+        let (mut common, mut endpoints) = common.into_config_of_many()?;
+        let mut ports: Vec<PortConfig> = (0..endpoints.len())
+            .map(|index| PortConfig {
                 name: default_name(index),
-                endpoint,
                 properties: PortProperties::default(),
             })
             .collect();
@@ -165,18 +163,20 @@ impl Options {
                     group,
                 },
                 PortEndpoint::Connect(path) => Endpoint::Connect(path.clone()),
-                PortEndpoint::Fd(fd) => inherited(*fd, &ports)?,
+                PortEndpoint::Fd(fd) => inherited(*fd, &endpoints)?,
             };
-            ports.push(port(spec, ports.len(), endpoint));
+            endpoints.push(endpoint);
+            ports.push(port(spec, ports.len()));
         }
         for port in &mut ports {
             complete(&mut port.properties, &net, &limits);
         }
-        check_ports(&ports, &net)?;
+        check_ports(&ports, &endpoints, &net)?;
         let queues = queue_pairs(&queues, &net);
         common.num_queues = queues.vrings();
         Ok(NetConfig {
             common,
+            endpoints,
             queue_pairs: queues.queue_pairs,
             ports,
             backend: net.backend,
@@ -191,14 +191,48 @@ impl Options {
     }
 }
 
+impl NetConfig {
+    /// The folders that are needed when the network is open: of sockets that are connected to again,
+    /// of network namespaces and the node that taps are made with, and of the capture.
+    #[must_use]
+    pub fn roots(&self) -> Vec<PathBuf> {
+        let link = match &self.backend {
+            BackendSpec::Link(link) => Some(link),
+            _ => None,
+        };
+        let mut roots: Vec<PathBuf> = Vec::new();
+        for link in link.into_iter().chain(&self.uplink) {
+            match link {
+                LinkSpec::Stream { path } | LinkSpec::Dgram { path, .. } => {
+                    roots.extend(folder(path));
+                }
+                LinkSpec::Tap { .. } | LinkSpec::Macvtap { .. } => roots.push("/dev".into()),
+                LinkSpec::TapFds { .. } | LinkSpec::Packet { .. } => {}
+            }
+        }
+        roots.extend(
+            self.capture
+                .iter()
+                .filter_map(|capture| folder(&capture.path)),
+        );
+        roots
+    }
+}
+
+/// The folder that `path` is in.
+fn folder(path: &Path) -> Option<PathBuf> {
+    let parent = path.parent()?;
+    let here = parent.as_os_str().is_empty();
+    Some(if here { ".".into() } else { parent.into() })
+}
+
 fn default_name(index: usize) -> String {
     format!("port{index}")
 }
 
-fn port(spec: &PortSpec, index: usize, endpoint: Endpoint) -> PortConfig {
+fn port(spec: &PortSpec, index: usize) -> PortConfig {
     PortConfig {
         name: spec.name.clone().unwrap_or_else(|| default_name(index)),
-        endpoint,
         properties: spec.properties.clone(),
     }
 }
@@ -214,15 +248,15 @@ fn complete(properties: &mut PortProperties, net: &NetArgs, limits: &LimitArgs) 
     properties.mtu = properties.mtu.or(net.mtu);
 }
 
-/// Takes over a descriptor that none of `ports` has.
-fn inherited(fd: i32, ports: &[PortConfig]) -> Result<Endpoint, OptionsError> {
-    let taken = |port: &PortConfig| match &port.endpoint {
+/// Takes over a descriptor that none of `endpoints` has.
+fn inherited(fd: i32, endpoints: &[Endpoint]) -> Result<Endpoint, OptionsError> {
+    let taken = |endpoint: &Endpoint| match endpoint {
         Endpoint::ListenFd(listener) => listener.as_raw_fd() == fd,
         Endpoint::ConnectedFd(stream) => stream.as_raw_fd() == fd,
         Endpoint::Listen { .. } | Endpoint::Connect(_) => false,
     };
     // The service manager may have passed it already.
-    if ports.iter().any(taken) {
+    if endpoints.iter().any(taken) {
         return Err(OptionsError::SameDescriptor { fd });
     }
     let socket = InheritedSocket::from_number(fd).map_err(CliError::from)?;
@@ -264,7 +298,11 @@ fn queue_pairs(asked: &QueuePairs, net: &NetArgs) -> QueuePairs {
     QueuePairs { queue_pairs }
 }
 
-fn check_ports(ports: &[PortConfig], net: &NetArgs) -> Result<(), OptionsError> {
+fn check_ports(
+    ports: &[PortConfig],
+    endpoints: &[Endpoint],
+    net: &NetArgs,
+) -> Result<(), OptionsError> {
     if ports.is_empty() {
         return Err(OptionsError::NoPort);
     }
@@ -287,7 +325,7 @@ fn check_ports(ports: &[PortConfig], net: &NetArgs) -> Result<(), OptionsError> 
     for port in ports {
         check_properties(port, is_switch)?;
     }
-    check_differences(ports, is_switch)
+    check_differences(ports, endpoints, is_switch)
 }
 
 fn check_properties(port: &PortConfig, is_switch: bool) -> Result<(), OptionsError> {
@@ -317,7 +355,11 @@ fn check_properties(port: &PortConfig, is_switch: bool) -> Result<(), OptionsErr
 }
 
 /// What must not be the same for two ports.
-fn check_differences(ports: &[PortConfig], is_switch: bool) -> Result<(), OptionsError> {
+fn check_differences(
+    ports: &[PortConfig],
+    endpoints: &[Endpoint],
+    is_switch: bool,
+) -> Result<(), OptionsError> {
     let names = ports.iter().map(|port| port.name.as_str());
     if let Some(name) = first_repeated(names.chain([UPLINK])) {
         let name = name.to_owned();
@@ -328,7 +370,7 @@ fn check_differences(ports: &[PortConfig], is_switch: bool) -> Result<(), Option
         let mac = mac_text(mac);
         return Err(OptionsError::SameMac { mac });
     }
-    let paths = ports.iter().filter_map(|port| match &port.endpoint {
+    let paths = endpoints.iter().filter_map(|endpoint| match endpoint {
         Endpoint::Listen { path, .. } | Endpoint::Connect(path) => Some(path),
         Endpoint::ListenFd(_) | Endpoint::ConnectedFd(_) => None,
     });
@@ -365,8 +407,8 @@ impl fmt::Display for NetConfig {
         if let Some(uplink) = &self.uplink {
             write!(f, ", uplink {uplink}")?;
         }
-        for port in &self.ports {
-            write!(f, ", port {} on {}", port.name, port.endpoint)?;
+        for (port, endpoint) in self.ports.iter().zip(&self.endpoints) {
+            write!(f, ", port {} on {endpoint}", port.name)?;
         }
         Ok(())
     }

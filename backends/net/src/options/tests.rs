@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use ringside_common::cli::Endpoint;
 use ringside_common::limit::Limits;
+use ringside_common::program::Program as _;
 use tempfile::TempDir;
 
 use super::*;
@@ -32,7 +33,7 @@ fn discovery_file_and_capabilities_are_for_a_network_device() {
     let shipped: serde_json::Value = serde_json::from_str(shipped).unwrap();
     assert_eq!(shipped["type"], "net");
     assert_eq!(shipped["binary"], "/usr/bin/ringside-net");
-    let told: serde_json::Value = serde_json::from_str(CAPABILITIES).unwrap();
+    let told: serde_json::Value = serde_json::from_str(Options::CAPABILITIES).unwrap();
     assert_eq!(told, serde_json::json!({"type": "net"}));
     assert!(
         parse(&["--print-capabilities"])
@@ -74,10 +75,11 @@ fn defaults_are_a_switch_between_the_sockets_given() {
     assert_eq!(config.mac_ageing, Duration::from_secs(300));
     let names: Vec<_> = config.ports.iter().map(|port| &port.name).collect();
     assert_eq!(names, ["port0", "port1"]);
-    for port in &config.ports {
+    assert_eq!(config.endpoints.len(), config.ports.len());
+    for (port, endpoint) in config.ports.iter().zip(&config.endpoints) {
         assert_eq!(port.properties, PortProperties::default());
-        let Endpoint::Listen { mode, group, .. } = &port.endpoint else {
-            panic!("{port:?}");
+        let Endpoint::Listen { mode, group, .. } = endpoint else {
+            panic!("{endpoint:?}");
         };
         assert_eq!((*mode, *group), (0o600, None));
     }
@@ -140,8 +142,8 @@ fn every_option_reaches_the_config() {
         ..PortProperties::default()
     };
     assert_eq!(config.ports[0].properties, properties);
-    let Endpoint::Listen { path, mode, .. } = &config.ports[0].endpoint else {
-        panic!("{:?}", config.ports);
+    let Endpoint::Listen { path, mode, .. } = &config.endpoints[0] else {
+        panic!("{:?}", config.endpoints);
     };
     assert_eq!((path, *mode), (&PathBuf::from("a"), 0o660));
 }
@@ -168,13 +170,16 @@ fn ports_of_all_kinds_come_in_order() {
     .unwrap();
     let names: Vec<_> = config.ports.iter().map(|port| &port.name).collect();
     assert_eq!(names, ["port0", "port1", "inherited", "port3"]);
-    let [a, b, inherited, c] = &config.ports[..] else {
+    let [a, b, inherited, c] = &config.endpoints[..] else {
+        panic!("{:?}", config.endpoints);
+    };
+    assert!(matches!(a, Endpoint::Listen { path, .. } if path.as_os_str() == "a"));
+    assert!(matches!(b, Endpoint::Connect(path) if path.as_os_str() == "b"));
+    assert!(matches!(inherited, Endpoint::ListenFd(_)));
+    assert!(matches!(c, Endpoint::Listen { path, .. } if path.as_os_str() == "c,d"));
+    let [a, _, _, c] = &config.ports[..] else {
         panic!("{:?}", config.ports);
     };
-    assert!(matches!(&a.endpoint, Endpoint::Listen { path, .. } if path.as_os_str() == "a"));
-    assert!(matches!(&b.endpoint, Endpoint::Connect(path) if path.as_os_str() == "b"));
-    assert!(matches!(&inherited.endpoint, Endpoint::ListenFd(_)));
-    assert!(matches!(&c.endpoint, Endpoint::Listen { path, .. } if path.as_os_str() == "c,d"));
     assert!(c.properties.isolated && !a.properties.isolated);
 }
 

@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ringside_common::inherited::take_over;
 use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, open};
 use rustix::io::Errno;
 use rustix::net::netdevice::name_to_index;
@@ -119,7 +120,7 @@ pub(super) fn by_descriptors(
             fd,
             source: errno.into(),
         };
-        let queue = sys::take_over(fd).map_err(source)?;
+        let queue = take_over(fd).map_err(|source| LinkError::Descriptor { fd, source })?;
         let of = sys::tun_interface(&queue).or(Err(LinkError::DescriptorKind { fd }))?;
         check_flags(fd, of.flags(), pairs)?;
         let name = of.name();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How a back-end ends, and the man page that tells of it.
+//! How a back-end ends, and the man page that says so.
 
 use std::error::Error;
 use std::io::{self, Write as _};
@@ -37,8 +37,7 @@ const EXIT_STATUS: &[(&str, &str)] = &[
 
 /// The end of a program: its status, or what went wrong on the standard error, with its causes, and
 /// a status that tells whether a data thread has failed. To be returned from `main` at once.
-#[must_use]
-pub fn exit_code(program: &str, result: Result<u8, Box<dyn Error>>) -> ExitCode {
+pub(super) fn exit_code(program: &str, result: Result<u8, Box<dyn Error>>) -> ExitCode {
     let status = result.unwrap_or_else(|error| tell(program, error.as_ref()));
     heir::tell_parent(status);
     ExitCode::from(status)
@@ -73,4 +72,34 @@ pub fn man_page(command: Command) -> io::Result<Vec<u8>> {
         writeln!(page, ".TP\n{status}\n{when}")?;
     }
     Ok(page)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser};
+
+    use super::man_page;
+    use crate::cli::CommonArgs;
+
+    /// A device for tests.
+    #[derive(Debug, Parser)]
+    #[command(name = "ringside-test", version)]
+    struct Cli {
+        #[command(flatten)]
+        common: CommonArgs,
+    }
+
+    #[test]
+    fn man_page_names_every_visible_option() {
+        let page = String::from_utf8(man_page(Cli::command()).unwrap()).unwrap();
+        let page = page.replace("\\-", "-");
+        for arg in Cli::command()
+            .get_arguments()
+            .filter(|arg| !arg.is_hide_set())
+        {
+            let option = format!("--{}", arg.get_long().unwrap());
+            assert!(page.contains(&option), "{option}");
+        }
+        assert!(!page.contains("--print-man"));
+    }
 }

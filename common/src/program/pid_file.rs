@@ -13,25 +13,23 @@ use thiserror::Error;
 /// Why the file cannot be had.
 #[derive(Debug, Error)]
 #[error("{path}: cannot be written and locked")]
-pub struct PidFileError {
+pub(super) struct PidFileError {
     path: PathBuf,
     source: io::Error,
 }
 
 /// The file; removed at drop.
 #[derive(Debug)]
-pub struct PidFile {
+pub(super) struct PidFile {
     path: PathBuf,
     /// Holds the lock.
     file: File,
 }
 
 impl PidFile {
-    /// Writes the number of this process beside the socket `socket`.
-    ///
-    /// # Errors
-    /// When another process has it locked, or it cannot be written.
-    pub fn beside(socket: &Path) -> Result<Self, PidFileError> {
+    /// Writes the number of this process beside the socket `socket`; fails when another process
+    /// has the file locked, or it cannot be written.
+    pub(super) fn beside(socket: &Path) -> Result<Self, PidFileError> {
         let mut path = socket.as_os_str().to_owned();
         path.push(".pid");
         let path = PathBuf::from(path);
