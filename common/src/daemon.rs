@@ -442,9 +442,8 @@ impl<D: Device> Daemon<'_, D> {
     /// was used.
     fn wait(&self, pause: Option<Duration>) -> Result<bool, HostError> {
         let (mut control, mut crowded) = (false, false);
-        let pause_ns = pause.map(|pause| u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX));
         self.epoll
-            .wait(pause_ns, |token| {
+            .wait(pause, |token| {
                 control |= token == CONTROL;
                 crowded |= token == NEXT;
             })

@@ -38,6 +38,7 @@ mod client;
 mod connection;
 mod devices;
 mod http;
+mod manage;
 mod metrics;
 mod protocol;
 mod server;
@@ -55,9 +56,11 @@ use thiserror::Error;
 
 pub use self::address::{MetricsAddress, MetricsAddressError};
 pub use self::client::{CtlError, ctl};
+use self::connection::Door;
 pub use self::devices::{DeviceCounters, DeviceView, Devices, Family, FamilyKind, Sample};
-pub use self::protocol::{Manage, ManageError, MethodInfo, Services};
-use self::server::{Door, Listener, Server};
+pub use self::manage::{Manage, ManageError, MethodInfo};
+pub use self::protocol::Services;
+use self::server::{Listener, Server};
 use crate::socket::{BoundSocket, SocketError};
 
 /// The mode of both Unix sockets.

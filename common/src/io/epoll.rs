@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use epoll::{ControlOptions, Event, Events};
 
@@ -33,50 +34,71 @@ impl EpollLoop {
 
     /// Reports `events` on `fd` as `token`.
     pub(crate) fn add_for(&self, fd: BorrowedFd<'_>, events: Events, token: u64) -> io::Result<()> {
-        let event = Event::new(events, token);
-        epoll::ctl(
-            self.epoll.as_raw_fd(),
-            ControlOptions::EPOLL_CTL_ADD,
-            fd.as_raw_fd(),
-            event,
-        )
+        self.control(ControlOptions::EPOLL_CTL_ADD, fd, events, token)
+    }
+
+    /// Reports these `events` from here on.
+    pub(crate) fn modify(&self, fd: BorrowedFd<'_>, events: Events, token: u64) -> io::Result<()> {
+        self.control(ControlOptions::EPOLL_CTL_MOD, fd, events, token)
     }
 
     pub(crate) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        let event = Event::new(Events::empty(), 0);
-        epoll::ctl(
-            self.epoll.as_raw_fd(),
-            ControlOptions::EPOLL_CTL_DEL,
-            fd.as_raw_fd(),
-            event,
-        )
+        self.control(ControlOptions::EPOLL_CTL_DEL, fd, Events::empty(), 0)
+    }
+
+    fn control(
+        &self,
+        operation: ControlOptions,
+        fd: BorrowedFd<'_>,
+        events: Events,
+        token: u64,
+    ) -> io::Result<()> {
+        let event = Event::new(events, token);
+        epoll::ctl(self.epoll.as_raw_fd(), operation, fd.as_raw_fd(), event)
     }
 
     /// Sleeps until there is an event, which stays, or for `pause`.
-    pub(crate) fn wait_for(&self, pause: std::time::Duration) -> io::Result<()> {
+    pub(crate) fn wait_for(&self, pause: Duration) -> io::Result<()> {
         let mut event = [Event { events: 0, data: 0 }];
-        let timeout_ms = i32::try_from(pause.as_millis()).unwrap_or(i32::MAX);
-        match epoll::wait(self.epoll.as_raw_fd(), timeout_ms, &mut event) {
-            Err(e) if e.kind() != io::ErrorKind::Interrupted => Err(e),
-            _ => Ok(()),
-        }
+        self.wait_into(&mut event, Some(nanoseconds(pause)))
+            .map(drop)
+    }
+
+    /// As [`wait_ns`](Self::wait_ns).
+    pub(crate) fn wait(&self, pause: Option<Duration>, each: impl FnMut(u64)) -> io::Result<()> {
+        self.wait_ns(pause.map(nanoseconds), each)
     }
 
     /// Calls `each` with the token of each event. Sleeps until there is one, at most for `pause_ns`
     /// where given.
-    pub(crate) fn wait(&self, pause_ns: Option<u64>, mut each: impl FnMut(u64)) -> io::Result<()> {
+    pub(crate) fn wait_ns(
+        &self,
+        pause_ns: Option<u64>,
+        mut each: impl FnMut(u64),
+    ) -> io::Result<()> {
         let mut events = [Event { events: 0, data: 0 }; BATCH];
-        let timeout_ms = pause_ns.map_or(-1, |ns| {
-            i32::try_from(ns.div_ceil(1_000_000)).unwrap_or(i32::MAX)
-        });
-        let count = match epoll::wait(self.epoll.as_raw_fd(), timeout_ms, &mut events) {
-            Ok(count) => count,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
-            Err(e) => return Err(e),
-        };
+        let count = self.wait_into(&mut events, pause_ns)?;
         for event in events.iter().take(count) {
             each(event.data);
         }
         Ok(())
     }
+
+    /// Returns the number of events; none after a signal.
+    fn wait_into(&self, events: &mut [Event], pause_ns: Option<u64>) -> io::Result<usize> {
+        // Rounded up, lest the wait end just before its time and the caller then spin up to it;
+        // clamped to 24 days.
+        let timeout_ms = pause_ns.map_or(-1, |ns| {
+            i32::try_from(ns.div_ceil(1_000_000)).unwrap_or(i32::MAX)
+        });
+        match epoll::wait(self.epoll.as_raw_fd(), timeout_ms, events) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+            result => result,
+        }
+    }
+}
+
+/// Clamped to 584 years.
+fn nanoseconds(pause: Duration) -> u64 {
+    u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX)
 }

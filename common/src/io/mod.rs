@@ -473,7 +473,7 @@ impl IoQueue {
                         Wait::Event => None,
                         Wait::For(pause_ns) => Some(pause_ns),
                     };
-                    poll.wait(pause_ns, |token| {
+                    poll.wait_ns(pause_ns, |token| {
                         completions.push(Completion {
                             token,
                             result: 0,

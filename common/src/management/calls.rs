@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Calls that may wait, each on a thread of its own: the management thread waits for nobody.
+//! Calls that may wait, each on a thread of its own: the management thread waits for none.
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::protocol::{Call, ManageError};
+use super::manage::ManageError;
+use super::protocol::Call;
 
 /// Calls that may wait at once; one more is refused.
 pub(super) const MAX_CALLS: usize = 8;
@@ -94,9 +95,9 @@ impl Calls {
     }
 }
 
-impl AsRawFd for Calls {
-    fn as_raw_fd(&self) -> RawFd {
-        self.replies.wake.as_raw_fd()
+impl AsFd for Calls {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.replies.wake.as_fd()
     }
 }
 

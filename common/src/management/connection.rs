@@ -7,14 +7,14 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::mem;
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use epoll::Events;
 
+use super::http;
 use super::protocol::{self, Answer, Call, Services};
-use super::{http, server::Door};
 
 /// The longest request line of the control protocol.
 pub(super) const MAX_LINE_BYTES: usize = 64 << 10;
@@ -32,6 +32,13 @@ const EXCHANGE_TIME: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 1
 /// For a client to close after our last reply. Closing first while input is unread would reset the
 /// connection, and the client might lose the reply.
 const LINGER_TIME: Duration = Duration::from_secs(1);
+
+/// The two things that are served.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Door {
+    Control,
+    Metrics,
+}
 
 /// The two kinds of stream.
 #[derive(Debug)]
@@ -63,11 +70,11 @@ impl Stream {
     }
 }
 
-impl AsRawFd for Stream {
-    fn as_raw_fd(&self) -> RawFd {
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Unix(stream) => stream.as_raw_fd(),
-            Self::Tcp(stream) => stream.as_raw_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+            Self::Tcp(stream) => stream.as_fd(),
         }
     }
 }
@@ -147,7 +154,7 @@ impl Connection {
     /// Does what can be done without waiting, within the bounds of one turn.
     pub(super) fn advance(&mut self, services: &Services, now: Instant, count: u64) -> Next {
         if matches!(self.call, Called::UnderWay) {
-            // Nothing else wakes it than that the client has gone.
+            // Only the end of the client wakes it.
             return Next::Close;
         }
         let mut may_read = true;
@@ -267,9 +274,9 @@ impl Connection {
     }
 }
 
-impl AsRawFd for Connection {
-    fn as_raw_fd(&self) -> RawFd {
-        self.stream.as_raw_fd()
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }
 

@@ -6,129 +6,61 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use log::LevelFilter;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
-use thiserror::Error;
 
 use super::devices::Devices;
-
-/// A method as `help` shows it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
-pub struct MethodInfo {
-    /// Its name.
-    pub name: &'static str,
-    /// Its parameters, for people to read, like `size=BYTES`; empty: none.
-    pub params: &'static str,
-    /// What it does, in one line.
-    pub help: &'static str,
-}
-
-/// Methods that a device or the daemon adds to the control protocol.
-///
-/// They run on the management thread, one at a time, but those that [may wait](Self::may_wait): what
-/// takes long there holds up other clients.
-pub trait Manage: Send + Sync {
-    /// The methods, for `help` and to find who serves a call.
-    fn methods(&self) -> &[MethodInfo];
-
-    /// Whether a call of this method may wait for a device: it then has a thread of its own, beside
-    /// others.
-    fn may_wait(&self, _method: &str) -> bool {
-        false
-    }
-
-    /// Serves a call of one of [`methods`](Self::methods).
-    ///
-    /// # Errors
-    ///
-    /// [`ManageError`], which becomes the error reply.
-    fn call(&self, method: &str, params: &Value) -> Result<Value, ManageError>;
-}
-
-/// Why a method was not carried out.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum ManageError {
-    /// There is no such method.
-    #[error("unknown method")]
-    UnknownMethod,
-    /// A parameter is missing.
-    #[error("parameter {name} is missing")]
-    MissingParam {
-        /// Its name.
-        name: &'static str,
-    },
-    /// A parameter that the method does not have.
-    #[error("unknown parameter {name}")]
-    UnknownParam {
-        /// Its name.
-        name: String,
-    },
-    /// A parameter has the wrong type or value.
-    #[error("parameter {name}: expected {expected}")]
-    InvalidParam {
-        /// Its name.
-        name: &'static str,
-        /// What it should have been.
-        expected: &'static str,
-    },
-    /// Not possible in the present state.
-    #[error("not possible now: {reason}")]
-    Unavailable {
-        /// Why not.
-        reason: &'static str,
-    },
-    /// It was tried and failed.
-    #[error(transparent)]
-    Failed(#[from] Box<dyn Error + Send + Sync>),
-}
-
-impl ManageError {
-    /// The codes of JSON-RPC 2.0, and two of the range it leaves to servers.
-    fn code(&self) -> i64 {
-        match self {
-            Self::UnknownMethod => METHOD_NOT_FOUND,
-            Self::MissingParam { .. } | Self::UnknownParam { .. } | Self::InvalidParam { .. } => {
-                INVALID_PARAMS
-            }
-            Self::Failed(_) => FAILED,
-            Self::Unavailable { .. } => UNAVAILABLE,
-        }
-    }
-}
+use super::manage::{Manage, ManageError, MethodInfo};
 
 const PARSE_ERROR: i64 = -32700;
 const INVALID_REQUEST: i64 = -32600;
-const METHOD_NOT_FOUND: i64 = -32601;
-const INVALID_PARAMS: i64 = -32602;
-const FAILED: i64 = -32000;
-const UNAVAILABLE: i64 = -32001;
+
+/// A method that every back-end has: what it does, and how.
+type CommonMethod = (
+    MethodInfo,
+    fn(&Services, &Value) -> Result<Value, ManageError>,
+);
 
 /// The methods every back-end has.
-const COMMON_METHODS: &[MethodInfo] = &[
-    MethodInfo {
-        name: "help",
-        params: "",
-        help: "list the methods",
-    },
-    MethodInfo {
-        name: "log-level",
-        params: "level=off|error|warn|info|debug|trace",
-        help: "change the log level; without parameter: tell it",
-    },
-    MethodInfo {
-        name: "stats",
-        params: "",
-        help: "counters and latencies of every vring",
-    },
-    MethodInfo {
-        name: "version",
-        params: "",
-        help: "name and version of the back-end",
-    },
+static COMMON_METHODS: [CommonMethod; 4] = [
+    (
+        MethodInfo {
+            name: "help",
+            params: "",
+            help: "list the methods",
+        },
+        |services, _| Ok(services.help()),
+    ),
+    (
+        MethodInfo {
+            name: "log-level",
+            params: "level=off|error|warn|info|debug|trace",
+            help: "change the log level; without parameter: tell it",
+        },
+        |_, params| log_level(params),
+    ),
+    (
+        MethodInfo {
+            name: "stats",
+            params: "",
+            help: "counters and latencies of every vring",
+        },
+        |services, _| {
+            let counters = services.devices.to_json();
+            counters.map_err(|error| ManageError::Failed(error.into()))
+        },
+    ),
+    (
+        MethodInfo {
+            name: "version",
+            params: "",
+            help: "name and version of the back-end",
+        },
+        |services, _| Ok(json!({ "name": services.program, "version": services.version })),
+    ),
 ];
 
-/// What the management thread tells and whom it asks.
+/// What the management thread shows, and the methods that it calls.
 #[derive(Clone)]
 pub struct Services {
     /// The name of the program.
@@ -221,7 +153,7 @@ pub(super) fn answer(services: &Services, line: &[u8]) -> Answer {
             return Answer::Reply(to_line(&error_reply(&id, INVALID_REQUEST, &message)));
         }
     };
-    match services.who_waits_for(&request) {
+    match services.waiting(&request) {
         Some(manage) => Answer::Call(Call {
             id,
             request,
@@ -275,42 +207,41 @@ impl Services {
                 expected: "an object",
             });
         }
-        match method.as_str() {
-            "help" => Ok(self.help()),
-            "log-level" => log_level(params),
-            "stats" => self
-                .devices
-                .to_json()
-                .map_err(|error| ManageError::Failed(error.into())),
-            "version" => Ok(json!({ "name": self.program, "version": self.version })),
-            other => self
-                .who_has(other)
+        match common_method(method) {
+            Some((_, run)) => run(self, params),
+            None => self
+                .with_method(method)
                 .ok_or(ManageError::UnknownMethod)?
-                .call(other, params),
+                .call(method, params),
         }
     }
 
-    fn who_has(&self, method: &str) -> Option<&Arc<dyn Manage>> {
+    fn with_method(&self, method: &str) -> Option<&Arc<dyn Manage>> {
         self.manage
             .iter()
             .find(|manage| manage.methods().iter().any(|info| info.name == method))
     }
 
-    /// Who serves a request that may wait.
-    fn who_waits_for(&self, request: &Request) -> Option<Arc<dyn Manage>> {
+    /// Whose method a request calls, if it may wait.
+    fn waiting(&self, request: &Request) -> Option<Arc<dyn Manage>> {
         let Request { method, .. } = request;
-        if COMMON_METHODS.iter().any(|info| info.name == method) || !request.has_sound_params() {
+        if common_method(method).is_some() || !request.has_sound_params() {
             return None;
         }
-        self.who_has(method)
+        self.with_method(method)
             .filter(|manage| manage.may_wait(method))
             .cloned()
     }
 
     fn help(&self) -> Value {
         let added = self.manage.iter().flat_map(|manage| manage.methods());
-        json!(COMMON_METHODS.iter().chain(added).collect::<Vec<_>>())
+        let common = COMMON_METHODS.iter().map(|(info, _)| info);
+        json!(common.chain(added).collect::<Vec<_>>())
     }
+}
+
+fn common_method(name: &str) -> Option<&'static CommonMethod> {
+    COMMON_METHODS.iter().find(|(info, _)| info.name == name)
 }
 
 fn log_level(params: &Value) -> Result<Value, ManageError> {
@@ -331,6 +262,7 @@ fn log_level(params: &Value) -> Result<Value, ManageError> {
 pub(super) mod tests {
     use std::io;
 
+    use super::super::manage::{INVALID_PARAMS, METHOD_NOT_FOUND};
     use super::*;
     use crate::stats::DeviceStats;
 

@@ -15,15 +15,16 @@ use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::mem;
 use std::net::TcpListener;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use epoll::{ControlOptions, Event, Events};
+use epoll::Events;
 
 use super::calls::Calls;
-use super::connection::{Connection, Next, Stream};
+use super::connection::{Connection, Door, Next, Stream};
 use super::protocol::Services;
+use crate::io::EpollLoop;
 use crate::limited;
 use crate::socket::BoundSocket;
 
@@ -47,13 +48,6 @@ const CALLS_TOKEN: u64 = 3;
 /// Tokens of clients count up from here and are never used twice: an event of a client that was
 /// just closed cannot be taken for one of its successor.
 const FIRST_CLIENT_TOKEN: u64 = 16;
-
-/// The two things that are served.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Door {
-    Control,
-    Metrics,
-}
 
 /// A listening socket of either kind.
 #[derive(Debug)]
@@ -86,11 +80,11 @@ impl Listener {
     }
 }
 
-impl AsRawFd for Listener {
-    fn as_raw_fd(&self) -> RawFd {
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Unix(socket) => socket.listener().as_raw_fd(),
-            Self::Tcp(listener) => listener.as_raw_fd(),
+            Self::Unix(socket) => socket.listener().as_fd(),
+            Self::Tcp(listener) => listener.as_fd(),
         }
     }
 }
@@ -105,48 +99,10 @@ struct Entrance {
     paused_until: Option<Instant>,
 }
 
-/// An epoll instance. The `epoll` crate gives bare numbers; the one here closes itself.
-#[derive(Debug)]
-struct Poller(OwnedFd);
-
-impl Poller {
-    fn new() -> io::Result<Self> {
-        Ok(Self(rustix::event::epoll::create(
-            rustix::event::epoll::CreateFlags::CLOEXEC,
-        )?))
-    }
-
-    fn control(
-        &self,
-        operation: ControlOptions,
-        target: &impl AsRawFd,
-        events: Events,
-        token: u64,
-    ) -> io::Result<()> {
-        let event = Event::new(events, token);
-        epoll::ctl(self.0.as_raw_fd(), operation, target.as_raw_fd(), event)
-    }
-
-    fn add(&self, target: &impl AsRawFd, events: Events, token: u64) -> io::Result<()> {
-        self.control(ControlOptions::EPOLL_CTL_ADD, target, events, token)
-    }
-
-    fn modify(&self, target: &impl AsRawFd, events: Events, token: u64) -> io::Result<()> {
-        self.control(ControlOptions::EPOLL_CTL_MOD, target, events, token)
-    }
-
-    fn wait(&self, timeout_ms: i32, events: &mut [Event]) -> io::Result<usize> {
-        match epoll::wait(self.0.as_raw_fd(), timeout_ms, events) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(0),
-            result => result,
-        }
-    }
-}
-
 /// Everything the management thread owns.
 #[derive(Debug)]
 pub(super) struct Server {
-    poller: Poller,
+    epoll: EpollLoop,
     /// Readable when the thread is to end; kept open here for as long as the thread waits on it.
     stop: Arc<OwnedFd>,
     /// Set when it is to end: how long calls are waited for.
@@ -168,10 +124,10 @@ impl Server {
         services: Services,
         stop: Arc<OwnedFd>,
     ) -> io::Result<Self> {
-        let poller = Poller::new()?;
-        poller.add(&stop, Events::EPOLLIN, STOP_TOKEN)?;
+        let epoll = EpollLoop::new()?;
+        epoll.add_for(stop.as_fd(), Events::EPOLLIN, STOP_TOKEN)?;
         let calls = Calls::new()?;
-        poller.add(&calls, Events::EPOLLIN, CALLS_TOKEN)?;
+        epoll.add_for(calls.as_fd(), Events::EPOLLIN, CALLS_TOKEN)?;
         let mut entrances = Vec::new();
         for (door, listener) in listeners {
             let token = match door {
@@ -179,7 +135,7 @@ impl Server {
                 Door::Metrics => METRICS_TOKEN,
             };
             listener.set_nonblocking()?;
-            poller.add(&listener, Events::EPOLLIN, token)?;
+            epoll.add_for(listener.as_fd(), Events::EPOLLIN, token)?;
             entrances.push(Entrance {
                 door,
                 listener,
@@ -188,7 +144,7 @@ impl Server {
             });
         }
         Ok(Self {
-            poller,
+            epoll,
             stop,
             stop_until: None,
             services,
@@ -203,17 +159,14 @@ impl Server {
 
     /// Serves until the stop event is signalled and the calls under way have ended, or hang.
     pub(super) fn run(mut self) -> io::Result<()> {
-        // Room for every descriptor there can be, so that none has to wait for a second call.
-        let mut events = [Event::new(Events::empty(), 0); 2 * MAX_CLIENTS + 4];
+        let mut ready = Vec::new();
         loop {
-            let ready = self
-                .poller
-                .wait(self.timeout_ms(Instant::now()), &mut events)?;
+            ready.clear();
+            let pause = self.pause(Instant::now());
+            self.epoll.wait(pause, |token| ready.push(token))?;
             let now = Instant::now();
             let again = mem::take(&mut self.again);
-            for event in events.iter().take(ready) {
-                // Copied: the struct is packed, its fields cannot be borrowed.
-                let token = event.data;
+            for &token in &ready {
                 match token {
                     STOP_TOKEN => self.stop_calls(now)?,
                     CALLS_TOKEN => self.deliver(now)?,
@@ -244,7 +197,8 @@ impl Server {
     /// Begins no more calls.
     fn stop_calls(&mut self, now: Instant) -> io::Result<()> {
         self.stop_until = Some(now + CALLS_PATIENCE);
-        self.poller.modify(&self.stop, Events::empty(), STOP_TOKEN)
+        self.epoll
+            .modify(self.stop.as_fd(), Events::empty(), STOP_TOKEN)
     }
 
     /// Gives the replies of calls that have ended to those who wait for them, if they still do.
@@ -258,25 +212,18 @@ impl Server {
         Ok(())
     }
 
-    /// Zero while a client has requests left, else up to the next deadline, else for ever.
-    fn timeout_ms(&self, now: Instant) -> i32 {
+    /// Zero while a client has requests left, else up to the next deadline, if there is one.
+    fn pause(&self, now: Instant) -> Option<Duration> {
         if !self.again.is_empty() {
-            return 0;
+            return Some(Duration::ZERO);
         }
         let deadlines = self.clients.values().filter_map(|client| client.deadline);
         let pauses = self
             .entrances
             .iter()
             .filter_map(|entrance| entrance.paused_until);
-        let Some(next) = deadlines.chain(pauses).chain(self.stop_until).min() else {
-            return -1;
-        };
-        // One more, lest the wait end just before the deadline and then spin up to it.
-        let ms = next
-            .saturating_duration_since(now)
-            .as_millis()
-            .saturating_add(1);
-        i32::try_from(ms).unwrap_or(i32::MAX)
+        let next = deadlines.chain(pauses).chain(self.stop_until).min();
+        next.map(|next| next.saturating_duration_since(now))
     }
 
     fn accept(&mut self, token: u64, now: Instant) -> io::Result<()> {
@@ -291,8 +238,8 @@ impl Server {
                 Err(error) if is_of_one_connection(&error) => (),
                 Err(error) => {
                     entrance.paused_until = Some(now + ACCEPT_PAUSE);
-                    self.poller
-                        .modify(&entrance.listener, Events::empty(), token)?;
+                    self.epoll
+                        .modify(entrance.listener.as_fd(), Events::empty(), token)?;
                     limited!(warn, "management: cannot accept: {error}");
                     return Ok(());
                 }
@@ -318,7 +265,7 @@ impl Server {
         self.next_token += 1;
         self.count += 1;
         let client = Connection::new(stream, door, now, self.count);
-        self.poller.add(&client, client.interest, token)?;
+        self.epoll.add_for(client.as_fd(), client.interest, token)?;
         self.clients.insert(token, client);
         Ok(())
     }
@@ -350,7 +297,7 @@ impl Server {
         };
         if client.interest != interest {
             client.interest = interest;
-            self.poller.modify(client, interest, token)?;
+            self.epoll.modify(client.as_fd(), interest, token)?;
         }
         Ok(())
     }
@@ -361,8 +308,8 @@ impl Server {
         for entrance in &mut self.entrances {
             if entrance.paused_until.is_some_and(|until| until <= now) {
                 entrance.paused_until = None;
-                self.poller
-                    .modify(&entrance.listener, Events::EPOLLIN, entrance.token)?;
+                self.epoll
+                    .modify(entrance.listener.as_fd(), Events::EPOLLIN, entrance.token)?;
             }
         }
         Ok(())
