@@ -308,6 +308,7 @@ impl CommonConfig {
         WorkerOptions {
             max_threads: self.threads.get(),
             cpus: self.cpus.clone(),
+            // Clamped to 584 years.
             max_poll_ns: u64::try_from(self.poll.as_nanos()).unwrap_or(u64::MAX),
             stop_timeout: self.stop_timeout,
             file_memory: self.file_memory,

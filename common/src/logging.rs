@@ -13,6 +13,8 @@ use log::{LevelFilter, warn};
 use rustix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 
+use crate::num::unsigned;
+
 #[doc(hidden)]
 pub use log::{Level, log_enabled};
 
@@ -216,8 +218,7 @@ impl LogLimiter {
 /// The coarse clock is read without a system call and is exact to a few milliseconds.
 fn monotonic_ms() -> u64 {
     let now = clock_gettime(ClockId::MonotonicCoarse);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    let ms = u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000;
+    let (seconds, ms) = (unsigned(now.tv_sec), unsigned(now.tv_nsec) / 1_000_000);
     seconds.wrapping_mul(1000).wrapping_add(ms)
 }
 

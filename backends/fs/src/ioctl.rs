@@ -17,6 +17,7 @@ use crate::sys::inode_flags::{
 };
 use crate::wire::flags::IoctlFlags;
 use crate::wire::operation::IoctlIn;
+use ringside_common::num::usize_of;
 
 /// A call that is known.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -57,7 +58,7 @@ impl Ioctl {
         if narrow && !request.flags.contains(IoctlFlags::BITS_32) {
             return Err(Errno::NOTTY);
         }
-        let room = usize::try_from(request.out_size_bytes).unwrap_or(usize::MAX);
+        let room = usize_of(request.out_size_bytes.into());
         match request.command {
             FS_IOC_GETFLAGS | FS_IOC32_GETFLAGS if room >= size_of::<u32>() => Ok(Self::GetFlags),
             FS_IOC_SETFLAGS | FS_IOC32_SETFLAGS => {

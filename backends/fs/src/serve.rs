@@ -28,6 +28,7 @@ use std::sync::Arc;
 use ringside_common::chain::ChainFault;
 use ringside_common::io::Promise;
 use ringside_common::memory::{Buffers, IoScratch, Lent};
+use ringside_common::num::usize_of;
 use ringside_common::worker::{Brought, Counted, RequestCx, RequestWorker, WhileAway};
 
 use crate::credentials::ThreadContext;
@@ -111,7 +112,7 @@ impl FsWorker {
             return Err(Errno::INVAL);
         }
         let limit = args_limit_bytes(header.opcode);
-        let args_bytes = usize::try_from(rest_bytes).map_or(limit, |rest| rest.min(limit));
+        let args_bytes = usize_of(rest_bytes).min(limit);
         let Scratch {
             args,
             reply,
@@ -131,7 +132,7 @@ impl FsWorker {
             self.shared.serve_silent(header, &op);
             return Ok(Outcome::NoReply);
         }
-        let room = usize::try_from(buffers.writable_bytes()).unwrap_or(usize::MAX);
+        let room = usize_of(buffers.writable_bytes());
         let room = room.checked_sub(OUT_HEADER_BYTES).ok_or(Errno::INVAL)?;
         if room < op.reply_bytes() {
             return Err(Errno::INVAL);

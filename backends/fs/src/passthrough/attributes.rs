@@ -75,6 +75,7 @@ impl PassThrough {
             mask: StatxFlags::BASIC_STATS.bits(),
             block_size_bytes: attr.block_size_bytes,
             nlink: attr.nlink,
+            // The field has all bits that a mode has.
             mode: u16::try_from(attr.mode).unwrap_or(0),
             ino: attr.ino,
             ..WireStatx::default()
@@ -94,6 +95,7 @@ impl PassThrough {
 
     /// The directory of several shares: nobody may change it.
     fn virtual_attr(&self) -> AttrOut {
+        // Clamped: each has a subdirectory's link.
         let shares = u32::try_from(self.shares.len()).unwrap_or(u32::MAX);
         AttrOut {
             timeout: timeout(self.config.timeouts.attr),
@@ -238,6 +240,7 @@ impl PassThrough {
             _ => self.nodes.fd(&node)?,
         };
         let stat = rustix::fs::fstatvfs(fd.as_fd())?;
+        // Clamped: the fields of FUSE are narrower than those of statvfs(3).
         let narrow = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
         Ok(StatFs {
             blocks: stat.f_blocks,

@@ -14,6 +14,7 @@ use crate::error::{Errno, Result};
 use crate::tables::{Node, Place, SlabRef};
 use crate::wire::flags::{FallocateFlags, InitFlags, WriteFlags};
 use crate::wire::operation::{CopyFileRange, WriteIn};
+use ringside_common::num::usize_of;
 
 /// The most that one call copies, so that the reply has room for the number.
 const MAX_COPY_BYTES: u64 = 1 << 30;
@@ -226,7 +227,7 @@ impl PassThrough {
         let offset = |bytes: u64| i64::try_from(bytes).map(|_| bytes);
         let mut offset_in = offset(copy.offset_in_bytes).map_err(|_e| Errno::INVAL)?;
         let mut offset_out = offset(copy.offset_out_bytes).map_err(|_e| Errno::INVAL)?;
-        let len_bytes = usize::try_from(copy.len_bytes.min(MAX_COPY_BYTES)).unwrap_or(0);
+        let len_bytes = usize_of(copy.len_bytes.min(MAX_COPY_BYTES));
         self.about_to_change(cx, copy.node_out)?;
         let copied = rustix::fs::copy_file_range(
             from.as_fd(),

@@ -21,6 +21,7 @@ use crate::wire::lengths::NAME_MAX_BYTES;
 use crate::wire::name::Name;
 use crate::wire::operation::ReadIn;
 use crate::wire::reply::Entry;
+use ringside_common::num::usize_of;
 
 /// The most that one reply has: Linux asks for no more than this.
 const MAX_REPLY_BYTES: u32 = 1 << 20;
@@ -96,7 +97,7 @@ impl PassThrough {
         out: &mut Vec<u8>,
     ) -> Result<()> {
         let node = self.node(cx)?;
-        let limit_bytes = usize::try_from(read.size_bytes.min(MAX_REPLY_BYTES)).unwrap_or(0);
+        let limit_bytes = usize_of(read.size_bytes.min(MAX_REPLY_BYTES).into());
         if matches!(node.place(), Place::Virtual) {
             self.read_shares(
                 &node,
@@ -151,7 +152,7 @@ impl PassThrough {
         let names = dots.into_iter().map(|name| (name, None));
         let shares = self.shares.iter();
         let shares = shares.map(|share| (share.name.as_bytes(), Some(&share.node)));
-        let skip = usize::try_from(offset).unwrap_or(usize::MAX);
+        let skip = usize_of(offset);
         for (at, (name, node)) in names.chain(shares).enumerate().skip(skip) {
             let entry = DirEntry {
                 ino: node.map_or(1, |node| node.key().inode),

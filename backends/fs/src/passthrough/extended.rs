@@ -6,6 +6,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use ringside_common::limited;
+use ringside_common::num::usize_of;
 use rustix::fs::{Mode, OFlags, XattrFlags};
 
 use super::{Cx, PassThrough};
@@ -205,7 +206,7 @@ fn set_sgid(cx: &Cx<'_>, node: BorrowedFd<'_>, on: bool) -> Result<bool> {
 }
 
 fn clamp(size_bytes: u32) -> usize {
-    usize::try_from(size_bytes).map_or(MAX_BYTES, |size| size.min(MAX_BYTES))
+    usize_of(size_bytes.into()).min(MAX_BYTES)
 }
 
 fn put_size(size: usize, out: &mut Vec<u8>) -> Result<()> {

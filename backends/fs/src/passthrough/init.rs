@@ -126,6 +126,7 @@ fn map_alignment(flags: InitFlags) -> u16 {
     if !flags.contains(InitFlags::MAP_ALIGNMENT) {
         return 0;
     }
+    // No number has more than 64 zeroes at its end.
     u16::try_from(rustix::param::page_size().trailing_zeros()).unwrap_or(0)
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use ringside_common::io::Promise;
 use ringside_common::memory::{Buffers, IoScratch, Payload};
+use ringside_common::num::usize_of;
 use rustix::fs::OFlags;
 use rustix::io::ReadWriteFlags;
 
@@ -106,7 +107,7 @@ impl Job {
         header: &InHeader,
         args: &[u8],
     ) -> Result<Self> {
-        let room = usize::try_from(buffers.writable_bytes()).unwrap_or(usize::MAX);
+        let room = usize_of(buffers.writable_bytes());
         Ok(Self {
             shared: Arc::clone(shared),
             header: *header,
@@ -142,6 +143,7 @@ impl Job {
         let used_bytes = narrow(OUT_HEADER_BYTES + body_bytes);
         let head = out_header(used_bytes, error, self.header.unique);
         self.reply.write_at(0, &head);
+        // Clamped: a chain may have more than 2 GiB, a reply has not.
         let used_bytes = i32::try_from(used_bytes).unwrap_or(i32::MAX);
         if error == 0 { used_bytes } else { -used_bytes }
     }
@@ -175,7 +177,7 @@ impl Job {
     fn read(&self, cx: &Cx<'_>, read: &ReadIn) -> Result<usize> {
         let (fs, node) = (&self.shared.fs, self.header.node);
         let target = fs.target(cx, node, read.handle, OFlags::RDONLY)?;
-        let size = usize::try_from(read.size_bytes).map_or(self.room, |size| size.min(self.room));
+        let size = usize_of(read.size_bytes.into()).min(self.room);
         let mut scratch = IoScratch::default();
         whole(size, true, |done| {
             let mut scatter = scratch.scatter();
@@ -187,7 +189,7 @@ impl Job {
 
     fn write(&self, cx: &mut Cx<'_>, write: &WriteIn) -> Result<usize> {
         let (target, flags) = self.shared.fs.write_target(cx, write)?;
-        let size = usize::try_from(write.size_bytes).unwrap_or(usize::MAX);
+        let size = usize_of(write.size_bytes.into());
         let all = write.write_flags.contains(WriteFlags::CACHE);
         let mut scratch = IoScratch::default();
         let written = match &self.data {

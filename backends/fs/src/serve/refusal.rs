@@ -35,7 +35,7 @@ pub(super) fn refuse(buffers: &Buffers, header: &InHeader, error: Errno) -> u32 
     len
 }
 
-/// Bytes of a reply: no chain has 4 GiB.
+/// Bytes of a reply, clamped: no chain has 4 GiB.
 pub(super) fn narrow(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use ringside_common::memory::{Buffers, IoScratch};
+use ringside_common::num::usize_of;
 use rustix::fs::OFlags;
 use rustix::io::ReadWriteFlags;
 
@@ -118,7 +119,7 @@ impl Request<'_> {
             return Ok(None);
         }
         let buffers = self.buffers;
-        let size = usize::try_from(read.size_bytes).map_or(self.room, |size| size.min(self.room));
+        let size = usize_of(read.size_bytes.into()).min(self.room);
         let mut flags = if target.may_try() {
             ReadWriteFlags::NOWAIT
         } else {
@@ -160,7 +161,7 @@ impl Request<'_> {
         if target.waits_to_write() {
             return Ok(None);
         }
-        let size = usize::try_from(write.size_bytes).unwrap_or(usize::MAX);
+        let size = usize_of(write.size_bytes.into());
         let all = write.write_flags.contains(WriteFlags::CACHE);
         let written = whole(size, all, |done| {
             let mut gather = io.gather();

@@ -41,6 +41,7 @@ pub(super) fn whole(
 /// no more than that; none for what does not.
 #[inline]
 pub(super) fn clamp<'a>(op: &Operation<'a>, room: usize) -> Option<Operation<'a>> {
+    // Clamped: no request asks for more.
     let most = u32::try_from(room).unwrap_or(u32::MAX);
     let clamp = |read: &ReadIn| ReadIn {
         size_bytes: read.size_bytes.min(most),

@@ -7,6 +7,7 @@ use std::mem::offset_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ringside_common::num::usize_of;
 use rustix::fs::{AtFlags, OFlags};
 
 use super::statx_at;
@@ -14,6 +15,8 @@ use crate::error::{Errno, Result};
 
 /// `MAX_HANDLE_SZ`.
 pub const MAX_HANDLE_BYTES: usize = 128;
+/// The same as the kernel takes it.
+const MAX_HANDLE_SIZE: c_uint = 128;
 /// Bytes of handles that need no memory of their own; those of ext4, xfs and btrfs mostly fit.
 const INLINE_BYTES: usize = 20;
 /// `AT_HANDLE_MNT_ID_UNIQUE`, Linux 6.12.
@@ -121,7 +124,7 @@ fn raw_handle(
     mount: &mut u64,
 ) -> Result<FileHandle> {
     let mut raw = RawHandle {
-        handle_bytes: c_uint::try_from(MAX_HANDLE_BYTES).unwrap_or_default(),
+        handle_bytes: MAX_HANDLE_SIZE,
         handle_type: 0,
         f_handle: [0; MAX_HANDLE_BYTES],
     };
@@ -139,9 +142,7 @@ fn raw_handle(
     if done < 0 {
         return Err(last_error());
     }
-    let bytes = usize::try_from(raw.handle_bytes)
-        .ok()
-        .and_then(|len| raw.f_handle.get(..len));
+    let bytes = raw.f_handle.get(..usize_of(raw.handle_bytes.into()));
     bytes
         .and_then(|bytes| FileHandle::new(raw.handle_type, bytes))
         .ok_or(Errno::OVERFLOW)
@@ -159,7 +160,8 @@ pub fn open_by_handle(
 ) -> Result<OwnedFd> {
     let bytes = handle.bytes();
     let mut raw = RawHandle {
-        handle_bytes: c_uint::try_from(bytes.len()).unwrap_or_default(),
+        // Clamped: no handle has more bytes.
+        handle_bytes: c_uint::try_from(bytes.len()).unwrap_or(MAX_HANDLE_SIZE),
         handle_type: handle.kind,
         f_handle: [0; MAX_HANDLE_BYTES],
     };

@@ -10,6 +10,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::error::{Errno, Result};
+use ringside_common::num::usize_of;
 
 /// The part of all that is kept for each kind.
 const FLOOR: usize = 16;
@@ -123,8 +124,7 @@ fn unit(whom: For) -> u64 {
 
 /// Those of nodes, and those of what is open.
 fn split(taken: u64) -> (usize, usize) {
-    let narrow = |half: u64| usize::try_from(half).unwrap_or(usize::MAX);
-    (narrow(taken % ONE_OPEN), narrow(taken / ONE_OPEN))
+    (usize_of(taken % ONE_OPEN), usize_of(taken / ONE_OPEN))
 }
 
 #[cfg(test)]

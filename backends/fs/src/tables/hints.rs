@@ -7,6 +7,7 @@ use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::wire::name::Name;
+use ringside_common::num::usize_of;
 
 /// Names there is room for; one takes the place of another.
 const NAMES: usize = 1 << 16;
@@ -49,7 +50,7 @@ impl Hints {
     #[inline]
     fn place(&self, parent: u64, name: Name<'_>) -> Option<&AtomicU64> {
         let hash = self.state.hash_one((parent, name.to_bytes()));
-        let at = usize::try_from(hash % NAMES as u64).ok()?;
+        let at = usize_of(hash % NAMES as u64);
         self.nodes.get(at)
     }
 }

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::node::{Cooled, Node};
 use super::slab::Slab;
+use ringside_common::num::usize_of;
 
 /// Clocks, so that threads seldom meet.
 const CLOCKS: usize = 16;
@@ -60,7 +61,7 @@ impl Hot {
     /// `node` has got a descriptor; another node may lose its own, if there are `free` in all or
     /// less.
     pub fn add(&self, node: u64, free: usize, nodes: &Slab<Node>) {
-        let at = usize::try_from(node % CLOCKS as u64).unwrap_or(0);
+        let at = usize_of(node % CLOCKS as u64);
         let Some(clock) = self.clocks.get(at) else {
             return;
         };

@@ -21,6 +21,7 @@ use crate::error::{Errno, Result};
 use crate::sys::handle::name_to_handle;
 use crate::sys::{self, HOLD, OPEN};
 use crate::wire::name::Name;
+use ringside_common::num::usize_of;
 
 /// Parts of the map.
 const PARTS: usize = 64;
@@ -431,7 +432,7 @@ impl Nodes {
     #[inline]
     fn part(&self, key: Key) -> MutexGuard<'_, HashTable<Arc<Node>>> {
         // The table itself uses the lowest and the highest bits.
-        let at = usize::try_from(self.hash(key) >> 32).unwrap_or(0) % PARTS;
+        let at = usize_of(self.hash(key) >> 32) % PARTS;
         // `at` is below the number of parts.
         let part = self.parts.get(at).unwrap_or(&self.parts[0]);
         part.lock().unwrap_or_else(PoisonError::into_inner)

@@ -12,6 +12,8 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use ringside_common::num::usize_of;
+
 use arc_swap::{ArcSwapOption, Guard};
 
 /// Places of the first segment.
@@ -88,6 +90,7 @@ impl<T> Default for Slab<T> {
             free: std::array::from_fn(|_| Mutex::default()),
             end: AtomicU32::new(0),
             len: AtomicUsize::new(0),
+            // All 32 bits that are left.
             first_generation: u32::try_from(RandomState::new().hash_one(0) >> 32).unwrap_or(0),
         }
     }
@@ -181,7 +184,7 @@ impl<T> Slab<T> {
     /// Takes half of what another part has, if so much is free that it pays to look.
     fn take_from_others(&self) -> Option<u32> {
         const FEW: usize = 2 * PARTS * TAKEN as usize;
-        let places = usize::try_from(self.end.load(Ordering::Relaxed)).unwrap_or(0);
+        let places = usize_of(self.end.load(Ordering::Relaxed).into());
         if places.saturating_sub(self.len()) <= FEW {
             return None;
         }

@@ -21,6 +21,7 @@ use super::header::InHeader;
 use super::lengths::{XATTR_NAME_MAX_BYTES, XATTR_VALUE_MAX_BYTES};
 use super::name::xattr_name;
 use super::operation::Creation;
+use ringside_common::num::usize_of;
 
 /// Extensions are padded to this.
 pub(super) const ALIGN_BYTES: usize = 8;
@@ -45,7 +46,7 @@ pub(super) fn parse<'a>(
     negotiated: InitFlags,
 ) -> Result<Creation<'a>, ParseError> {
     let mut awaited = negotiated & (InitFlags::SECURITY_CTX | InitFlags::CREATE_SUPP_GROUP);
-    let said_bytes = usize::try_from(header.extensions_bytes).unwrap_or(usize::MAX);
+    let said_bytes = usize_of(header.extensions_bytes.into());
     // Where nothing was agreed the length was padding once, and there are drivers that never set it.
     if !awaited.is_empty() && said_bytes != 0 && said_bytes != bytes.len() {
         return Err(ParseError::Extension);
@@ -75,7 +76,7 @@ pub(super) fn parse<'a>(
 
 /// The type of the next extension and what is in it.
 fn next<'a>(rest: &mut Reader<'a>) -> Result<(u32, Reader<'a>), ParseError> {
-    let size_bytes = usize::try_from(rest.u32()?).unwrap_or(usize::MAX);
+    let size_bytes = usize_of(rest.u32()?.into());
     let kind = rest.u32()?;
     let content_bytes = size_bytes
         .checked_sub(HEADER_BYTES)
@@ -92,7 +93,7 @@ fn parse_label<'a>(
     match count {
         0 => content.end().map(|()| None),
         1 => {
-            let size_bytes = usize::try_from(content.u32()?).unwrap_or(usize::MAX);
+            let size_bytes = usize_of(content.u32()?.into());
             content.u32()?;
             let name = xattr_name(&mut content)?;
             if size_bytes > XATTR_VALUE_MAX_BYTES {

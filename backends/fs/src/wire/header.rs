@@ -76,6 +76,7 @@ impl InHeader {
             out.u32(self.uid);
             out.u32(self.gid);
             out.u32(self.pid);
+            // Clamped: the field has 16 bits.
             out.u16(u16::try_from(units).unwrap_or(u16::MAX));
         })
     }

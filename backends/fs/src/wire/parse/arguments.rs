@@ -22,6 +22,7 @@ use super::super::operation::{
     CopyFileRange, Creation, Forgets, InitIn, IoctlIn, LockIn, LookupName, Mappings, Operation,
     ReadIn, Release, SetAttr, Time, WriteIn,
 };
+use ringside_common::num::usize_of;
 
 /// As [`xattr_name`], with nothing behind it.
 #[inline]
@@ -182,7 +183,7 @@ pub(super) fn ioctl(args: &[u8]) -> Result<Operation<'_>, ParseError> {
     let argument = fields.u64()?;
     let in_size_bytes = fields.u32()?;
     let out_size_bytes = fields.u32()?;
-    let data = fields.bytes(usize::try_from(in_size_bytes).unwrap_or(usize::MAX))?;
+    let data = fields.bytes(usize_of(in_size_bytes.into()))?;
     fields.end()?;
     Ok(Operation::Ioctl(IoctlIn {
         handle,
@@ -223,7 +224,7 @@ pub(super) fn batch_forget(args: &[u8]) -> Result<Operation<'_>, ParseError> {
 fn pairs(count: u32, bytes: &[u8]) -> Result<&[[[u8; 8]; 2]], ParseError> {
     let (numbers, odd) = bytes.as_chunks::<8>();
     let (pairs, single) = numbers.as_chunks::<2>();
-    let claimed = usize::try_from(count).unwrap_or(usize::MAX);
+    let claimed = usize_of(count.into());
     if odd.is_empty() && single.is_empty() && pairs.len() == claimed {
         return Ok(pairs);
     }
@@ -367,7 +368,7 @@ pub(super) fn set_xattr<'a>(
     fields: &mut Reader<'a>,
     negotiated: InitFlags,
 ) -> Result<Operation<'a>, ParseError> {
-    let size_bytes = usize::try_from(fields.u32()?).unwrap_or(usize::MAX);
+    let size_bytes = usize_of(fields.u32()?.into());
     let flags = fields.u32()?;
     let mut setxattr_flags = 0;
     if negotiated.contains(InitFlags::SETXATTR_EXT) {
