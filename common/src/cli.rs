@@ -127,12 +127,14 @@ pub struct CommonArgs<Q: QueueCount = NumQueues> {
 
     /// Permissions of the socket, in octal [default: 600, or 770 with --socket-group]
     #[arg(long, value_name = "MODE", help_heading = "Connection")]
-    #[arg(requires = "listening", conflicts_with_all = ["fd", "connect"], value_parser = values::mode)]
+    #[arg(requires = "listening", conflicts_with_all = ["fd", "connect"])]
+    #[arg(value_parser = values::mode)]
     pub socket_mode: Option<u32>,
 
     /// Group of the socket, by name or number
     #[arg(long, value_name = "GROUP", help_heading = "Connection")]
-    #[arg(requires = "listening", conflicts_with_all = ["fd", "connect"], value_parser = values::group)]
+    #[arg(requires = "listening", conflicts_with_all = ["fd", "connect"])]
+    #[arg(value_parser = values::group)]
     pub socket_group: Option<u32>,
 
     /// How many queues there are.

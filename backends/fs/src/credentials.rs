@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Whom a thread acts as.
+//! The user and group that a thread acts as.
 //!
 //! What is created belongs to the process of the guest that creates it, so the thread takes on its
 //! user and group for the call, and gives them up afterwards. All of this is done with raw system

@@ -52,8 +52,8 @@ impl Ioctl {
         if request.flags.contains(IoctlFlags::UNRESTRICTED) {
             return Err(Errno::NOTTY);
         }
-        // What a 64-bit kernel passes on of 32-bit programs is said to be such. By these numbers from
-        // others come calls that it has not looked at, not even at whose file it is.
+        // What a 64-bit kernel passes on of 32-bit programs is said to be such. By these numbers
+        // from others come calls that it has not looked at, not even at whose file it is.
         let narrow = matches!(request.command, FS_IOC32_GETFLAGS | FS_IOC32_SETFLAGS);
         if narrow && !request.flags.contains(IoctlFlags::BITS_32) {
             return Err(Errno::NOTTY);
@@ -122,8 +122,8 @@ fn number(xattr: &Fsxattr, at: usize) -> u32 {
     bytes.copied().map_or(0, u32::from_ne_bytes)
 }
 
-/// A share may be the directory of a project, with a quota that the guest is not to get out of:
-/// the kernel would let it, for it takes us for who sets quotas.
+/// A share may be the directory of a project, with a quota that the guest must not
+/// escape. The kernel would let it, since we may set quotas.
 fn keep_project(kept: bool) -> Result<()> {
     if kept { Ok(()) } else { Err(Errno::PERM) }
 }

@@ -14,7 +14,7 @@
 //! | [`tables`] | nodes and handles by number, and which nodes have a descriptor |
 //! | [`wire`] | requests and replies as bytes |
 //! | [`pool`] | the threads that wait for a mount |
-//! | [`credentials`] | whom a thread acts as |
+//! | [`credentials`] | the user and group that a thread acts as |
 //! | [`manage`] | methods of the control socket |
 //! | [`dax`] | the window of the guest that files are mapped into |
 //! | [`locks`] | locks of the guest that others are to see |

@@ -35,7 +35,7 @@ use crate::error::{Errno, Result};
 use crate::sys::lock::{LockKind, OFFSET_MAX, RangeLock, ofd_get, ofd_set};
 use crate::tables::MountFd;
 
-/// Who has `fcntl(2)` locks, or is about to have some.
+/// An owner of `fcntl(2)` locks, or one that is about to get some.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Owner {
     /// On which node.
@@ -47,7 +47,7 @@ pub struct Owner {
 /// A lock that is wanted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Wanted {
-    /// Who wants it.
+    /// The owner that wants it.
     pub owner: Owner,
     /// The open file that it is wanted with.
     pub handle: u64,
@@ -125,7 +125,7 @@ impl Table {
         self.owners().get(&owner).map(|held| Arc::clone(&held.fd))
     }
 
-    /// The description of an owner who locks with `handle`.
+    /// The description of an owner that locks with `handle`.
     fn find_for(&self, owner: Owner, handle: u64) -> Option<Arc<MountFd>> {
         let mut owners = self.owners();
         let held = owners.get_mut(&owner)?;
@@ -133,7 +133,7 @@ impl Table {
         Some(Arc::clone(&held.fd))
     }
 
-    /// The description of an owner who locks with `handle`, which becomes `fd` if it has none.
+    /// The description of an owner that locks with `handle`, which becomes `fd` if it has none.
     fn keep(&self, owner: Owner, handle: u64, fd: Arc<MountFd>) -> Result<Arc<MountFd>> {
         let mut owners = self.owners();
         let full = owners.len() >= self.max_owners;
@@ -172,7 +172,7 @@ impl Table {
         removed
     }
 
-    /// Removes the owners who have locked with this handle, and with no other that is not closed.
+    /// Removes the owners that have locked with this handle, and with no other that is not closed.
     fn remove_handle(&self, node: u64, handle: u64) -> Vec<Held> {
         let of_node = |owner| Owner { node, owner };
         let mut owners = self.owners();
@@ -198,7 +198,7 @@ impl Table {
 }
 
 impl Locks {
-    /// With at most so many owners of `fcntl(2)` locks, each of which takes a descriptor.
+    /// With at most `max_owners` owners of `fcntl(2)` locks, each of which takes a descriptor.
     #[must_use]
     pub fn new(max_owners: usize) -> Self {
         let table = Table {
@@ -223,7 +223,7 @@ impl Locks {
         lock: RangeLock,
         open: impl FnOnce() -> Result<MountFd>,
     ) -> Result<Option<RangeLock>> {
-        // Who asks only is not kept.
+        // An owner that only asks is not kept.
         match self.table.find(owner) {
             Some(fd) => ofd_get(fd.as_fd(), lock),
             None => ofd_get(open()?.as_fd(), lock),
@@ -276,15 +276,15 @@ impl Locks {
         self.wait(ticket, Box::new(retry), done);
     }
 
-    /// Drops all locks of an owner, who has closed the file once (`FLUSH`, `RELEASE`).
+    /// Drops all locks of an owner that has closed the file once (`FLUSH`, `RELEASE`).
     pub fn drop_owner(&self, owner: Owner) {
         if !self.table.is_empty() {
             self.give_up(self.table.remove(owner));
         }
     }
 
-    /// Drops all locks of those who have locked with this handle, which is closed (`RELEASE`), and
-    /// with no other that is still open.
+    /// Drops all locks of the owners that have locked with this handle, which is closed
+    /// (`RELEASE`), and with no other that is still open.
     pub fn drop_handle(&self, node: u64, handle: u64) {
         if !self.table.is_empty() {
             self.give_up(self.table.remove_handle(node, handle));
@@ -294,7 +294,7 @@ impl Locks {
     fn give_up(&self, removed: impl IntoIterator<Item = Held>) {
         let mut any = false;
         for held in removed {
-            // Somebody of the same owner who waits may still have the description.
+            // A request of the same owner that waits may still have the description.
             if let Err(error) = ofd_set(held.fd.as_fd(), WHOLE) {
                 limited!(debug, "locks of a closed file: {error}");
             }

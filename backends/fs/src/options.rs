@@ -63,7 +63,7 @@ pub struct Options {
     #[command(flatten)]
     pub sandbox: SandboxArgs,
 
-    /// Options that are there for those who have always given them.
+    /// Options for command lines that were written for virtiofsd.
     #[command(flatten)]
     pub compatibility: CompatibilityArgs,
 
@@ -328,7 +328,7 @@ pub struct SandboxArgs {
     pub rlimit_nofile: Option<u64>,
 }
 
-/// Options that are there for those who have always given them.
+/// Options for command lines that were written for virtiofsd.
 #[derive(Args, Clone, Debug)]
 #[group(id = "compatibility")]
 #[command(about = None, long_about = None, next_help_heading = "As virtiofsd")]

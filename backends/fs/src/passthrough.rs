@@ -6,8 +6,13 @@
 //! structure of the wire or an errno. What the guest knows is in [`Nodes`] and [`Handles`]; what
 //! it agreed to is in [`PassThrough::negotiated`].
 //!
-//! Nothing here waits but for the host's file system. What may wait long is called on a blocking
-//! thread, see `server`.
+//! An operation waits for the host's file system and for nothing else. One that may wait long is
+//! called on a thread that may, see `server`.
+
+#![expect(
+    clippy::missing_errors_doc,
+    reason = "an operation fails with the errno that the host has for it"
+)]
 
 mod attributes;
 mod create;
@@ -53,10 +58,10 @@ pub use init::MAX_WRITE_BYTES;
 /// Descriptors that are ours: sockets, rings, eventfds, memory, and a few to spare.
 const RESERVED: usize = 512;
 
-/// Nodes that a guest may know, if nothing else is said: their memory is some 3 GiB.
+/// Nodes that a guest may know by default: their memory is some 3 GiB.
 const MAX_NODES: usize = 1 << 24;
 
-/// Who asks, and the thread that serves him.
+/// A request, and the thread that serves it.
 #[derive(Debug)]
 pub struct Cx<'a> {
     /// The head of the request.
@@ -101,7 +106,7 @@ impl PassThrough {
     /// of open files of the process.
     ///
     /// # Errors
-    /// Of the host; EOPNOTSUPP where file handles are wanted and there are none.
+    /// Errors of the host, and EOPNOTSUPP where file handles are wanted and there are none.
     pub fn new(
         config: FsConfig,
         roots: Vec<Root>,
@@ -116,7 +121,7 @@ impl PassThrough {
             config.inode_file_handles
         };
         let max_hot = match inode_file_handles {
-            // None can do without.
+            // Every node needs its descriptor.
             InodeHandles::Never => 0,
             _ => (files / 4).min(1 << 16),
         };
@@ -210,7 +215,7 @@ impl PassThrough {
         })
     }
 
-    /// What the guest is told of a name that leads to `found` in the directory `parent`.
+    /// The reply for a name that leads to `found` in the directory `parent`.
     fn entry(&self, parent: &Node, found: &Found) -> Entry {
         let submount = self.negotiated().contains(InitFlags::SUBMOUNTS)
             && found.node.is_dir()
@@ -229,7 +234,7 @@ impl PassThrough {
         }
     }
 
-    /// What the guest is told of a name that leads nowhere.
+    /// The reply for a name that leads nowhere.
     fn no_entry(&self) -> Result<Entry> {
         if self.config.timeouts.negative == Duration::ZERO {
             return Err(Errno::NOENT);

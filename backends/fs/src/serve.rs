@@ -3,9 +3,9 @@
 //!
 //! virtio 1.3 §5.11.6: the device-readable bytes are the header, the arguments and the data of a
 //! request, the device-writable ones those of its reply. All is served on the data thread unless
-//! it may wait long (`route`); then a thread of the mount that it waits for does the same and writes
-//! the reply itself. A lock that is waited for takes no thread. So a queue always goes on, and the
-//! one for urgent requests (`FORGET`) waits for nothing that another does.
+//! it may wait long (`route`); then a thread of the mount that it waits for does the same and
+//! writes the reply itself. A lock that is waited for takes no thread. So a queue always goes on,
+//! and the one for urgent requests (`FORGET`) waits for nothing that another does.
 //!
 //! What is served on the data thread is an errand: where a mount that was quick is not, another
 //! thread takes the vrings, and from then on the mount's requests go to its threads (`stall`).
@@ -216,11 +216,12 @@ impl FsWorker {
     }
 }
 
-/// The promise of a lock, for one who may wait beside those that do.
+/// The promise of a lock, for a request that may wait beside those that do.
 fn wait_parked(queue: &FsQueue, rcx: &mut RequestCx<'_>, head: u16) -> Result<Promise> {
     if !queue.may_wait(rcx.parked()) {
         // As fcntl(2) and flock(2) have it where there is no room for another lock. EAGAIN is
-        // no answer to who waits, EDEADLK is a lie, and after EINTR the guest asks again at once.
+        // no answer to a request that waits, EDEADLK is a lie, and after EINTR the guest asks again
+        // at once.
         return Err(Errno::NOLCK);
     }
     rcx.promise(head, TAG_LOCK).ok_or(Errno::NOLCK)

@@ -27,7 +27,7 @@ pub fn is_long(fs: &PassThrough, node: u64, wait: Wait) -> bool {
     }
 }
 
-/// Refuses what changes something on a share that is read-only.
+/// Refuses changes of a share that is read-only.
 ///
 /// # Errors
 /// EROFS.
@@ -41,7 +41,7 @@ pub fn check_read_only(fs: &PassThrough, traits: &Traits) -> Result<()> {
 
 /// Does what `op` asks for, and appends what the reply has behind its header to `out`.
 ///
-/// `READ`, `WRITE` and `SETLKW` are not for here.
+/// `READ`, `WRITE` and `SETLKW` are served elsewhere.
 ///
 /// # Errors
 /// The errno of the reply; `out` is then of no use.
@@ -56,7 +56,7 @@ pub fn serve(
     dirs: &mut DirScratch,
     out: &mut Vec<u8>,
 ) -> Result<()> {
-    // Whatever is not said to take set-user-ID bits off does not.
+    // Unless the request says that set-user-ID bits are taken off, they stay.
     cx.thread.use_fsetid(true)?;
     match op {
         Operation::Lookup { name } => put(out, &fs.lookup(cx, *name)?.to_bytes()),

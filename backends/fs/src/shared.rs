@@ -14,7 +14,7 @@ use crate::wire::operation::Operation;
 /// Bytes of the tag in the configuration space (virtio 1.3 §5.11.4).
 pub const TAG_BYTES: usize = 36;
 
-/// What the device is made of, beside the files.
+/// The options of the device, apart from those of its files.
 #[derive(Clone, Debug)]
 pub struct FsOptions {
     /// The name by which the guest mounts it, if it is not for the front-end to say; up to 36

@@ -29,9 +29,9 @@ pub const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
 /// How a node is held: `O_PATH`, a symbolic link as itself.
 pub const HOLD: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// With what every open for data is done: nothing that waits for somebody is waited for. Where
-/// somebody has a lease on a file (`fcntl(2)`), that is EAGAIN, and a thread that may wait tries it
-/// without `O_NONBLOCK`.
+/// The flags of every open for data: it waits for no other process. Where one has a lease on the
+/// file (`fcntl(2)`), the open fails with EAGAIN, and a thread that may wait tries it again without
+/// `O_NONBLOCK`.
 pub const OPEN: OFlags = OFlags::NOFOLLOW
     .union(OFlags::CLOEXEC)
     .union(OFlags::NONBLOCK)

@@ -90,7 +90,8 @@ enum Phase {
     Linger,
 }
 
-/// Whether a call of the client is under way: requests behind it wait, so that replies are in order.
+/// Whether a call of the client is under way: requests behind it wait, so that replies are in
+/// order.
 #[derive(Debug)]
 enum Called {
     No,

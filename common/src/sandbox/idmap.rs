@@ -2,8 +2,8 @@
 //! The maps of a user namespace (`user_namespaces(7)`), and how they are set.
 //!
 //! The one map that anybody may set by himself is his own number; everything else is the business
-//! of `newuidmap(1)` and `newgidmap(1)`, unless we are root. They are set from outside, by the parent
-//! of the process that is in the namespace.
+//! of `newuidmap(1)` and `newgidmap(1)`, unless we are root. They are set from outside, by the
+//! parent of the process that is in the namespace.
 
 use std::fmt::Write as _;
 use std::io;

@@ -21,8 +21,8 @@ pub fn forbid_core_dumps() -> Result<(), SandboxError> {
 }
 
 /// Lets this process have as many descriptors as it may, and returns how many: a full table of
-/// memory slots and 256 queues need more than the usual soft limit. For a back-end that does not let
-/// its user choose the limit.
+/// memory slots and 256 queues need more than the usual soft limit. For a back-end that does not
+/// let its user choose the limit.
 pub(crate) fn raise_descriptor_limit() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = Rlimit {

@@ -8,8 +8,8 @@
 //!
 //! The end of a process may wait without limit for a file that it has open, whose server does not
 //! answer.
-//! So the child tells its status when it is about to end, and when the end takes too long after that
-//! the parent does not wait for it: nothing is left to the child by then.
+//! So the child tells its status when it is about to end, and when the end takes too long after
+//! that the parent does not wait for it: nothing is left to the child by then.
 
 use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};

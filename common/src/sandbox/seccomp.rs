@@ -6,11 +6,11 @@
 //! backing. Everything else is answered as [`Action`] says.
 //!
 //! Calls with many uses are allowed with the arguments that we pass, no others: `clone(2)` makes
-//! threads and neither processes (but for [`AllowList::allow_heir`]) nor namespaces, `mmap(2)` and `mprotect(2)` make nothing
-//! executable, `prctl(2)` names threads
-//! and reads what the kernel has told at the start. `clone3(2)` passes its flags where a filter cannot see
-//! them; it is said not to exist, and the C library falls back to `clone(2)`. So are the calls by
-//! which a panic looks for the names of functions.
+//! threads and neither processes (but for [`AllowList::allow_heir`]) nor namespaces, `mmap(2)` and
+//! `mprotect(2)` make nothing executable, `prctl(2)` names threads and reads what the kernel has
+//! told at the start. `clone3(2)` passes its flags where a filter cannot see them; it is said not
+//! to exist, and the C library falls back to `clone(2)`. So are the calls by which a panic looks
+//! for the names of functions.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

@@ -2,8 +2,8 @@
 //! Requests that wait for a lock.
 //!
 //! One thread tries them again: at once when a lock is given up on this device, else after 1 to
-//! 50 ms, the longer the more often it was in vain, for whoever holds the lock need not be on this
-//! device. It sleeps while nobody waits, and is started by the first who does.
+//! 50 ms, the longer the more often it was in vain: the holder of the lock may be elsewhere. It
+//! sleeps while no request waits, and is started by the first that does.
 //!
 //! A request is tried under its own mutex, and whoever wants it ended takes that too. So it ends
 //! once, and a request that ended with `EINTR` has not got its lock after all.
@@ -238,7 +238,7 @@ impl Shared {
         }
     }
 
-    /// Who is to be tried now, those who came first before the others, and whether because of a
+    /// The requests to be tried now, the oldest first, and whether because of a
     /// nudge; none at the end.
     fn next(&self, delay: Duration) -> Option<(Vec<Arc<Waiter>>, bool)> {
         let idle = |state: &mut State| state.waiting.is_empty() && !state.ends;

@@ -47,7 +47,8 @@ pub enum OptionsError {
     HandlesWithoutCapability,
     /// Checks that only go with paths.
     #[error(
-        "--migration-confirm-paths and --migration-verify-handles are for --migration-mode find-paths"
+        "--migration-confirm-paths and --migration-verify-handles are for --migration-mode \
+         find-paths"
     )]
     MigrationChecks,
     /// A layer left out that was asked for.
@@ -184,7 +185,7 @@ fn shares(args: ShareArgs) -> Result<Vec<Share>, OptionsError> {
         }
     }
     Ok(match args.shared_dir {
-        // One that cannot be looked at is told of when it is opened.
+        // If it cannot be looked at, opening it says why.
         Some(path) if path.metadata().is_ok_and(|found| !found.is_dir()) => {
             return Err(OptionsError::NotADirectory { path });
         }
@@ -251,7 +252,7 @@ fn fs_config(share: &ShareArgs, cache: &CacheArgs, features: FeatureArgs, ids: I
     }
 }
 
-/// A day stands for "for ever": the guest forgets earlier on its own.
+/// As good as without an end: the guest forgets earlier on its own.
 const DAY: Duration = Duration::from_secs(86_400);
 
 fn timeouts(args: &CacheArgs) -> Timeouts {

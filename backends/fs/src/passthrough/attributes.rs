@@ -19,9 +19,6 @@ use crate::wire::reply::{Attr, AttrOut, StatFs, Statx as WireStatx};
 
 impl PassThrough {
     /// `GETATTR`
-    ///
-    /// # Errors
-    /// Of the host.
     #[inline]
     pub fn get_attr(&self, cx: &Cx<'_>, handle: Option<u64>) -> Result<AttrOut> {
         let node = self.node(cx)?;
@@ -32,9 +29,6 @@ impl PassThrough {
     }
 
     /// `STATX`: what `GETATTR` says, and when the file was born.
-    ///
-    /// # Errors
-    /// Of the host.
     pub fn statx(&self, cx: &Cx<'_>, handle: Option<u64>) -> Result<WireStatx> {
         let node = self.node(cx)?;
         if matches!(node.place(), Place::Virtual) {
@@ -112,7 +106,7 @@ impl PassThrough {
     /// `SETATTR`
     ///
     /// # Errors
-    /// Of the host. What was changed before stays.
+    /// Errors of the host. What was changed before one stays.
     pub fn set_attr(&self, cx: &mut Cx<'_>, set: &SetAttr) -> Result<AttrOut> {
         let node = self.node(cx)?;
         let fd = self.nodes.fd(&node)?;
@@ -230,9 +224,6 @@ impl PassThrough {
     }
 
     /// `STATFS`
-    ///
-    /// # Errors
-    /// Of the host.
     pub fn stat_fs(&self, cx: &Cx<'_>) -> Result<StatFs> {
         let node = self.node(cx)?;
         let fd = match (node.place(), self.first_share()) {
@@ -255,9 +246,6 @@ impl PassThrough {
     }
 
     /// `SYNCFS`: all that was written to the file system of the node is made stable.
-    ///
-    /// # Errors
-    /// Of the host.
     pub fn sync_fs(&self, cx: &Cx<'_>) -> Result<()> {
         let node = self.node(cx)?;
         if matches!(node.place(), Place::Virtual) {

@@ -2,9 +2,9 @@
 //! Making files, directories, links and special files, as the process of the guest that asks.
 //!
 //! A security label belongs to what is created. A file gets it before it has its name: it is made
-//! without one and linked in. What cannot be made so is taken away again if it cannot be labelled,
-//! as is everything that there is no room left for to tell the guest of. A name may lead elsewhere
-//! by then: what else it leads to is neither labelled nor taken away.
+//! without one and linked in. What cannot be made so is taken away again if it cannot be labelled.
+//! So is everything that the guest cannot be told, for lack of room. A name may lead elsewhere by
+//! then: the other file is neither labelled nor taken away.
 
 use std::borrow::Cow;
 use std::ffi::CStr;
@@ -25,7 +25,7 @@ use crate::wire::name::Name;
 use crate::wire::operation::Creation;
 use crate::wire::reply::{Created, Entry, Opened};
 
-/// What is to be made.
+/// What is made.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind<'a> {
     /// A directory.
@@ -79,14 +79,14 @@ fn permissions(mode: u32) -> Mode {
     Mode::from_bits_truncate(mode & 0o7777)
 }
 
-/// What a file is opened with that is made.
+/// How a new file is made and opened.
 #[derive(Clone, Copy, Debug)]
 pub struct NewFile {
     /// `open(2)`'s, of the guest.
     pub flags: u32,
     /// Its permissions.
     pub mode: u32,
-    /// What the guest masks of them, where we are to do it.
+    /// The permissions that the guest masks, where it leaves that to us.
     pub umask: u32,
     /// What else the guest wants.
     pub open_flags: OpenInFlags,
@@ -94,9 +94,6 @@ pub struct NewFile {
 
 impl PassThrough {
     /// `MKDIR`, `MKNOD` and `SYMLINK`
-    ///
-    /// # Errors
-    /// Of the host.
     pub fn make(
         &self,
         cx: &mut Cx<'_>,
@@ -113,7 +110,7 @@ impl PassThrough {
         let fd = self.nodes.opening(open).inspect_err(left)?;
         let made = sys::statx_of(fd.as_fd())?;
         if !kind.is(&made) {
-            // Somebody on the host has put another thing there: the guest is to look again.
+            // A process of the host has put another thing there: the guest must look again.
             return Err(Errno::STALE);
         }
         let found = self
@@ -126,7 +123,7 @@ impl PassThrough {
     /// `CREATE`
     ///
     /// # Errors
-    /// Of the host; ESTALE when there is such a file by now.
+    /// Errors of the host, and ESTALE when there is such a file by now.
     pub fn create(
         &self,
         cx: &mut Cx<'_>,
@@ -144,8 +141,8 @@ impl PassThrough {
         };
         let fd = match made {
             Ok(fd) => fd,
-            // Somebody on the host was faster. The guest takes the file for new and would not ask
-            // who may open it: it is to look again.
+            // A process of the host was faster. The guest takes the file for new and would not
+            // check permissions: it must look again.
             Err(Errno::EXIST) if file.flags & libc::O_EXCL.cast_unsigned() == 0 => {
                 return Err(Errno::STALE);
             }
@@ -157,9 +154,6 @@ impl PassThrough {
     }
 
     /// `TMPFILE`: a file without a name, in the file system of a directory.
-    ///
-    /// # Errors
-    /// Of the host.
     pub fn create_nameless(
         &self,
         cx: &mut Cx<'_>,
@@ -186,8 +180,8 @@ impl PassThrough {
         self.reserve(For::File).map(Some)
     }
 
-    /// What the guest is told of a new file, which `fd` has open. Without a handle it is closed: its
-    /// node has a descriptor of it then, whether it has a name or not.
+    /// The reply for a new file, which `fd` has open. Without a handle it is closed: its node has a
+    /// descriptor of it then, whether it has a name or not.
     fn created(
         &self,
         parent: &Node,
@@ -276,7 +270,7 @@ impl PassThrough {
         }
     }
 
-    /// Does something as the caller and with what he masks of permissions.
+    /// Acts as the caller, and with the permissions that it masks.
     fn as_creator<T>(
         &self,
         cx: &mut Cx<'_>,

@@ -129,9 +129,6 @@ impl PassThrough {
     }
 
     /// `FSYNC` and `FSYNCDIR`
-    ///
-    /// # Errors
-    /// Of the host.
     pub fn fsync(&self, cx: &Cx<'_>, handle: u64, data_only: bool, is_dir: bool) -> Result<()> {
         let node = self.node(cx)?;
         if matches!(node.place(), Place::Virtual) {
@@ -164,9 +161,6 @@ impl PassThrough {
     }
 
     /// `FALLOCATE`
-    ///
-    /// # Errors
-    /// Of the host.
     pub fn fallocate(
         &self,
         cx: &mut Cx<'_>,
@@ -196,7 +190,7 @@ impl PassThrough {
     /// `LSEEK`: where the next data or the next hole is.
     ///
     /// # Errors
-    /// Of the host; EINVAL for any other question.
+    /// Errors of the host, and EINVAL for any other question.
     pub fn lseek(&self, cx: &Cx<'_>, handle: u64, offset_bytes: u64, whence: u32) -> Result<u64> {
         let target = self.target(cx, cx.header.node, handle, OFlags::RDONLY)?;
         // The offset of the open file moves with it, which nobody uses.
@@ -215,9 +209,6 @@ impl PassThrough {
     }
 
     /// `COPY_FILE_RANGE`: returns bytes.
-    ///
-    /// # Errors
-    /// Of the host.
     pub fn copy_file_range(&self, cx: &mut Cx<'_>, copy: &CopyFileRange) -> Result<u64> {
         if copy.flags != 0 {
             return Err(Errno::INVAL);

@@ -2,7 +2,7 @@
 //! Reading directories.
 //!
 //! Offsets are the host's cookies and mean nothing to us. The kernel's own place in an open
-//! directory is remembered, so that reading on needs no seek; so many entries are asked for as
+//! directory is remembered, so that reading on needs no seek. No more entries are asked for than
 //! are sure to fit into the reply.
 
 use std::ffi::CStr;
@@ -85,9 +85,6 @@ impl Reader<'_> {
 
 impl PassThrough {
     /// `READDIR` and `READDIRPLUS`: entries go to `out`.
-    ///
-    /// # Errors
-    /// Of the host.
     pub fn read_dir(
         &self,
         cx: &Cx<'_>,
@@ -203,7 +200,7 @@ impl Listing<'_> {
     /// Reads on, and moves what is `reached`.
     ///
     /// # Errors
-    /// Of the host; EINVAL where no entry has the cookie.
+    /// Errors of the host, and EINVAL where no entry has the cookie.
     pub(super) fn fill(
         &mut self,
         buffer: &mut [MaybeUninit<u8>],

@@ -51,7 +51,7 @@ impl PassThrough {
     /// `GETXATTR`: the value goes to `out`, or with size 0 how long it is.
     ///
     /// # Errors
-    /// Of the host; ERANGE when it is longer than the guest has room for.
+    /// Errors of the host, and ERANGE when it is longer than the guest has room for.
     pub fn get_xattr(
         &self,
         cx: &Cx<'_>,
@@ -123,15 +123,12 @@ impl PassThrough {
         Ok(())
     }
 
-    /// Whether the guest can ask for what it is told of: `name` has its NUL.
+    /// Whether the guest can ask for the attribute `name`, which has its NUL.
     fn is_listed(&self, name: &[u8]) -> bool {
         CStr::from_bytes_with_nul(name).is_ok_and(|name| self.host_name(name).is_ok())
     }
 
     /// `SETXATTR`; with `kills_sgid` an access control list takes the set-group-ID bit off.
-    ///
-    /// # Errors
-    /// Of the host.
     pub fn set_xattr(
         &self,
         cx: &mut Cx<'_>,
@@ -161,9 +158,6 @@ impl PassThrough {
     }
 
     /// `REMOVEXATTR`
-    ///
-    /// # Errors
-    /// Of the host.
     pub fn remove_xattr(&self, cx: &Cx<'_>, name: &CStr) -> Result<()> {
         let name = self.host_name(name)?;
         let node = self.node(cx)?;
@@ -173,14 +167,14 @@ impl PassThrough {
     /// `IOCTL`: flags of inodes, as `chattr(1)` and `lsattr(1)` use them.
     ///
     /// # Errors
-    /// Of the host; ENOTTY for anything else.
+    /// Errors of the host, and ENOTTY for anything else.
     pub fn ioctl(&self, cx: &mut Cx<'_>, request: &IoctlIn<'_>, out: &mut Vec<u8>) -> Result<()> {
         let ioctl = Ioctl::decode(request)?;
         let node = self.node(cx)?;
         // Never that of the handle: it may be open to write, which an immutable file cannot be.
         let file = self.open_host(cx, &node, OFlags::RDONLY)?;
-        // Kernels before 5.13 do not ask whose file it is. Those with idmapped mounts do not say who
-        // asks.
+        // Kernels before 5.13 do not check the owner of the file. A guest with idmapped mounts does
+        // not name the caller.
         let reply = if ioctl.writes() && cx.header.uid != u32::MAX {
             let caller = self.caller(cx, &Creation::default())?;
             let run = || ioctl.run(file.as_fd());

@@ -17,8 +17,8 @@ use crate::wire::reply::InitOut;
 pub const MAX_WRITE_BYTES: u32 = 1 << 20;
 const MAX_PAGES: u16 = 256;
 
-/// What needs nothing of the host. `ATOMIC_O_TRUNC` is not there: with it Linux asks us to cut a file
-/// off before it finds out that the file is being run, and must not be.
+/// What needs nothing of the host. `ATOMIC_O_TRUNC` is not there: with it Linux asks us to cut a
+/// file off before it finds out that the file is being run, and must not be.
 const ALWAYS: InitFlags = InitFlags::ASYNC_READ
     .union(InitFlags::BIG_WRITES)
     .union(InitFlags::HAS_IOCTL_DIR)

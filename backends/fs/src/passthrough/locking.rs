@@ -18,7 +18,7 @@ impl PassThrough {
     /// `GETLK`: what is in the way of a lock.
     ///
     /// # Errors
-    /// Of the host; ENOSYS when locks are the guest's own affair.
+    /// Errors of the host, and ENOSYS when locks are the guest's own affair.
     pub fn get_lock(&self, cx: &Cx<'_>, lock: &LockIn) -> Result<Lock> {
         let node = self.lockable(cx, lock)?;
         let owner = owner(&node, lock);
@@ -54,7 +54,7 @@ impl PassThrough {
         self.locks.set(wanted, || self.open_to_lock(&node))
     }
 
-    /// `SETLKW`, where somebody is: `done` is called when he has gone.
+    /// `SETLKW`, where another owner has the lock: `done` is called when it was given up.
     ///
     /// # Errors
     /// As [`get_lock`](Self::get_lock); `done` is not called then.

@@ -22,8 +22,8 @@ impl PassThrough {
     /// `LOOKUP`
     ///
     /// # Errors
-    /// Of the host; EXDEV for what is on a mount that this thread, which is not to wait, asks for
-    /// nothing.
+    /// Errors of the host, and EXDEV for what is on a mount that this thread, which is not to wait,
+    /// asks for nothing.
     pub fn lookup(&self, cx: &Cx<'_>, name: LookupName<'_>) -> Result<Entry> {
         let parent = self.node(cx)?;
         if !parent.is_dir() {
@@ -57,7 +57,7 @@ impl PassThrough {
             .map(|found| self.entry(root, &found))
     }
 
-    /// The share whose file system the directory of several shares says it is of.
+    /// The share whose file system is shown as that of the directory of several shares.
     pub(crate) fn first_share(&self) -> Option<&Arc<Node>> {
         self.shares.first().map(|share| &share.node)
     }
@@ -104,9 +104,6 @@ impl PassThrough {
     }
 
     /// `READLINK`: the target goes to `out`.
-    ///
-    /// # Errors
-    /// Of the host.
     pub fn read_link(&self, cx: &Cx<'_>, out: &mut Vec<u8>) -> Result<()> {
         let node = self.node(cx)?;
         let fd = self.nodes.fd(&node)?;
@@ -117,9 +114,6 @@ impl PassThrough {
     }
 
     /// `UNLINK` and `RMDIR`
-    ///
-    /// # Errors
-    /// Of the host.
     pub fn unlink(&self, cx: &Cx<'_>, name: Name<'_>, is_dir: bool) -> Result<()> {
         let parent = self.node(cx)?;
         let flags = if is_dir {
@@ -133,7 +127,7 @@ impl PassThrough {
     /// `RENAME` and `RENAME2`
     ///
     /// # Errors
-    /// Of the host; EINVAL for flags that we do not know.
+    /// Errors of the host, and EINVAL for flags that we do not know.
     pub fn rename(
         &self,
         cx: &Cx<'_>,
@@ -158,9 +152,6 @@ impl PassThrough {
     }
 
     /// `LINK`
-    ///
-    /// # Errors
-    /// Of the host.
     pub fn link(&self, cx: &Cx<'_>, node: u64, name: Name<'_>) -> Result<Entry> {
         let parent = self.node(cx)?;
         let node = self.nodes.get(node)?;

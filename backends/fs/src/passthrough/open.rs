@@ -24,7 +24,7 @@ impl PassThrough {
     /// `OPEN`
     ///
     /// # Errors
-    /// Of the host; ENOSYS when the guest may do without.
+    /// Errors of the host, and ENOSYS when the guest may do without.
     pub fn open(&self, cx: &mut Cx<'_>, flags: u32, open_flags: OpenInFlags) -> Result<Opened> {
         if self.negotiated().contains(InitFlags::NO_OPEN_SUPPORT) {
             return Err(Errno::NOSYS);
@@ -110,7 +110,7 @@ impl PassThrough {
         if self.config.preserve_noatime {
             host |= guest & OFlags::NOATIME;
         }
-        // With a write-back cache the guest reads pages that it has parts of.
+        // With a write-back cache the guest reads pages of which it has parts.
         if self.negotiated().contains(InitFlags::WRITEBACK_CACHE)
             && host & OFlags::RWMODE == OFlags::WRONLY
         {
@@ -134,8 +134,9 @@ impl PassThrough {
         out
     }
 
-    /// Whether closing a file tells nobody anything. Of one that can be written it does: Linux sends
-    /// what a program has left in a mapping when the file is closed only where it is to send FLUSH.
+    /// Whether closing a file tells nobody anything. Of one that can be written it does: Linux
+    /// sends what a program has left in a mapping when the file is closed only where it is to send
+    /// FLUSH.
     fn can_skip_flush(&self, flags: u32) -> bool {
         let reads_only = OFlags::from_bits_retain(flags) & OFlags::RWMODE == OFlags::RDONLY;
         reads_only && !self.negotiated().contains(InitFlags::POSIX_LOCKS)

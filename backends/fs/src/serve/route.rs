@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Where a request is served.
 //!
-//! On the data thread what only asks file systems of this machine, which answer from memory or
-//! from a disk of theirs; all else on the threads of the mount that it may have to wait for. A
+//! The data thread serves what only asks file systems of this machine, which answer from memory or
+//! from a disk of theirs. Anything else goes to the threads of the mount that it may wait for. A
 //! request that names two mounts waits for the one that is not quick; if neither is, it has threads
 //! of the pair, so that one of them that hangs takes none of the other's. Which mounts those are is
 //! known of every node, so that nothing is asked to find out.
@@ -16,7 +16,7 @@ use crate::tables::{Between, Mount, Place, Stall};
 use crate::wire::header::InHeader;
 use crate::wire::operation::{LookupName, Operation};
 
-/// Who serves a request that is not served on the data thread.
+/// The threads that serve a request instead of the data thread.
 #[derive(Debug)]
 pub(super) struct To {
     pub(super) pool: Arc<Pool>,
@@ -35,7 +35,7 @@ impl To {
     }
 }
 
-/// Who is to serve a request, as far as can be told before it is; none: the data thread.
+/// The threads that serve a request, as far as that is known before; none: the data thread.
 #[inline]
 pub(super) fn elsewhere(
     fs: &PassThrough,
@@ -62,8 +62,8 @@ pub(super) fn own(fs: &PassThrough, header: &InHeader, traits: &Traits) -> To {
     To::new(pool, traits.work)
 }
 
-/// Who is to serve a request whose name leads to another mount, which is not known to be quick. Each
-/// such name has threads of its own until the guest knows what is there.
+/// The threads that serve a request whose name leads to another mount, which is not known to be
+/// quick. Each such name has threads of its own until the guest knows what is there.
 #[cold]
 pub(super) fn beyond(
     fs: &PassThrough,
@@ -81,7 +81,7 @@ pub(super) fn beyond(
     To::new(fs.nodes.mounts().pool_of(between), Work::Reads)
 }
 
-/// The threads of the mounts that are not quick of those that a request names.
+/// The threads of those mounts of a request that are not quick.
 #[cold]
 fn slow(fs: &PassThrough, header: &InHeader, op: &Operation<'_>, traits: &Traits) -> Option<To> {
     let slow = |node: u64| {

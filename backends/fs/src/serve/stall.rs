@@ -13,8 +13,8 @@ use crate::shared::Shared;
 use crate::tables::{Hung, Place};
 use crate::wire::operation::Operation;
 
-/// What a data thread serves at the moment, for who takes its vrings if that does not end. As long as
-/// there is one, the thread has not come back.
+/// What a data thread serves at the moment, for the thread that takes its vrings if that does not
+/// end. While this exists, the thread has not come back.
 #[derive(Debug, Default)]
 pub(super) struct Where {
     node: AtomicU64,
@@ -55,7 +55,7 @@ impl Where {
     }
 }
 
-/// A data thread, for those who look after it.
+/// A data thread, as the watchdog sees it.
 #[derive(Debug)]
 pub(super) struct Away {
     shared: Arc<Shared>,
@@ -96,8 +96,8 @@ impl WhileAway for Away {
     }
 }
 
-/// Whether a thread waits, by its `stat`: the state is behind the name, which is in brackets. One that
-/// could run does not, nor does one that is stopped or traced.
+/// Whether a thread waits, by its `stat`: the state is behind the name, which is in brackets. One
+/// that could run does not, nor does one that is stopped or traced.
 fn is_waiting(stat: &[u8]) -> bool {
     let name_ends = stat.iter().rposition(|byte| *byte == b')');
     let state = name_ends.and_then(|at| stat.get(at + 2));

@@ -37,8 +37,8 @@ pub(super) fn whole(
     Ok(done)
 }
 
-/// A reply cannot have more than the guest has room for: what asks for a number of bytes, asking for
-/// no more than that; none for what does not.
+/// A reply cannot have more than the guest has room for: what asks for a number of bytes, asking
+/// for no more than that; none for what does not.
 #[inline]
 pub(super) fn clamp<'a>(op: &Operation<'a>, room: usize) -> Option<Operation<'a>> {
     // Clamped: no request asks for more.

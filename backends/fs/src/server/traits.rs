@@ -33,7 +33,7 @@ const OTHER: usize = 7;
 pub enum Wait {
     /// Not for long.
     Short,
-    /// For so long that others must not wait with it.
+    /// Longer than others may wait with it.
     Long,
     /// For long if files are mapped into guests: what is mapped must be taken away.
     LongIfMapped,

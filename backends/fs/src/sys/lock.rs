@@ -117,8 +117,8 @@ pub fn ofd_set(fd: BorrowedFd<'_>, lock: RangeLock) -> Result<()> {
     }
 }
 
-/// What lock of somebody else keeps `fd` from `lock`; none: it could be had. Unix says who holds
-/// it by a process, which such locks have none of.
+/// The lock of another owner that is in the way of `lock` on `fd`; none: `fd` could have it. No
+/// process is named as its holder: such locks belong to open files.
 ///
 /// # Errors
 /// As [`ofd_set`].

@@ -18,7 +18,7 @@ const FLOOR: usize = 16;
 const FILES_LEAVE: usize = 32;
 const FILES_LEAVE_MAX: usize = 64;
 
-/// Who wants a descriptor.
+/// What a descriptor is wanted for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum For {
     /// A node that is found by nothing else.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Which nodes have a descriptor beside their file handle.
 //!
-//! A clock: a ring of nodes and a hand that goes round. Whoever was not used since it last came by
-//! loses his descriptor to the next one in need. It runs only when a descriptor is opened.
+//! A clock: a ring of nodes and a hand that goes round. A node that was not used since it
+//! last came by loses its descriptor to the next node in need. It runs only when a descriptor is
+//! opened.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -133,9 +134,9 @@ impl Hot {
 }
 
 impl Clock {
-    /// Takes the first node that the hand finds idle or gone out of the ring; none when all are used
-    /// at this moment: there are more than there should be then, for a while. What it had is to be
-    /// dropped when the clock is unlocked.
+    /// Takes the first node that the hand finds idle or gone out of the ring; none when all are
+    /// used at this moment: there are more than there should be then, for a while. What it had is
+    /// to be dropped when the clock is unlocked.
     fn take(&mut self, nodes: &Slab<Node>) -> Option<Cooled> {
         // Twice round: the first time takes the mark of use from all.
         for _ in 0..=2 * self.ring.len() {

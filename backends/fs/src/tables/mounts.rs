@@ -76,7 +76,7 @@ impl Mount {
         self.is_remote() || (self.stalled.load(Ordering::Acquire) && !self.recovers())
     }
 
-    /// It has not answered; who waits for it is back when `hung` is gone.
+    /// It has not answered; the thread that waits for it is back when `hung` is gone.
     pub fn stall(&self, hung: Hung) {
         if self.is_remote() {
             return;
@@ -236,7 +236,7 @@ pub enum Between {
 }
 
 impl Mounts {
-    /// None yet; each gets at most so many threads.
+    /// A table without mounts; each that comes gets at most `pool_threads` threads.
     #[must_use]
     pub fn new(pool_threads: usize) -> Self {
         Self {
@@ -306,7 +306,8 @@ impl Mounts {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The mount `number`, which `fd` is on; `open` opens its root to read if it was not met before.
+    /// The mount `number`, which `fd` is on; `open` opens its root to read if it was not met
+    /// before.
     pub fn get(
         &self,
         number: u64,

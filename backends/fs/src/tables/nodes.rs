@@ -65,7 +65,7 @@ pub struct Found {
 }
 
 impl Nodes {
-    /// Nobody.
+    /// A table without nodes.
     #[must_use]
     pub fn new(options: NodeOptions) -> Self {
         Self {
@@ -82,7 +82,7 @@ impl Nodes {
     /// Adds the root of a share, which `fd` is (`O_PATH`); it stays.
     ///
     /// # Errors
-    /// Of the host; EOPNOTSUPP where file handles are wanted and there are none.
+    /// Errors of the host, and EOPNOTSUPP where file handles are wanted and there are none.
     pub fn add_root(&self, fd: OwnedFd) -> Result<Arc<Node>> {
         let stat = sys::statx_of(fd.as_fd())?;
         let mount = self.mount_of(&stat, fd.as_fd(), None);
@@ -182,15 +182,15 @@ impl Nodes {
     /// Opens a regular file or a directory anew, with the rights of this thread.
     ///
     /// # Errors
-    /// Of the host; EAGAIN while another process has a lease on the file, which it was told to give
-    /// up; ELOOP or ENXIO for what is never opened.
+    /// Errors of the host, and EAGAIN while another process has a lease on the file, which it was
+    /// told to give up; ELOOP or ENXIO for what is never opened.
     pub fn open(&self, node: &Node, flags: OFlags) -> Result<OwnedFd> {
         self.open_as(node, flags | OPEN)
     }
 
-    /// As [`open`](Self::open), but waits for who has a lease. That may take until the kernel ends
-    /// it, `/proc/sys/fs/lease-break-time`. There is nothing else to wait for: what is opened is no
-    /// FIFO and no device.
+    /// As [`open`](Self::open), but waits for the holder of a lease. That may take until the kernel
+    /// ends it, `/proc/sys/fs/lease-break-time`. There is nothing else to wait for: what is opened
+    /// is no FIFO and no device.
     ///
     /// # Errors
     /// As [`open`](Self::open) but EAGAIN.
@@ -211,7 +211,7 @@ impl Nodes {
         self.opening(|| self.reopen(fd.as_fd(), flags))
     }
 
-    /// Opens what a descriptor is of.
+    /// Opens the file of a descriptor once more.
     fn reopen(&self, fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd> {
         let number = DecInt::from_fd(fd);
         // The number is a link that is to be followed.
@@ -240,7 +240,7 @@ impl Nodes {
         }
     }
 
-    /// A lookup was counted that the guest is not told of.
+    /// Takes back a lookup that was counted and that the guest does not get.
     pub fn unremember(&self, node: &Arc<Node>) {
         if node.forget(1) {
             self.drop_node(node);

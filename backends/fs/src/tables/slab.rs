@@ -4,7 +4,8 @@
 //! A number is the place of the entry and, in its upper half, how often that place was used
 //! before: the number of an entry that is gone leads nowhere. Places lie in segments that double
 //! in size and stay where they are. Free places are kept in parts, one for each of a few threads;
-//! a thread that has none takes some of another's, for those who forget are not those who look up.
+//! a thread that has none takes some of another's: the threads that look up are not always those
+//! that forget.
 
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! When a mount of this machine that did not answer is quick again.
 //!
-//! Its requests go to its own threads meanwhile, which have no need of it to be quick; but they are
-//! slower where it is. It is taken for quick again when all have come back who waited for it, and
-//! for a while after that none of its requests was late.
+//! Meanwhile its requests go to its own threads. These may wait for it, but are slower than a data
+//! thread where it is quick. It counts as quick again when all threads that waited for it have come
+//! back, and none of its requests was late for a while after that.
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use ringside_common::worker::monotonic_ns;
 
-/// A request that takes so long is late.
+/// A request that takes this long is late.
 const LATE_NS: u64 = 40_000_000;
-/// How long none is to be late.
+/// How long no request may be late.
 const QUIET_NS: u64 = 1_000_000_000;
 
 /// Gone when a thread has come back that waited for a mount.

@@ -47,7 +47,8 @@ pub(super) fn parse<'a>(
 ) -> Result<Creation<'a>, ParseError> {
     let mut awaited = negotiated & (InitFlags::SECURITY_CTX | InitFlags::CREATE_SUPP_GROUP);
     let said_bytes = usize_of(header.extensions_bytes.into());
-    // Where nothing was agreed the length was padding once, and there are drivers that never set it.
+    // Where nothing was agreed the length was padding once, and there are drivers that never set
+    // it.
     if !awaited.is_empty() && said_bytes != 0 && said_bytes != bytes.len() {
         return Err(ParseError::Extension);
     }

@@ -11,7 +11,7 @@ pub const OUT_HEADER_BYTES: usize = 16;
 /// What `total_extlen` counts in.
 const EXTENSIONS_UNIT_BYTES: u32 = 8;
 
-/// Who asks what.
+/// The header of a request.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct InHeader {
     /// Bytes of the request, this header included.
@@ -22,7 +22,7 @@ pub struct InHeader {
     pub unique: u64,
     /// The node it is about.
     pub node: u64,
-    /// User of the calling process, as its file system sees him.
+    /// User of the calling process, as its file system sees it.
     pub uid: u32,
     /// Group of the calling process.
     pub gid: u32,

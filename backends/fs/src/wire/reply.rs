@@ -364,7 +364,7 @@ impl Lock {
 pub struct IoctlOut {
     /// What the call returned.
     pub result: i32,
-    /// None.
+    /// Always empty: nothing is to be tried again.
     pub flags: IoctlFlags,
 }
 

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! How names and descriptors lead to nodes.
 
+#![expect(
+    clippy::missing_errors_doc,
+    reason = "a lookup fails with the errno that the host has for it"
+)]
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -18,7 +23,7 @@ impl Nodes {
     /// not to wait asks no mount but the directory's, unless that is known to be quick.
     ///
     /// # Errors
-    /// Of the host; EXDEV for what is on a mount that the thread does not ask.
+    /// Errors of the host, and EXDEV for what is on a mount that the thread does not ask.
     pub fn lookup(&self, parent: &Node, name: Name<'_>, waits: bool) -> Result<Found> {
         let dir = self.fd(parent)?;
         let guess = self.hints.get(parent.number(), name);
@@ -52,7 +57,7 @@ impl Nodes {
     /// may have the caller wait.
     ///
     /// # Errors
-    /// Of the host; EXDEV for what is on another mount.
+    /// Errors of the host, and EXDEV for what is on another mount.
     pub fn lookup_entry(
         &self,
         parent: &Node,
@@ -74,9 +79,9 @@ impl Nodes {
         self.adopt_as(self.opening(open)?, parent.mount(), !self.hot.is_full())
     }
 
-    /// Attributes of what `name` in the directory `dir` of `parent` is. Where the caller does not wait
-    /// for it, the directory is on this machine, and nobody else is asked, so that what is mounted
-    /// there cannot have us wait.
+    /// Attributes of what `name` in the directory `dir` of `parent` is. Where the caller does not
+    /// wait for it, the directory is on this machine, and nobody else is asked, so that what is
+    /// mounted there cannot have us wait.
     #[inline]
     fn statx_in(
         &self,
@@ -112,19 +117,13 @@ impl Nodes {
         node.remember().then_some(node)
     }
 
-    /// The node of what `fd` (`O_PATH`) is of, with one more lookup; `near` is a mount that it is
+    /// The node of the file of `fd` (`O_PATH`), with one more lookup; `near` is a mount that it is
     /// likely to be on.
-    ///
-    /// # Errors
-    /// Of the host.
     pub fn adopt(&self, fd: OwnedFd, near: &Arc<Mount>) -> Result<Found> {
         self.adopt_as(fd, near, true)
     }
 
     /// As [`adopt`](Self::adopt), where its attributes are known.
-    ///
-    /// # Errors
-    /// Of the host.
     pub fn adopt_known(&self, fd: OwnedFd, stat: Statx, near: &Arc<Mount>) -> Result<Found> {
         self.intern_as(fd, stat, near, true)
     }
@@ -147,9 +146,6 @@ impl Nodes {
     }
 
     /// The node of an open file that was just made; `fd` stays the caller's.
-    ///
-    /// # Errors
-    /// Of the host.
     pub fn adopt_open(&self, fd: BorrowedFd<'_>, near: &Arc<Mount>) -> Result<Found> {
         let stat = sys::statx_of(fd)?;
         if let Some(node) = self.find_and_remember(Key::of(&stat)) {
