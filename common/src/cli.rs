@@ -137,7 +137,7 @@ pub struct CommonArgs<Q: QueueCount = NumQueues> {
     #[arg(value_parser = values::group)]
     pub socket_group: Option<u32>,
 
-    /// How many queues there are.
+    /// The number of queues.
     #[command(flatten)]
     pub queues: Q,
 
@@ -329,7 +329,8 @@ impl<Q: QueueCount> CommonArgs<Q> {
         self.socket_mode.unwrap_or(default)
     }
 
-    /// For a device where an option that is given again replaces what was given before.
+    /// Keeps the last path only: for a device where an option that is given again replaces the one
+    /// before.
     pub fn keep_last_socket_path(&mut self) {
         let before = self.socket_path.len().saturating_sub(1);
         self.socket_path.drain(..before);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The management thread: counters and a few methods, for operators and their tools.
 //!
-//! Two doors, both optional, both served by one thread that sleeps in `epoll_wait` while nobody
-//! talks to it:
+//! Two doors, both optional, both served by one thread that sleeps in `epoll_wait` while no
+//! client talks to it:
 //! - the control socket (`--control-socket`): JSON lines, as described below;
 //! - metrics (`--metrics`): `GET /metrics` over HTTP, the `OpenMetrics` text for Prometheus.
 //!
@@ -24,10 +24,10 @@
 //! them, and metrics the label `port`. What only one kind of device counts comes through
 //! [`DeviceCounters`].
 //!
-//! # Who is trusted
-//! Who may open the control socket (mode 0600) may command the back-end. Who reaches the metrics
-//! door may read counters and no more. Neither can make the thread wait, spin or grow: the bounds
-//! are listed at the top of `server.rs`.
+//! # Trust
+//! A user that may open the control socket (mode 0600) may command the back-end. One that reaches
+//! the metrics door may read counters and no more. Neither can make the thread wait, spin or grow:
+//! the bounds are listed at the top of `server.rs`.
 //!
 //! # Order at start
 //! [`ManagementSockets::bind`] comes before the sandbox, [`ManagementSockets::spawn`] after it.

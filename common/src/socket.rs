@@ -2,7 +2,7 @@
 //! Unix sockets: binding one without surprises, and taking over one that was handed to us.
 //!
 //! [`BoundSocket::bind`] follows these rules:
-//! - A socket file nobody listens on (left over by a crash) is replaced. One with a live listener,
+//! - A socket file without a listener (left over by a crash) is replaced. One with a live listener,
 //!   a regular file, a directory or a symbolic link is refused.
 //! - The mode is never wider than asked for, not even between `bind` and `chmod`, whatever the
 //!   umask: the socket starts with the owner's bits only, then gets its group, then its mode.
@@ -159,7 +159,7 @@ impl BoundSocket {
     }
 
     /// Group first, wider mode second: never is the wrong group let in. Both through the inode, so
-    /// that nobody can slip another file under the path in between.
+    /// that no process can slip another file under the path in between.
     fn set_owner_and_mode(&self, mode: Mode, group: Option<u32>) -> Result<(), SocketError> {
         if let Some(group) = group {
             chownat(
@@ -299,13 +299,13 @@ fn bind_private(path: &Path, mode: Mode) -> Result<(OwnedFd, OwnedFd), Errno> {
         Mode::empty(),
     )?;
     if FileType::from_raw_mode(fstat(&inode)?.st_mode) != FileType::Socket {
-        // Somebody who may write the directory swapped the file already.
+        // Another process that may write the directory has swapped the file already.
         return Err(Errno::EXIST);
     }
     Ok((socket, inode))
 }
 
-/// Removes the socket file at `path` if nobody listens on it.
+/// Removes the socket file at `path` if it has no listener.
 fn remove_stale(path: &Path) -> Result<(), SocketError> {
     let before = match lstat(path) {
         Ok(stat) => stat,
@@ -338,9 +338,9 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
 
 /// Whether a socket is bound to `path`, in whatever network namespace.
 ///
-/// Who listens there is not to take us for a front-end, so we ask as a datagram socket: the kernel
-/// then says that the type is wrong, and nobody hears of it. Only a plain refusal means that nobody
-/// is there; a missing permission is a sign of life.
+/// A listener must not take us for a front-end, so we ask as a datagram socket: the kernel then
+/// says that the type is wrong, and the listener does not notice. Only a plain refusal means that
+/// there is no listener; a missing permission is a sign of life.
 fn has_listener(path: &Path) -> Result<bool, Errno> {
     let address = SocketAddrUnix::new(path)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;

@@ -72,13 +72,13 @@ impl Calls {
             .name("call".to_owned())
             .spawn(move || promise.keep(&call));
         match started {
-            // Nobody joins it: that it has ended is told by its reply.
+            // It is not joined: its reply says that it has ended.
             Ok(_) => {
                 self.running += 1;
                 Ok(())
             }
             Err(error) => {
-                // The promise was broken with the closure, which tells nobody.
+                // The promise was broken with the closure, and its reply is for no client.
                 self.replies.lock().retain(|(other, _)| *other != token);
                 Err(unstarted.refusal(&failed(error)))
             }

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::socket::{SocketError, check_path};
 
-/// Longer than a drain may take; so that a stuck back-end does not hang the tool for ever.
+/// Longer than a drain may take; it ends the wait for a back-end that is stuck.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// More than the counters of 256 queues take.

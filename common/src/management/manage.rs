@@ -28,7 +28,7 @@ pub struct MethodInfo {
 /// They run on the management thread, one at a time, except those that [may wait](Self::may_wait):
 /// what takes long there holds up other clients.
 pub trait Manage: Send + Sync {
-    /// The methods, for `help` and to find who serves a call.
+    /// The methods, for `help` and to find the one that a call names.
     fn methods(&self) -> &[MethodInfo];
 
     /// Whether a call of this method may wait for a device: it then has a thread of its own, beside

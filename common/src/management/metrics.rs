@@ -272,7 +272,7 @@ fn buckets(latency: &LatencySnapshot) -> Vec<(f64, u64)> {
         .collect()
 }
 
-/// Loses precision above 2^53 ns (104 days), where nobody asks for single nanoseconds.
+/// Loses precision above 2^53 ns (104 days), where single nanoseconds do not matter.
 fn seconds(ns: u64) -> f64 {
     ns as f64 / NS_PER_SECOND
 }

@@ -201,7 +201,7 @@ impl Server {
             .modify(self.stop.as_fd(), Events::empty(), STOP_TOKEN)
     }
 
-    /// Gives the replies of calls that have ended to those who wait for them, if they still do.
+    /// Gives the replies of calls that have ended to the clients that still wait for them.
     fn deliver(&mut self, now: Instant) -> io::Result<()> {
         for (token, reply) in self.calls.finished() {
             if let Some(client) = self.clients.get_mut(&token) {

@@ -50,7 +50,7 @@ fn tell(program: &str, error: &(dyn Error + 'static)) -> u8 {
         text = format!("{text}: {cause}");
         source = cause.source();
     }
-    // Nobody may be there to read it.
+    // There may be no reader.
     let _ = writeln!(io::stderr(), "{program}: {text}");
     match error.downcast_ref::<HostError>() {
         Some(error) if error.is_of_data_thread() => EXIT_DATA_THREAD,

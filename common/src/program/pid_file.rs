@@ -48,7 +48,7 @@ impl Drop for PidFile {
     }
 }
 
-/// Opens and locks the file at `path`, and not one that somebody has just removed from there.
+/// Opens and locks the file at `path`, and not one that was just removed from there.
 fn lock(path: &Path) -> io::Result<File> {
     loop {
         let file = OpenOptions::new()

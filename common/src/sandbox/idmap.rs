@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The maps of a user namespace (`user_namespaces(7)`), and how they are set.
 //!
-//! The one map that anybody may set by himself is his own number; everything else is the business
-//! of `newuidmap(1)` and `newgidmap(1)`, unless we are root. They are set from outside, by the
-//! parent of the process that is in the namespace.
+//! A process may map its own number without privileges; every other map is set by `newuidmap(1)`
+//! and `newgidmap(1)`, unless we are root. They are set from outside, by the parent of the process
+//! that is in the namespace.
 
 use std::fmt::Write as _;
 use std::io;

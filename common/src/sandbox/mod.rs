@@ -101,7 +101,7 @@ impl fmt::Display for Level {
     }
 }
 
-/// What is to be entered.
+/// The sandbox that a process enters.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sandbox<'a> {
     /// How.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Who the serving process is: the namespaces it gets (`namespaces(7)`), and the groups it leaves.
+//! The identity of the serving process: the namespaces it gets (`namespaces(7)`), and the groups it
+//! leaves.
 
 use rustix::process::{Gid, Uid};
 use rustix::thread::{UnshareFlags, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
@@ -27,8 +28,8 @@ pub(super) fn become_root_user() -> Result<(), SandboxError> {
 /// Leaves the supplementary groups of whoever has started us: a guest's user must not be let in
 /// where only they are.
 ///
-/// Who may not do that (anybody but root, root without `CAP_SETGID`, and who has a user namespace
-/// with a single number) cannot take another identity either, so it is the same user who stays in.
+/// A process that may not do that (of a user other than root, without `CAP_SETGID`, or in a user
+/// namespace with a single number) cannot take another identity either, so its user stays the same.
 pub(super) fn leave_groups() -> Result<(), SandboxError> {
     match set_thread_groups(&[]) {
         Ok(()) | Err(rustix::io::Errno::PERM) => Ok(()),

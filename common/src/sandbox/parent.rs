@@ -73,7 +73,7 @@ pub(super) fn split(separation: Separation<'_>) -> Result<Option<u8>, SandboxErr
         drop((map, told));
         heir::leave_to_parent(tell, matches!(separation, Separation::None));
         if let Err(error) = settle_in(separation, mapped, &parent) {
-            // Not for the caller, who might go on with less, as its copy in the parent may.
+            // The caller does not see it: it might go on with less, as its copy in the parent may.
             // No destructor runs: what they would undo belongs to the parent.
             log::error!("{error}");
             exit_now(1);
@@ -90,7 +90,7 @@ pub(super) fn split(separation: Separation<'_>) -> Result<Option<u8>, SandboxErr
     Ok(Some(wait(child, told)))
 }
 
-/// The parent's part of a user namespace; who is inside may not write its maps.
+/// The parent's part of a user namespace: a process inside may not write its maps.
 fn write_maps(maps: &Maps, child: Pid, mut map: PipeWriter) -> Result<(), SandboxError> {
     let written = maps.write(child).and_then(|()| map.write_all(&[1]));
     drop(map);
@@ -112,7 +112,7 @@ fn settle_in(
             // The parent knows why, and tells.
             exit_now(1);
         }
-        // Who has a map of one kind alone is not left with a number that is not mapped.
+        // Its own numbers may not be mapped: it becomes root of each kind whose map has root.
         if maps.have_root_group() {
             become_root_group()?;
         }
@@ -122,9 +122,9 @@ fn settle_in(
     }
     // What a terminal sends to its whole group is passed on by the parent, and so comes once.
     setsid().map_err(SandboxError::system("start a session"))?;
-    // Not SIGTERM: a child that waits for its requests to end would be left over, and nobody would
-    // know of it. There is nothing to save: what a guest wrote is in the host's page cache, and the
-    // socket's file was the parent's to remove.
+    // Not SIGTERM: a child that waits for its requests to end would be left over without notice.
+    // There is nothing to save: what a guest wrote is in the host's page cache, and the socket's
+    // file was the parent's to remove.
     set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(SandboxError::system("follow the parent"))?;
     let mut ended = [PollFd::new(parent, PollFlags::IN)];

@@ -39,7 +39,7 @@ fn threads() -> io::Result<usize> {
 ///
 /// # Errors
 /// When there is no room for a process or it may not have them, or when this one has several
-/// threads: locks that another thread holds would stay locked in the child for ever.
+/// threads: locks that another thread holds would never be unlocked in the child.
 pub(super) fn fork(namespaces: UnshareFlags) -> io::Result<Option<Pid>> {
     if threads()? != 1 {
         return Err(io::Error::other("there are other threads already"));
@@ -109,7 +109,7 @@ extern "C" fn forward(number: c_int, _info: *mut siginfo_t, _context: *mut c_voi
     let value = libc::sigval {
         sival_ptr: std::ptr::null_mut(),
     };
-    // SAFETY: async-signal-safe; the child is not waited for before it has ended, so the number is
-    // nobody else's.
+    // SAFETY: async-signal-safe; the child is not waited for before it has ended, so no other
+    // process has its number.
     unsafe { libc::sigqueue(CHILD.load(Ordering::Acquire), number, value) };
 }
