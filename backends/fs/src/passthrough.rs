@@ -48,7 +48,7 @@ use crate::wire::flags::{AttrFlags, InitFlags};
 use crate::wire::header::InHeader;
 use crate::wire::operation::Creation;
 use crate::wire::reply::{AttrOut, Entry};
-pub use create::{Kind, NewFile};
+pub use create::Kind;
 pub use data::Target;
 pub use directory::DirScratch;
 use handles::Reserved;

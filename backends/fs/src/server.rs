@@ -8,9 +8,8 @@ mod traits;
 
 use crate::dax::Mapping;
 use crate::error::{Errno, Result};
-use crate::passthrough::{Cx, DirScratch, Kind, NewFile, PassThrough};
+use crate::passthrough::{Cx, DirScratch, Kind, PassThrough};
 pub use crate::server::traits::{KINDS, Traits, Wait};
-use crate::wire::flags::OpenInFlags;
 use crate::wire::operation::Operation;
 use crate::wire::reply::{CopiedWide, Lseek, Written};
 
@@ -71,26 +70,11 @@ pub fn serve(
         Operation::ReadDirPlus(read) => fs.read_dir(cx, read, true, dirs, out)?,
         Operation::Init(init) => put(out, &fs.init(init)?.to_bytes()),
         Operation::Destroy => fs.end(),
-        Operation::Create {
-            name,
-            flags,
-            mode,
-            umask,
-            open_flags,
-            with,
-        } => {
-            let file = new_file(*flags, *mode, *umask, *open_flags);
-            put(out, &fs.create(cx, *name, file, with)?.to_bytes());
+        Operation::Create { name, file, with } => {
+            put(out, &fs.create(cx, *name, *file, with)?.to_bytes());
         }
-        Operation::TmpFile {
-            flags,
-            mode,
-            umask,
-            open_flags,
-            with,
-        } => {
-            let file = new_file(*flags, *mode, *umask, *open_flags);
-            put(out, &fs.create_nameless(cx, file, with)?.to_bytes());
+        Operation::TmpFile { file, with } => {
+            put(out, &fs.create_nameless(cx, *file, with)?.to_bytes());
         }
         Operation::MkDir {
             name,
@@ -194,15 +178,6 @@ pub fn serve(
         | Operation::NotifyReply => return Err(Errno::NOSYS),
     }
     Ok(())
-}
-
-fn new_file(flags: u32, mode: u32, umask: u32, open_flags: OpenInFlags) -> NewFile {
-    NewFile {
-        flags,
-        mode,
-        umask,
-        open_flags,
-    }
 }
 
 #[inline]

@@ -20,9 +20,9 @@ use crate::credentials::ThreadContext;
 use crate::error::{Errno, Result};
 use crate::sys::{self, HOLD, OPEN, by_number};
 use crate::tables::{For, Found, Key, Node};
-use crate::wire::flags::{InitFlags, OpenInFlags, OpenOutFlags};
+use crate::wire::flags::{InitFlags, OpenOutFlags};
 use crate::wire::name::Name;
-use crate::wire::operation::Creation;
+use crate::wire::operation::{Creation, NewFile};
 use crate::wire::reply::{Created, Entry, Opened};
 
 /// What is made.
@@ -77,19 +77,6 @@ impl Kind<'_> {
 
 fn permissions(mode: u32) -> Mode {
     Mode::from_bits_truncate(mode & 0o7777)
-}
-
-/// How a new file is made and opened.
-#[derive(Clone, Copy, Debug)]
-pub struct NewFile {
-    /// `open(2)`'s, of the guest.
-    pub flags: u32,
-    /// Its permissions.
-    pub mode: u32,
-    /// The permissions that the guest masks, where it leaves that to us.
-    pub umask: u32,
-    /// What else the guest wants.
-    pub open_flags: OpenInFlags,
 }
 
 impl PassThrough {

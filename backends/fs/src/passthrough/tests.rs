@@ -21,7 +21,7 @@ use crate::sys::HOLD;
 use crate::testing::context;
 use crate::wire::flags::{MAJOR, MINOR, ROOT_NODE};
 use crate::wire::name::Name;
-use crate::wire::operation::{InitIn, LookupName};
+use crate::wire::operation::{InitIn, LookupName, NewFile};
 
 /// A guest that has said what it can, and a thread that serves it.
 struct Guest {

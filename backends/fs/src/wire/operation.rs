@@ -67,20 +67,11 @@ pub enum Operation<'a> {
     /// `FUSE_CREATE`
     Create {
         name: Name<'a>,
-        flags: u32,
-        mode: u32,
-        umask: u32,
-        open_flags: OpenInFlags,
+        file: NewFile,
         with: Creation<'a>,
     },
     /// `FUSE_TMPFILE`: as `Create`, of a file without a name; `name` is ignored.
-    TmpFile {
-        flags: u32,
-        mode: u32,
-        umask: u32,
-        open_flags: OpenInFlags,
-        with: Creation<'a>,
-    },
+    TmpFile { file: NewFile, with: Creation<'a> },
     /// `FUSE_READ`
     Read(ReadIn),
     /// `FUSE_WRITE`: the data follow the arguments and are not part of them.
@@ -170,6 +161,19 @@ pub enum LookupName<'a> {
     Itself,
     /// ".."
     Parent,
+}
+
+/// How a new file is made and opened.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct NewFile {
+    /// `open(2)`'s, of the guest.
+    pub flags: u32,
+    /// Its permissions.
+    pub mode: u32,
+    /// The permissions that the guest masks, where it leaves that to us.
+    pub umask: u32,
+    /// What else the guest wants.
+    pub open_flags: OpenInFlags,
 }
 
 /// What requests that create something carry at their end.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What is made belongs to who asks, with the permissions and the label he wants.
+//! A new file belongs to the caller, with the permissions and the label that it wants.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 

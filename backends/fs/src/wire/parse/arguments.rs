@@ -19,8 +19,8 @@ use super::super::header::InHeader;
 use super::super::lengths::{NAME_MAX_BYTES, TARGET_MAX_BYTES, XATTR_VALUE_MAX_BYTES};
 use super::super::name::{Name, xattr_name};
 use super::super::operation::{
-    CopyFileRange, Creation, Forgets, InitIn, IoctlIn, LockIn, LookupName, Mappings, Operation,
-    ReadIn, Release, SetAttr, Time, WriteIn,
+    CopyFileRange, Creation, Forgets, InitIn, IoctlIn, LockIn, LookupName, Mappings, NewFile,
+    Operation, ReadIn, Release, SetAttr, Time, WriteIn,
 };
 use ringside_common::num::usize_of;
 
@@ -238,10 +238,7 @@ pub(super) fn create<'a>(
     negotiated: InitFlags,
 ) -> Result<Operation<'a>, ParseError> {
     Ok(Operation::Create {
-        flags: fields.u32()?,
-        mode: fields.u32()?,
-        umask: fields.u32()?,
-        open_flags: OpenInFlags::from_bits_retain(fields.u32()?),
+        file: new_file(fields)?,
         name: name(fields)?,
         with: creation(header, fields, negotiated)?,
     })
@@ -253,18 +250,19 @@ pub(super) fn tmp_file<'a>(
     fields: &mut Reader<'a>,
     negotiated: InitFlags,
 ) -> Result<Operation<'a>, ParseError> {
-    let flags = fields.u32()?;
-    let mode = fields.u32()?;
-    let umask = fields.u32()?;
-    let open_flags = OpenInFlags::from_bits_retain(fields.u32()?);
+    let file = new_file(fields)?;
     raw_name(fields)?;
     let with = creation(header, fields, negotiated)?;
-    Ok(Operation::TmpFile {
-        flags,
-        mode,
-        umask,
-        open_flags,
-        with,
+    Ok(Operation::TmpFile { file, with })
+}
+
+/// `struct fuse_create_in`.
+fn new_file(fields: &mut Reader<'_>) -> Result<NewFile, ParseError> {
+    Ok(NewFile {
+        flags: fields.u32()?,
+        mode: fields.u32()?,
+        umask: fields.u32()?,
+        open_flags: OpenInFlags::from_bits_retain(fields.u32()?),
     })
 }
 

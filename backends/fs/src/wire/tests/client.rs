@@ -319,31 +319,16 @@ fn put_entry(out: &mut Vec<u8>, operation: &Operation<'_>) {
 }
 
 fn put_create(out: &mut Vec<u8>, operation: &Operation<'_>) {
-    let (Operation::Create {
-        flags,
-        mode,
-        umask,
-        open_flags,
-        ..
-    }
-    | Operation::TmpFile {
-        flags,
-        mode,
-        umask,
-        open_flags,
-        ..
-    }) = *operation
-    else {
-        return;
+    let (name, file) = match operation {
+        Operation::Create { name, file, .. } => (name.as_c_str(), file),
+        // As Linux calls what has no name.
+        Operation::TmpFile { file, .. } => (c"/", file),
+        _ => return,
     };
-    for field in [flags, mode, umask, open_flags.bits()] {
+    for field in [file.flags, file.mode, file.umask, file.open_flags.bits()] {
         out.u32(field);
     }
-    match *operation {
-        Operation::Create { name, .. } => put_name(out, name),
-        // As Linux calls what has no name.
-        _ => out.put(b"/\0"),
-    }
+    out.put(name.to_bytes_with_nul());
 }
 
 /// The arguments of the other operations.

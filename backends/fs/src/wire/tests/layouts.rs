@@ -7,8 +7,8 @@ use super::super::flags::{
 };
 use super::super::name::Name;
 use super::super::operation::{
-    CopyFileRange, Forgets, InitIn, IoctlIn, LockIn, LookupName, Mappings, Operation, ReadIn,
-    Release, SetAttr, Time, WriteIn,
+    CopyFileRange, Forgets, InitIn, IoctlIn, LockIn, LookupName, Mappings, NewFile, Operation,
+    ReadIn, Release, SetAttr, Time, WriteIn,
 };
 use super::{WITH, d, q, s, with_bytes};
 
@@ -72,10 +72,12 @@ fn entries() -> Vec<Case> {
             [d(0x8042), d(0o100_640), d(0o22), d(1), s(b"new\0"), with()].concat(),
             Operation::Create {
                 name: name(c"new"),
-                flags: 0x8042,
-                mode: 0o100_640,
-                umask: 0o22,
-                open_flags: OpenInFlags::KILL_SUIDGID,
+                file: NewFile {
+                    flags: 0x8042,
+                    mode: 0o100_640,
+                    umask: 0o22,
+                    open_flags: OpenInFlags::KILL_SUIDGID,
+                },
                 with: WITH,
             },
             144,
@@ -84,10 +86,12 @@ fn entries() -> Vec<Case> {
             opcode::TMPFILE,
             [d(2), d(0o100_600), d(0o77), d(0), s(b"/\0"), with()].concat(),
             Operation::TmpFile {
-                flags: 2,
-                mode: 0o100_600,
-                umask: 0o77,
-                open_flags: OpenInFlags::empty(),
+                file: NewFile {
+                    flags: 2,
+                    mode: 0o100_600,
+                    umask: 0o77,
+                    open_flags: OpenInFlags::empty(),
+                },
                 with: WITH,
             },
             144,

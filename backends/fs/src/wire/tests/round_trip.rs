@@ -13,8 +13,8 @@ use super::super::flags::{
 use super::super::header::{IN_HEADER_BYTES, InHeader};
 use super::super::name::Name;
 use super::super::operation::{
-    CopyFileRange, Creation, Forgets, InitIn, IoctlIn, LockIn, LookupName, Mappings, Operation,
-    ReadIn, Release, SetAttr, Time, WriteIn,
+    CopyFileRange, Creation, Forgets, InitIn, IoctlIn, LockIn, LookupName, Mappings, NewFile,
+    Operation, ReadIn, Release, SetAttr, Time, WriteIn,
 };
 use super::client::encode_request;
 use super::{ALL, SERVED};
@@ -181,21 +181,19 @@ impl Parts {
                 node: self.wide[0],
                 name,
             },
-            35 => Operation::Create {
-                name,
-                flags,
-                mode,
-                umask,
-                open_flags,
-                with,
-            },
-            51 => Operation::TmpFile {
-                flags,
-                mode,
-                umask,
-                open_flags,
-                with,
-            },
+            35 | 51 => {
+                let file = NewFile {
+                    flags,
+                    mode,
+                    umask,
+                    open_flags,
+                };
+                if which == 35 {
+                    Operation::Create { name, file, with }
+                } else {
+                    Operation::TmpFile { file, with }
+                }
+            }
             _ => return None,
         })
     }
