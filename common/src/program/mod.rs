@@ -243,7 +243,8 @@ fn serve_as<P: Program>(
         manage: vec![opened.manage, Arc::clone(&control) as _],
     };
     let management = sockets.spawn(services, || {})?;
-    log::info!("serving {what}, {layers}");
+    let target = P::NAME.replace('-', "_");
+    log::info!(target: &target, "serving {what}, {layers}");
     let workers = common.workers();
     let mut served: Vec<_> = opened.devices.into_iter().zip(sources).collect();
     match (served.pop(), served.is_empty()) {

@@ -192,8 +192,8 @@ impl Options {
 }
 
 impl NetConfig {
-    /// The folders that are needed when the network is open: of sockets that are connected to again,
-    /// of network namespaces and the node that taps are made with, and of the capture.
+    /// The folders that are needed while the network is served: of sockets that are connected to
+    /// again, of the node that taps are made with, and of the capture.
     #[must_use]
     pub fn roots(&self) -> Vec<PathBuf> {
         let link = match &self.backend {
