@@ -9,7 +9,7 @@ use crate::idmap::IdMaps;
 use crate::wire::flags::AttrFlags;
 use crate::wire::reply::{Attr, Timeout};
 
-/// Attributes of a node from those of the host, and what else the guest is to know of it.
+/// Attributes of a node from those of the host, and flags that tell the guest more about it.
 #[must_use]
 pub fn attr(stat: &Statx, ids: &IdMaps, flags: AttrFlags) -> Attr {
     Attr {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How the device is to behave: the checked form of the command line.
+//! How the device behaves: the checked form of the command line.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;

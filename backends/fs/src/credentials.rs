@@ -29,7 +29,7 @@ use crate::error::{Errno, Result};
 /// The process of the guest that asks, in numbers of the host.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Caller {
-    /// Its user; 0 is whoever this process runs as, which need not be root.
+    /// Its user; 0 is the user that this process runs as, which need not be root.
     pub uid: u32,
     /// Its group; 0 as above.
     pub gid: u32,

@@ -4,7 +4,7 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | [`options`], [`config`] | the command line; how the device is to behave |
+//! | [`options`], [`config`] | the command line; how the device behaves |
 //! | [`program`], [`seccomp`] | what it opens, and what it may do in its sandbox |
 //! | [`shared`] | what both sides share |
 //! | [`device`] | features, configuration space, sessions: the control side |
@@ -17,7 +17,7 @@
 //! | [`credentials`] | the user and group that a thread acts as |
 //! | [`manage`] | methods of the control socket |
 //! | [`dax`] | the window of the guest that files are mapped into |
-//! | [`locks`] | locks of the guest that others are to see |
+//! | [`locks`] | locks of the guest that the host and other guests see |
 //! | [`attr`], [`idmap`], [`xattrmap`], [`ioctl`] | attributes, numbers of users, names of extended attributes, flags of inodes: what is translated |
 //! | [`sys`] | the system calls that have no safe wrapper |
 //!

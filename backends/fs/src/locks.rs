@@ -160,7 +160,8 @@ impl Table {
     ) -> Result<Arc<MountFd>> {
         match self.find_for(owner, handle) {
             Some(fd) => Ok(fd),
-            // Opened without the table locked. Whoever is second uses the first one's.
+            // Opened without the table locked: of two threads the second uses what the first has
+            // put in.
             None => self.keep(owner, handle, Arc::new(open()?)),
         }
     }
@@ -233,7 +234,7 @@ impl Locks {
     /// Locks or unlocks a range. `open` as for [`Self::get`].
     ///
     /// # Errors
-    /// `EAGAIN` if somebody else holds it, `ENOLCK` if there are too many owners, of `open`, or as
+    /// `EAGAIN` if another owner holds it, `ENOLCK` if there are too many owners, of `open`, or as
     /// [`ofd_set`].
     pub fn set(&self, wanted: Wanted, open: impl FnOnce() -> Result<MountFd>) -> Result<()> {
         let Wanted {
@@ -248,7 +249,7 @@ impl Locks {
         ofd_set(fd.as_fd(), lock)
     }
 
-    /// As [`Self::set`], and if somebody else holds the range waits for it. `done` is called with
+    /// As [`Self::set`], and waits if another owner holds the range. `done` is called with
     /// the result, now or later.
     pub fn set_waiting(
         &self,
@@ -316,7 +317,7 @@ impl Locks {
     /// Locks or unlocks an open file as `flock(2)`.
     ///
     /// # Errors
-    /// `EAGAIN` if somebody else has it locked, or of `flock(2)`.
+    /// `EAGAIN` if another owner has it locked, or of `flock(2)`.
     pub fn flock(&self, file: impl AsFd, kind: LockKind) -> Result<()> {
         flock(file, operation(kind))?;
         if kind != LockKind::Write {
@@ -325,7 +326,7 @@ impl Locks {
         Ok(())
     }
 
-    /// As [`Self::flock`], and if somebody else has it locked waits. `done` is called with the
+    /// As [`Self::flock`], and waits if another owner has it locked. `done` is called with the
     /// result, now or later.
     pub fn flock_waiting(
         &self,

@@ -87,7 +87,7 @@ pub struct PassThrough {
     pub(crate) handles: Handles,
     pub(crate) locks: Locks,
     pub(crate) window: Window,
-    /// Those of them that have a name, below a directory that is none of the host's.
+    /// The shares that have a name; the directory above them exists in the guest only.
     shares: Vec<ShareRoot>,
     negotiated: AtomicU64,
 }

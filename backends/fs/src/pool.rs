@@ -4,7 +4,7 @@
 //! Every mount has a pool of its own, so that one that does not answer keeps its own threads only.
 //! A pool has a bound of threads, and what it has none for waits in its queue, of which a guest can
 //! fill as much as its rings hold. Threads are made when there is work and none is idle; one that
-//! has been idle for a while ends. Nobody waits for a thread to end: it may never do so.
+//! has been idle for a while ends. A thread is not joined: it may never end.
 //!
 //! A quarter of the threads is kept free of what changes something: a server that takes no changes
 //! often answers questions.
@@ -25,7 +25,7 @@ pub const DEFAULT_THREADS: usize = 16;
 /// How long a thread waits for work before it ends.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// What is to be done. It is told whether it is on a thread that may wait.
+/// The work. Its argument says whether it runs on a thread that may wait.
 pub type Job = Box<dyn FnOnce(Fate) + Send>;
 
 /// What becomes of a job.

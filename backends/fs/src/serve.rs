@@ -250,7 +250,7 @@ impl RequestWorker for FsWorker {
         let header = buffers.take_header();
         let header = header.as_ref().map(InHeader::parse);
         let Some(header) = header else {
-            // Nobody to reply to.
+            // Without a header there is no request to reply to.
             let header = InHeader {
                 opcode: opcode::FORGET,
                 ..InHeader::default()

@@ -93,7 +93,8 @@ pub fn statx_at(directory: BorrowedFd<'_>, name: &CStr) -> Result<Statx> {
     statx_asking(directory, name, true)
 }
 
-/// The same; if not `asks`, as far as this machine knows them: nobody else is asked.
+/// The same. Unless it `asks`, no server of a file system is asked: this machine says what it
+/// knows.
 ///
 /// # Errors
 /// Of `statx(2)`.

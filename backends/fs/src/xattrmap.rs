@@ -257,9 +257,9 @@ impl XattrMap {
         *list = seen;
     }
 
-    /// What `security.capability` is called on the host, if not by that name. Then the host does
-    /// not know it for what it is, and whoever writes to a file, truncates it or changes its owner
-    /// has to remove it (CVE-2021-20263).
+    /// The name of `security.capability` on the host, if it has another one there. The host then
+    /// does not know what it means: a request that writes to a file, truncates it or changes its
+    /// owner has to remove it (CVE-2021-20263).
     #[must_use]
     pub fn capability(&self) -> Option<&CStr> {
         self.capability.as_deref()

@@ -5,12 +5,12 @@
 //! 50 ms, the longer the more often it was in vain: the holder of the lock may be elsewhere. It
 //! sleeps while no request waits, and is started by the first that does.
 //!
-//! A request is tried under its own mutex, and whoever wants it ended takes that too. So it ends
-//! once, and a request that ended with `EINTR` has not got its lock after all.
+//! A request is tried under its own mutex, and a thread that wants it ended takes that too. So it
+//! ends once, and a request that ended with `EINTR` has not got its lock after all.
 //!
 //! Interrupts come on a queue of their own, and may come before what they interrupt. Those that
-//! nobody waits for are kept for a while. Most are for requests that do not wait at all; they are
-//! in nobody's way, since a guest gives a number to one request only.
+//! no request waits for are kept for a while. Most are for requests that do not wait at all; they
+//! are in no request's way, since a guest gives a number to one request only.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -60,7 +60,7 @@ struct State {
     waiting: Vec<Arc<Waiter>>,
     /// The numbers of requests that were interrupted and did not wait, the oldest first.
     early: VecDeque<u64>,
-    /// They are to be tried at once.
+    /// All of them are tried at once.
     nudged: bool,
     ends: bool,
 }

@@ -2,8 +2,8 @@
 //! `-o LIST`: the options as QEMU's virtiofsd had them, and as libvirt gives them (9.0, for one).
 //!
 //! A list has items between commas, a word or `key=value`; a comma of a value is doubled. The words
-//! are those that virtiofsd 1.14 takes, and of libvirt's those for locks; what is given here counts
-//! more than what the options proper say, as there.
+//! are those that virtiofsd 1.14 takes, and libvirt's words for locks. As there, a word of this
+//! list overrides the option of that name.
 
 use clap::ValueEnum as _;
 use clap::error::ErrorKind;

@@ -99,7 +99,7 @@ impl PassThrough {
         }
     }
 
-    /// The file that is to be written, and how; the thread is made ready for it.
+    /// The file to write, and how; the thread is made ready for it.
     ///
     /// # Errors
     /// EBADF when there is none.
@@ -193,7 +193,7 @@ impl PassThrough {
     /// Errors of the host, and EINVAL for any other question.
     pub fn lseek(&self, cx: &Cx<'_>, handle: u64, offset_bytes: u64, whence: u32) -> Result<u64> {
         let target = self.target(cx, cx.header.node, handle, OFlags::RDONLY)?;
-        // The offset of the open file moves with it, which nobody uses.
+        // The offset of the open file moves with it, and is not used.
         let whence = match libc::c_int::try_from(whence) {
             Ok(libc::SEEK_DATA) => SeekFrom::Data(offset_bytes),
             Ok(libc::SEEK_HOLE) => SeekFrom::Hole(offset_bytes),

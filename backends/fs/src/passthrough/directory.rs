@@ -50,7 +50,8 @@ impl AsFd for Reader<'_> {
 
 impl Reader<'_> {
     /// Goes to `offset`; or to the beginning, where the file system gives out cookies that it does
-    /// not take back (NFS, negative ones). What is returned is to be read past then.
+    /// not take back (NFS, negative ones). The caller must then read past the cookie that is
+    /// returned.
     fn seek(&mut self, offset: u64) -> Result<Option<u64>> {
         let place = match self {
             Self::Open(_, place) => **place,

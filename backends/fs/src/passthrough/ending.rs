@@ -48,7 +48,7 @@ impl Left {
         let locks = self.locks.into_iter().filter_map(Arc::into_inner);
         locks.for_each(MountFd::close_here);
         for handle in self.handles {
-            // Whoever still uses it closes it.
+            // Its last use closes it.
             if let Some(handle) = Arc::into_inner(handle) {
                 handle.close_here();
             }

@@ -99,7 +99,7 @@ impl PassThrough {
             };
         }
         let fd = self.nodes.fd(&node)?;
-        // All of them, also for the size alone: some are not the guest's to see.
+        // All of them, also for the size alone: the guest does not see some of them.
         let mut list = vec![0; MAX_BYTES];
         let size = by_number::listxattr(cx.thread, fd.as_fd(), &mut list)?;
         list.truncate(size);

@@ -124,7 +124,7 @@ impl Handles {
         self.budget.take(whom).map(|()| Reserved(self))
     }
 
-    /// Takes a handle out. It is closed when nobody uses it any more.
+    /// Takes a handle out. It is closed after its last use.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -135,7 +135,7 @@ impl Handles {
         Ok(removed)
     }
 
-    /// Takes all out. They are in the budget until whoever closes them gives that back.
+    /// Takes all out. They stay in the budget until they are closed.
     pub(super) fn clear(&self) -> Vec<Arc<Handle>> {
         let ids = self.slab.ids();
         ids.filter_map(|id| self.slab.remove(id)).collect()

@@ -46,7 +46,7 @@ impl PassThrough {
     pub fn init(&self, init: &InitIn) -> Result<InitOut> {
         self.end();
         if init.major > MAJOR {
-            // It is to ask again, as one of ours.
+            // It must ask again, with our version.
             return Ok(InitOut {
                 major: MAJOR,
                 minor: MINOR,

@@ -35,15 +35,15 @@ impl PassThrough {
             start: found.start,
             end: found.end,
             kind: kind_number(found.kind),
-            // Nobody that the guest knows.
+            // No process that the guest knows.
             pid: 0,
         }))
     }
 
-    /// `SETLK`, and `SETLKW` where nobody is in the way.
+    /// `SETLK`, and `SETLKW` where no other lock is in the way.
     ///
     /// # Errors
-    /// As [`get_lock`](Self::get_lock); EAGAIN when somebody is.
+    /// As [`get_lock`](Self::get_lock); EAGAIN when one is.
     pub fn set_lock(&self, cx: &Cx<'_>, lock: &LockIn) -> Result<()> {
         let node = self.lockable(cx, lock)?;
         if lock.flock {

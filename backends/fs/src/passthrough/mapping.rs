@@ -36,7 +36,7 @@ impl PassThrough {
         self.window.map(&mapping, target.as_fd())
     }
 
-    /// The file that is to be mapped, open for it.
+    /// The file to map, open for it.
     fn mapping_target(&self, cx: &mut Cx<'_>, handle: u64, writable: bool) -> Result<Target> {
         let node = self.node(cx)?;
         if !node.is_file() {
@@ -80,7 +80,7 @@ impl PassThrough {
         Err(Errno::NOSYS)
     }
 
-    /// Whether the guest is to map a file, where it leaves that to us.
+    /// Whether the guest maps a file, where it leaves that to us.
     #[inline]
     pub(super) fn mapping_attr(&self, stat: &Statx) -> AttrFlags {
         let is_mapped = self.negotiated().contains(InitFlags::HAS_INODE_DAX)

@@ -84,7 +84,7 @@ impl PassThrough {
             rustix::fs::openat(fd, c"..", HOLD | OFlags::DIRECTORY, Mode::empty())
         };
         let parent = open_parent(self.nodes.fd(node)?.as_fd())?;
-        // Somebody may have moved it out of the share: its way must lead through the root.
+        // It may have been moved out of the share: its way must lead through the root.
         let mut above = parent.try_clone().map_err(|_e| Errno::NFILE)?;
         for _ in 0..MAX_DEPTH {
             let key = crate::tables::Key::of(&sys::statx_of(above.as_fd())?);

@@ -100,7 +100,7 @@ impl PassThrough {
         }
     }
 
-    /// The guest's flags as the host is to see them.
+    /// The guest's flags as the host gets them.
     pub(super) fn host_flags(&self, flags: u32) -> OFlags {
         let guest = OFlags::from_bits_retain(flags);
         let mut host = guest & PASSED;
@@ -134,15 +134,15 @@ impl PassThrough {
         out
     }
 
-    /// Whether closing a file tells nobody anything. Of one that can be written it does: Linux
-    /// sends what a program has left in a mapping when the file is closed only where it is to send
+    /// Whether the host need not know that a file is closed. It must for one that can be written:
+    /// when it is closed, Linux sends what a program has left in a mapping only if it has to send
     /// FLUSH.
     fn can_skip_flush(&self, flags: u32) -> bool {
         let reads_only = OFlags::from_bits_retain(flags) & OFlags::RWMODE == OFlags::RDONLY;
         reads_only && !self.negotiated().contains(InitFlags::POSIX_LOCKS)
     }
 
-    /// `FLUSH`: somebody has closed the file.
+    /// `FLUSH`: a process of the guest has closed the file.
     ///
     /// # Errors
     /// What the host says of data that it has not written.
@@ -163,10 +163,10 @@ impl PassThrough {
         }
     }
 
-    /// `RELEASE` and `RELEASEDIR`: nobody has it open any more.
+    /// `RELEASE` and `RELEASEDIR`: it is open in no process of the guest.
     ///
     /// # Errors
-    /// EBADF when nobody had.
+    /// EBADF when there is no such handle.
     pub fn release(&self, cx: &Cx<'_>, release: &Release) -> Result<()> {
         let node = cx.header.node;
         if release.handle == 0 {
@@ -180,7 +180,7 @@ impl PassThrough {
         }
         match Arc::try_unwrap(handle) {
             Ok(handle) if cx.waits => handle.close_here(),
-            // Somebody else uses it, or this thread is not to wait.
+            // Another thread uses it, or this one must not wait.
             other => drop(other),
         }
         self.released(node, release.handle);

@@ -47,7 +47,8 @@ pub(super) struct Job {
     room: usize,
 }
 
-/// Has another thread try to take a lock; if somebody has it, it is waited for without a thread.
+/// Has another thread try to take a lock; if another owner has it, it is waited for without a
+/// thread.
 pub(super) fn wait_for_lock(
     shared: &Arc<Shared>,
     header: &InHeader,

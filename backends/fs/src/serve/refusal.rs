@@ -27,7 +27,7 @@ pub(super) fn refuse(buffers: &Buffers, header: &InHeader, error: Errno) -> u32 
     let len = narrow(OUT_HEADER_BYTES);
     let code = -error.raw_os_error();
     buffers.write_front(if header.is_foreign_init() {
-        // So that whoever asked understands it. The number of the request is repeated as it came.
+        // So that the guest understands it. The number of the request is repeated as it came.
         out_header(len.swap_bytes(), code.swap_bytes(), header.unique)
     } else {
         out_header(len, code, header.unique)

@@ -36,7 +36,7 @@ pub(super) struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// Serves it, or says who is to go on with it.
+    /// Serves it, or says which threads go on with it.
     ///
     /// # Errors
     /// The errno of the reply.

@@ -35,8 +35,8 @@ impl Where {
         self.other.store(other, Ordering::Relaxed);
     }
 
-    /// It does not end: the mounts it is about are not quick, until it does. Where nobody can tell
-    /// which those are, none is.
+    /// It does not end: the mounts it is about are not quick, until it does. Where
+    /// it is not known which those are, none is.
     fn note_stall(self: &Arc<Self>, fs: &PassThrough) {
         let hung: Hung = Arc::<Self>::downgrade(self);
         let mut known = false;

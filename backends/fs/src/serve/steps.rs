@@ -17,7 +17,7 @@ pub(super) fn keep(promise: Promise) -> Done {
 }
 
 /// Goes on until all of `size` bytes are moved, or no more are. What was moved before an error is
-/// the result, not the error, unless it is to be `all` of them: a guest takes a short read for the
+/// the result, not the error, unless `all` of them are needed: a guest takes a short read for the
 /// end of the file, and a short write of its cache for a whole one.
 pub(super) fn whole(
     size: usize,

@@ -52,8 +52,8 @@ pub struct Traits {
     pub wait: Wait,
     /// Whether it changes what is shared. A share that is read-only refuses it.
     pub changes: bool,
-    /// Whether it opens a file of the host although it is not long. EAGAIN then says that somebody
-    /// has a lease on the file, and that a thread must wait for it.
+    /// Whether it opens a file of the host although it is not long. EAGAIN then says that another
+    /// process has a lease on the file, and that a thread must wait for it.
     pub opens: bool,
 }
 
@@ -78,7 +78,7 @@ impl Traits {
         }
     }
 
-    /// It makes something stable, closes it, or locks it, which nobody can see in the share.
+    /// It makes something stable, closes it, or locks it: the share itself stays as it is.
     const fn settles(kind: usize) -> Self {
         Self {
             work: Work::Changes,

@@ -35,7 +35,7 @@ pub struct Budget {
     max: usize,
     /// Those of nodes in the lower half, those of what is open in the upper one.
     taken: AtomicU64,
-    /// Somebody was told that there are no more.
+    /// A line of the log has said that there are no more.
     told: AtomicBool,
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Guesses of which node a name leads to.
 //!
-//! A guess saves system calls and proves nothing: whoever asks checks it against the host.
+//! A guess saves system calls and proves nothing: the caller checks it against the host.
 
 use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -22,9 +22,9 @@ pub struct Hot {
     per_clock: usize,
     /// Places in all rings.
     places: AtomicUsize,
-    /// Whose turn it is to give up a place.
+    /// The hand: the node that gives up its place next.
     next: AtomicUsize,
-    /// Somebody had to give way.
+    /// A node had to give up its place.
     full: AtomicBool,
 }
 

@@ -28,7 +28,7 @@ enum Home {
     Local,
     /// In others of this machine. What closing one does is their affair.
     Stacked,
-    /// On another machine or served by another process; or nobody knows, which is taken for that:
+    /// On another machine or served by another process, or unknown, which counts as that:
     /// the price of being wrong is a thread that need not have waited.
     Elsewhere,
 }
@@ -87,7 +87,7 @@ impl Mount {
         }
     }
 
-    /// What is known of its stall; none of a mount of another machine, which is never quick.
+    /// Its stall; none for a mount of another machine, which is never quick.
     pub fn local_stall(&self) -> Option<&Arc<Stall>> {
         (!self.is_remote()).then_some(&self.stall)
     }
@@ -128,7 +128,7 @@ impl Mount {
         &self.pool
     }
 
-    /// Closes something of it, where nobody waits for that.
+    /// Closes a file of it on a thread for which no request waits.
     pub fn close<T: Send + 'static>(&self, file: T) {
         close_on(&self.pool, self.is_slow(), file);
     }
@@ -162,7 +162,7 @@ fn close_on<T: Send + 'static>(pool: &Arc<Pool>, slow: bool, file: T) {
     }
 }
 
-/// An open file, and the mount that it is on. Dropping it waits for nobody.
+/// An open file, and the mount that it is on. Dropping it does not wait.
 #[derive(Debug)]
 pub struct MountFd {
     /// None once it is closed.
@@ -197,7 +197,7 @@ impl AsFd for MountFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.fd {
             Some(fd) => fd.as_fd(),
-            // `close_here` and `drop` leave nobody to ask.
+            // `close_here` and `drop` take it last.
             None => unreachable!("a file that was closed"),
         }
     }
@@ -272,7 +272,7 @@ impl Mounts {
         }
     }
 
-    /// A pool that is no mount's. It is there as long as somebody uses it.
+    /// A pool of no mount. It exists while it is used.
     pub fn pool_of(&self, what: Between) -> Arc<Pool> {
         let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pool) = others.get(&what).and_then(Weak::upgrade) {

@@ -84,7 +84,7 @@ pub(super) struct NewNode {
     pub(super) place: Place,
     /// Where.
     pub(super) mount: Arc<Mount>,
-    /// Its `O_PATH` descriptor, if it is to have one.
+    /// Its `O_PATH` descriptor, if it has one.
     pub(super) fd: Option<OwnedFd>,
     /// It is the root of a share.
     pub(super) pinned: bool,
@@ -260,7 +260,7 @@ impl Node {
         matches!(self.place, Place::Handle(_)) && !self.used.swap(false, Ordering::Relaxed)
     }
 
-    /// Takes its descriptor away, which is closed once nobody uses it any more.
+    /// Takes its descriptor away, which is closed after its last use.
     pub(super) fn cool(&self) -> Cooled {
         let fd = matches!(self.place, Place::Handle(_))
             .then(|| self.fd.swap(None))
@@ -282,8 +282,8 @@ impl Drop for Cooled {
     }
 }
 
-/// Whoever has the last reference need not wait for the file system: it may be the thread of urgent
-/// requests, or one that has a part of the map locked.
+/// The thread with the last reference need not wait for the file system: it may be the thread of
+/// urgent requests, or one that has a part of the map locked.
 impl Drop for Node {
     fn drop(&mut self) {
         if self.mount.is_slow()

@@ -214,7 +214,7 @@ impl Nodes {
     /// Opens the file of a descriptor once more.
     fn reopen(&self, fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd> {
         let number = DecInt::from_fd(fd);
-        // The number is a link that is to be followed.
+        // The number is a link, which must be followed.
         let flags = flags - OFlags::NOFOLLOW;
         let proc_self_fd = &self.options.proc_self_fd;
         rustix::fs::openat(proc_self_fd, number.as_c_str(), flags, Mode::empty())
@@ -248,7 +248,7 @@ impl Nodes {
     }
 
     /// Takes all nodes out but the roots. Those that have a descriptor are in the budget until
-    /// whoever closes them gives that back.
+    /// their share is given back when they are closed.
     pub fn clear(&self) -> Vec<Arc<Node>> {
         let mut left = Vec::new();
         for id in self.slab.ids() {

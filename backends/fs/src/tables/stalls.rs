@@ -36,7 +36,7 @@ impl Stall {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Somebody waits for the mount.
+    /// A thread waits for the mount, until `hung` is gone.
     pub(super) fn add(&self, hung: Hung) {
         let mut state = self.lock();
         state.hung.push(hung);

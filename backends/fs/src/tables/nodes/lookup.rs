@@ -79,9 +79,9 @@ impl Nodes {
         self.adopt_as(self.opening(open)?, parent.mount(), !self.hot.is_full())
     }
 
-    /// Attributes of what `name` in the directory `dir` of `parent` is. Where the caller does not
-    /// wait for it, the directory is on this machine, and nobody else is asked, so that what is
-    /// mounted there cannot have us wait.
+    /// The attributes of `name` in the directory `dir` of `parent`. For a caller that does not
+    /// wait, the directory is on this machine and no server is asked, so that what is mounted there
+    /// cannot make us wait.
     #[inline]
     fn statx_in(
         &self,
