@@ -6,13 +6,14 @@
 //! 1. what is asked for instead of serving: `ctl`, `--print-capabilities`, the man page;
 //! 2. inherited descriptors, where the program confines itself; logging; the options as a whole
 //!    ([`Program::setup`]), with the sockets that were passed;
-//! 3. signals, the pid file, the sockets of management and of front-ends;
-//! 4. limits, and the layers of [`sandbox`](crate::sandbox) of a program that confines itself;
-//! 5. the devices ([`Setup::open`]) and management;
-//! 6. front-ends, until SIGTERM.
+//! 3. signals, the pid file, the sockets of management;
+//! 4. the sockets of front-ends, limits, and the layers of [`sandbox`](crate::sandbox), of a program
+//!    that confines itself;
+//! 5. the devices ([`Setup::open`]), and the sockets of front-ends of any other program;
+//! 6. management, and front-ends until SIGTERM.
 //!
-//! Everything that belongs to the host is opened in steps 2 and 3, before the process is confined.
-//! Threads come after it.
+//! A program that confines itself opens what belongs to the host before step 4 has ended, and starts
+//! threads after it.
 
 mod confinement;
 mod exit;
@@ -208,16 +209,24 @@ fn serve_as<P: Program>(
     }
     let sockets =
         ManagementSockets::bind(common.control_socket.as_deref(), common.metrics.as_ref())?;
-    let sources = endpoints
-        .into_iter()
-        .map(Source::of)
-        .collect::<Result<Vec<_>, _>>()?;
-    let (max_files, inside, layers) = match setup.confinement {
+    let bind = || {
+        let sources = endpoints.into_iter().map(Source::of);
+        sources.collect::<Result<Vec<_>, _>>()
+    };
+    let ground = |max_files, inside| Ground {
+        inside,
+        max_files,
+        control: Arc::clone(&control),
+    };
+    let (opened, sources, layers) = match setup.confinement {
+        // A socket that is there says that the devices are, too.
         None => {
             let max_files = raise_descriptor_limit();
-            (max_files, Inside::whole_host()?, "no sandbox".to_owned())
+            let opened = (setup.open)(ground(max_files, Inside::whole_host()?))?;
+            (opened, bind()?, "no sandbox".to_owned())
         }
         Some(confinement) => {
+            let sources = bind()?;
             let max_files = confinement.limit()?;
             let inside = match confinement.enter(&setup.roots, inherited)? {
                 // What was bound is removed here.
@@ -228,14 +237,9 @@ fn serve_as<P: Program>(
             confinement.seal(connects, P::allow_system_calls)?;
             let (level, seccomp) = (inside.level, confinement.seccomp);
             let layers = format!("sandbox: {level}, seccomp: {seccomp}");
-            (max_files, inside, layers)
+            ((setup.open)(ground(max_files, inside))?, sources, layers)
         }
     };
-    let opened = (setup.open)(Ground {
-        inside,
-        max_files,
-        control: Arc::clone(&control),
-    })?;
     let services = Services {
         program: P::NAME,
         version: P::VERSION,
