@@ -199,7 +199,7 @@ impl Serving<'_, '_> {
         };
         // Without a status byte there is nothing to say and nowhere to say it.
         if !buffers.take_tail() {
-            return self.drop_chain();
+            return self.cx.complete(self.head, 0, INVALID);
         }
         if chain.is_err() {
             return self.reject(Status::IoErr);
@@ -230,10 +230,8 @@ impl Serving<'_, '_> {
             }
             Request::GetId => {
                 let serial = self.shared.id();
-                let written = self
-                    .cx
-                    .buffers(self.head)
-                    .map_or(0, |b| b.write_at(0, &serial));
+                let buffers = self.cx.buffers(self.head);
+                let written = buffers.map_or(0, |b| b.write_at(0, &serial));
                 self.finish(if written == ID_BYTES {
                     Status::Ok
                 } else {
@@ -488,12 +486,6 @@ impl Serving<'_, '_> {
     #[cold]
     fn reject(&mut self, status: Status) {
         self.answer(status, USED_LEN_STATUS_ONLY, INVALID);
-    }
-
-    /// Gives back a chain that has no room for an answer.
-    #[cold]
-    fn drop_chain(&mut self) {
-        self.cx.complete(self.head, 0, INVALID);
     }
 
     #[inline]
