@@ -9,8 +9,8 @@
 //!   before it are there;
 //! * a fault of *address* (a buffer outside of guest memory) does not: the links are sound, and
 //!   the buffers behind it are there, too. A status byte at the end of the chain is sound if the
-//!   last writable buffer is ([`Buffers::take_tail`]); for a header at its front, what lies before
-//!   the first buffer that is not ([`Buffers::keep_front`]).
+//!   last writable buffer is ([`Buffers::take_tail`]). A header at the front of the chain is sound
+//!   if it lies before the first buffer that is not ([`Buffers::keep_front`]).
 
 pub(crate) mod table;
 
@@ -26,8 +26,8 @@ use table::{IndirectTable, Table, flag};
 /// bound; 1024 is what the largest usual queue gives and what the kernel takes in one iovec.
 pub const MAX_INDIRECT: u32 = 1024;
 
-/// Longest chain in a ring, however large that is. Drivers have shorter ones: disks and folders tell
-/// them how much a request may have, and a frame has 64 KiB.
+/// Longest chain in a ring, however large that is. Drivers have shorter ones: disks and folders
+/// tell them how much a request may have, and a frame has 64 KiB.
 pub const MAX_DIRECT: u32 = 1024;
 
 /// virtio 1.3 §2.7.5: a chain is at most 2^32 bytes long.
@@ -169,8 +169,8 @@ impl Walk<'_> {
         self.several(table, (head, first), writable)
     }
 
-    /// The same of a chain whose `first` descriptor has been read, and is not its last. Not inlined,
-    /// so that a chain of one does not pay for what this one needs.
+    /// The same of a chain whose `first` descriptor has been read, and is not its last. Not
+    /// inlined, so that a chain of one does not pay for what this one needs.
     #[inline(never)]
     fn several(
         &mut self,
@@ -283,7 +283,7 @@ impl Walk<'_> {
     }
 }
 
-/// Flags beyond NEXT and WRITE: INDIRECT passes where it is allowed, all else is a fault.
+/// Flags beyond NEXT and WRITE: INDIRECT passes where it is allowed, any other is a fault.
 fn special_flags(index: u16, flags: u16, indirect: bool) -> Result<(), ChainFault> {
     if flags & !(flag::NEXT | flag::WRITE | flag::INDIRECT) != 0 {
         return Err(ChainFault::Flags { index, flags });

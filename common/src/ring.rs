@@ -12,9 +12,10 @@
 //! stops it.
 //!
 //! # Kicks and calls
-//! While the owner works it wants no kicks: with `EVENT_IDX` it leaves `avail_event` behind, without
-//! it sets `NO_NOTIFY`. Before it sleeps it asks for them again and looks once more
-//! ([`Ring::allow_kicks`]). Calls follow `used_event` or `NO_INTERRUPT` (virtio 1.3 §2.7.7, §2.7.10).
+//! While the owner works it wants no kicks: with `EVENT_IDX` it leaves `avail_event` behind,
+//! without it sets `NO_NOTIFY`. Before it sleeps it asks for them again and looks once more
+//! ([`Ring::allow_kicks`]). Calls follow `used_event` or `NO_INTERRUPT` (virtio 1.3 §2.7.7,
+//! §2.7.10).
 
 mod addresses;
 mod ahead;
@@ -85,6 +86,13 @@ pub trait Ring {
     fn position(&self) -> u16;
 }
 
+/// In the flags of the used ring: no kicks are wanted.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the bindings give a 16-bit flag as u32"
+)]
+const NO_NOTIFY: u16 = VRING_USED_F_NO_NOTIFY as u16;
+
 /// What the driver acknowledged that changes the ring.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct RingFeatures {
@@ -114,11 +122,11 @@ pub struct SplitRing {
 }
 
 impl SplitRing {
-    /// Builds the ring at `addresses`, with `next_avail` from `SET_VRING_BASE`, or without one to go
-    /// on where the used ring ends.
+    /// Builds the ring at `addresses`, with `next_avail` from `SET_VRING_BASE`, or without one to
+    /// go on where the used ring ends.
     ///
-    /// The used index is the one in guest memory: it is what the driver has seen, whoever served
-    /// the ring before.
+    /// The used index is the one in guest memory: it is what the driver has seen of the back-end
+    /// that served the ring before.
     ///
     /// # Errors
     /// When the addresses do not pass [`RingAddresses::check`].
@@ -264,8 +272,7 @@ impl SplitRing {
         how(&mut walk, &table)
     }
 
-    fn set_used_flags(&self, value: u32) {
-        let value = u16::try_from(value).unwrap_or(0);
+    fn set_used_flags(&self, value: u16) {
         self.u16_at(self.parts.used, 0)
             .store(value, Ordering::Relaxed);
     }
@@ -381,7 +388,7 @@ impl Ring for SplitRing {
         self.kicks_allowed = false;
         // With EVENT_IDX the old `avail_event` stays behind, which is the same.
         if !self.features.event_idx {
-            self.set_used_flags(VRING_USED_F_NO_NOTIFY);
+            self.set_used_flags(NO_NOTIFY);
         }
     }
 

@@ -29,8 +29,8 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    /// Whether a write to an eventfd of the session's had to be called off. Its next would be, too:
-    /// nothing is written to them any more.
+    /// Whether the watchdog had to interrupt a write to an eventfd of the session. The next write
+    /// would wait, too: nothing is written to them any more.
     pub(crate) fn is_stuck(&self) -> bool {
         self.stuck.load(Ordering::Acquire)
     }
@@ -41,7 +41,8 @@ impl Health {
     }
 }
 
-/// Why nothing is taken from a vring. Which of them hold is looked at twice for each request, at once.
+/// Why nothing is taken from a vring. All reasons are bits of one byte, which is read twice for
+/// each request.
 #[derive(Clone, Copy, Debug)]
 #[repr(u8)]
 pub(crate) enum Closed {
@@ -73,7 +74,7 @@ pub struct Vring {
     pulse: Arc<Pulse>,
 }
 
-/// Whom a vring tells what, beside its front-end.
+/// What a vring reports to, beside its front-end.
 #[derive(Debug)]
 pub(crate) struct Around {
     pub(crate) stats: Arc<QueueStats>,
@@ -104,7 +105,7 @@ impl Vring {
         self.closed & why as u8 != 0
     }
 
-    /// One of the reasons to take nothing from it holds, or no longer does.
+    /// Sets whether one of the reasons holds to take nothing from it.
     pub(crate) fn close(&mut self, why: Closed, closed: bool) {
         if closed {
             self.closed |= why as u8;
@@ -198,7 +199,7 @@ impl Vring {
     /// Reads the chain of a head taken into `out`.
     ///
     /// # Errors
-    /// What is wrong with it. It is counted, and is to be given back like any other.
+    /// What is wrong with it. It is counted, and must be given back like any other.
     #[inline]
     pub fn read_chain(&mut self, head: u16, out: &mut Buffers) -> Result<(), ChainFault> {
         let chain = self.ring.chain(head, &self.memory, out);
@@ -247,8 +248,9 @@ impl Vring {
         self.signal(self.err.as_ref());
     }
 
-    /// Goes over to a new memory table. Requests in flight keep the one they were taken with, and so
-    /// does a ring that the table does not have: nothing is taken from it until a table has it again.
+    /// Goes over to a new memory table. Requests in flight keep the one they were taken with, and
+    /// so does a ring that the table does not have: nothing is taken from it until a table has it
+    /// again.
     pub(crate) fn set_memory(&mut self, memory: &Rc<Memory>) {
         self.memory = Rc::clone(memory);
         self.relocate(self.ring.addresses());
@@ -281,7 +283,8 @@ impl Vring {
         }
     }
 
-    /// Whether nobody tells us of new chains (vhost-user.rst: `SET_VRING_KICK` without a descriptor).
+    /// Whether the driver does not tell us of new chains (vhost-user.rst: `SET_VRING_KICK` without
+    /// a descriptor).
     pub(crate) fn is_polled(&self) -> bool {
         self.kick.is_none() && self.is_open()
     }

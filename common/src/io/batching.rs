@@ -29,7 +29,7 @@ pub(super) struct Batching {
 }
 
 impl Batching {
-    /// How many completions to wait for with so many writes in flight; `None` for not at all.
+    /// How many completions to wait for with this many writes in flight; `None` for not at all.
     #[inline]
     pub(super) fn size(&mut self, in_flight: usize) -> Option<usize> {
         let count = (in_flight / SHARE).min(MAX_COUNT);

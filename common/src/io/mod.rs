@@ -6,53 +6,46 @@
 //!
 //! * `Uring`: one `io_uring`; a batch of requests is one system call, which is also the one that
 //!   sleeps;
-//! * epoll and a pool of blocking threads, where `io_uring` is forbidden or `--aio=threads` is asked
-//!   for.
+//! * epoll and a pool of blocking threads, where `io_uring` is forbidden or `--aio=threads` is
+//!   asked for.
 //!
 //! Work that no engine can do without blocking (ioctls, bounce buffers) goes to the same pool.
 //!
-//! Watches are edge-triggered and never read the eventfd: every write to it is seen by everyone
-//! who watches it, so that two vrings may share one, and a watch costs nothing per event.
+//! Watches are edge-triggered and never read the eventfd. So every watch of it sees every write to
+//! it, two vrings may share one, and a watch costs nothing per event.
 
 mod batching;
+mod driver;
 mod epoll;
 mod pool;
+mod watches;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use ::epoll::Events;
 use libc::iovec;
 use rustix::fs::{OFlags, fcntl_getfl};
 
-use crate::limited;
+use crate::num::usize_of;
 use crate::sys::IoVecs;
 pub use crate::sys::Readiness;
-use crate::sys::uring::{Completion, MAX_IN_FLIGHT, Uring};
+use crate::sys::uring::{Completion, MAX_IN_FLIGHT};
 use batching::Batching;
+pub(crate) use driver::Driver;
+pub use driver::Engine;
 pub(crate) use epoll::EpollLoop;
 use pool::Pool;
 pub use pool::Promise;
-
-/// How I/O is done.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Engine {
-    /// `io_uring`, or threads where the kernel has none for us.
-    #[default]
-    Uring,
-    /// Blocking threads.
-    Threads,
-    /// On the data thread itself: for files that never block, such as anonymous memory.
-    Inline,
-}
+pub use watches::WatchId;
+use watches::{CANCEL_TOKEN, WATCH_TOKEN, Watches};
 
 /// Payload started before a turn is due. What is in the page cache is copied while it is submitted:
 /// with large requests the first of a batch would wait for the copies of all the others.
 pub(crate) const MAX_QUEUED_BYTES: u64 = 256 << 10;
 
-/// The longest wait for a batch of completions, and so the most that a request of a driver that
-/// thinks us awake may have to wait for it.
+/// The longest wait for a batch of completions. A request waits this long at most, whose driver
+/// does not kick because it takes the thread for awake.
 const MAX_BATCH_WAIT_NS: u64 = 100_000;
 
 /// A file of the device, as registered with [`IoQueue::new`].
@@ -84,43 +77,16 @@ pub(crate) enum Event {
 pub(crate) enum Wait {
     /// Nothing; or, with much in flight, a part of it, and not for long.
     Batch,
-    /// For anything, for ever.
+    /// For anything, without a limit.
     Event,
-    /// For anything, for so many nanoseconds.
+    /// For anything, for this many nanoseconds at most.
     For(u64),
 }
 
-/// A watched descriptor.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct WatchId(usize);
-
-/// Marks the tokens of watches; those of I/O are below.
-const WATCH_TOKEN: u64 = 1 << 63;
 /// Marks the tokens of writes that the kernel's own threads are likely to do.
 const HANDED_WRITE_TOKEN: u64 = 1 << 62;
 /// Marks the tokens of promises, which are no I/O and have no bound.
 const PROMISE_TOKEN: u64 = 1 << 61;
-/// The completion of a cancellation; nothing to do.
-const CANCEL_TOKEN: u64 = u64::MAX;
-
-#[derive(Debug)]
-struct Watch {
-    /// Kept open until the engine has let go of it.
-    fd: OwnedFd,
-    readiness: Readiness,
-    /// False once cancelled.
-    wanted: bool,
-}
-
-#[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one per data thread, and the large one is hot"
-)]
-pub(crate) enum Driver {
-    Uring(Uring),
-    Epoll(EpollLoop),
-}
 
 /// How calls on files are made where `io_uring` does not make them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -139,7 +105,7 @@ pub struct IoQueue {
     files: Vec<Arc<OwnedFd>>,
     /// Results of calls made at once, until the next turn.
     finished: Vec<(u64, i32)>,
-    watches: Vec<Option<Watch>>,
+    watches: Watches,
     pool: Pool,
     pool_watch: WatchId,
     in_flight: usize,
@@ -159,12 +125,14 @@ impl IoQueue {
     /// # Errors
     /// When neither engine can be set up.
     pub fn new(engine: Engine, files: Vec<Arc<OwnedFd>>) -> io::Result<Self> {
-        let driver = Self::driver(engine, &files)?;
+        let mut driver = Driver::new(engine, &files)?;
         let direct =
             |fd: &Arc<OwnedFd>| fcntl_getfl(fd).is_ok_and(|flags| flags.contains(OFlags::DIRECT));
         let buffered = !files.iter().any(direct);
         let pool = Pool::new()?;
-        let mut queue = Self {
+        let mut watches = Watches::default();
+        let pool_watch = watches.add(&mut driver, pool.fd()?, Readiness::Readable)?;
+        Ok(Self {
             driver,
             calls: if engine == Engine::Inline {
                 Calls::Inline
@@ -173,18 +141,16 @@ impl IoQueue {
             },
             files,
             finished: Vec::with_capacity(MAX_IN_FLIGHT),
-            watches: Vec::new(),
+            watches,
             pool,
-            pool_watch: WatchId(0),
+            pool_watch,
             in_flight: 0,
             handed_writes: 0,
             buffered,
             queued_bytes: 0,
             batching: Batching::default(),
             completions: Vec::with_capacity(MAX_IN_FLIGHT),
-        };
-        queue.pool_watch = queue.watch(queue.pool.fd()?)?;
-        Ok(queue)
+        })
     }
 
     /// Goes on with an engine of the calling thread, where the one so far is another's, in which no
@@ -197,45 +163,7 @@ impl IoQueue {
             return Err(io::Error::from(io::ErrorKind::Unsupported));
         }
         self.driver = driver;
-        for index in 0..self.watches.len() {
-            let Some(slot) = self.watches.get_mut(index) else {
-                continue;
-            };
-            if slot.as_ref().is_some_and(|watch| !watch.wanted) {
-                // Nobody else can tell that the engine has let go of it.
-                *slot = None;
-            }
-            if let Some(watch) = slot.take() {
-                self.arm(index, watch.fd.as_fd(), watch.readiness)?;
-                if let Some(slot) = self.watches.get_mut(index) {
-                    *slot = Some(watch);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// An engine for the calling thread.
-    ///
-    /// # Errors
-    /// When neither can be set up.
-    pub(crate) fn driver(engine: Engine, files: &[Arc<OwnedFd>]) -> io::Result<Driver> {
-        if engine == Engine::Uring {
-            let fds: Vec<_> = files.iter().map(|fd| fd.as_raw_fd()).collect();
-            let ring = Uring::new().and_then(|mut ring| {
-                if !fds.is_empty() {
-                    ring.register_files(&fds)?;
-                }
-                Ok(ring)
-            });
-            match ring {
-                Ok(ring) => return Ok(Driver::Uring(ring)),
-                Err(e) => {
-                    limited!(info, "no io_uring here ({e}): blocking threads do the I/O");
-                }
-            }
-        }
-        EpollLoop::new().map(Driver::Epoll)
+        self.watches.arm_again(&mut self.driver)
     }
 
     /// Starts a read at `offset_bytes` of `file` into `to`, which must stay until it is done.
@@ -348,9 +276,7 @@ impl IoQueue {
     /// A descriptor of the file `file`, for a job.
     #[must_use]
     pub fn file(&self, file: FileId) -> Option<Arc<OwnedFd>> {
-        self.files
-            .get(usize::try_from(file.0).ok()?)
-            .map(Arc::clone)
+        self.files.get(usize_of(file.0.into())).map(Arc::clone)
     }
 
     /// Whether there is room for `more` I/Os beside those started.
@@ -360,7 +286,7 @@ impl IoQueue {
         self.in_flight + more <= MAX_IN_FLIGHT
     }
 
-    /// Whether more is to be started before the next [`turn`](Self::turn).
+    /// Whether more may be started before the next [`turn`](Self::turn).
     #[inline]
     pub(crate) fn may_start(&self) -> bool {
         self.queued_bytes < MAX_QUEUED_BYTES && self.has_room(1)
@@ -378,50 +304,20 @@ impl IoQueue {
     }
 
     /// Reports when `fd` is ready, at once if it is, and then whenever it becomes ready again.
-    /// `fd` is a duplicate that stays open until it is watched no longer.
+    /// `fd` is a duplicate that stays open while it is watched.
     ///
     /// # Errors
     /// When the kernel does not watch it.
     pub fn watch_for(&mut self, fd: OwnedFd, readiness: Readiness) -> io::Result<WatchId> {
-        let index = match self.watches.iter().position(Option::is_none) {
-            Some(index) => index,
-            None => {
-                self.watches.push(None);
-                self.watches.len() - 1
-            }
-        };
-        self.arm(index, fd.as_fd(), readiness)?;
-        if let Some(slot) = self.watches.get_mut(index) {
-            *slot = Some(Watch {
-                fd,
-                readiness,
-                wanted: true,
-            });
-        }
-        Ok(WatchId(index))
+        self.watches.add(&mut self.driver, fd, readiness)
     }
 
-    /// Reports on it no longer.
+    /// Stops reporting on it.
     ///
     /// # Errors
     /// When the kernel does not let go of it.
     pub fn unwatch(&mut self, id: WatchId) -> io::Result<()> {
-        let Some(slot) = self.watches.get_mut(id.0) else {
-            return Ok(());
-        };
-        let Some(watch) = slot else { return Ok(()) };
-        match &mut self.driver {
-            Driver::Uring(ring) => {
-                // Freed when the poll itself completes, see `watch_event`.
-                watch.wanted = false;
-                ring.cancel(WATCH_TOKEN | id.0 as u64, CANCEL_TOKEN)
-            }
-            Driver::Epoll(poll) => {
-                poll.remove(watch.fd.as_fd())?;
-                *slot = None;
-                Ok(())
-            }
-        }
+        self.watches.remove(&mut self.driver, id)
     }
 
     /// Whether [`turn`](Self::turn) has something to report at once.
@@ -506,37 +402,12 @@ impl IoQueue {
             });
             return Ok(());
         }
-        let index = usize::try_from(done.token & !WATCH_TOKEN).unwrap_or(usize::MAX);
-        self.watch_event(index, done.more, events)
-    }
-
-    fn watch_event(&mut self, index: usize, more: bool, events: &mut Vec<Event>) -> io::Result<()> {
-        let Some(slot) = self.watches.get_mut(index) else {
-            return Ok(());
-        };
-        let Some(watch) = slot else { return Ok(()) };
-        if !watch.wanted {
-            if !more {
-                *slot = None;
+        if let Some(watch) = self.watches.event(&mut self.driver, done)? {
+            if watch == self.pool_watch {
+                self.collect_pool(events);
+            } else {
+                events.push(Event::Signalled(watch));
             }
-            return Ok(());
-        }
-        if !more {
-            // The kernel ended the multishot, as it may at any time.
-            let fd = watch.fd.as_raw_fd();
-            limited!(trace, "watch {index} of descriptor {fd} armed again");
-            if let Driver::Uring(ring) = &mut self.driver {
-                ring.watch(
-                    watch.fd.as_fd(),
-                    watch.readiness,
-                    WATCH_TOKEN | index as u64,
-                )?;
-            }
-        }
-        if index == self.pool_watch.0 {
-            self.collect_pool(events);
-        } else {
-            events.push(Event::Signalled(WatchId(index)));
         }
         Ok(())
     }
@@ -550,17 +421,6 @@ impl IoQueue {
             let token = token & !PROMISE_TOKEN;
             events.push(Event::Done { token, result });
         });
-    }
-
-    fn arm(&mut self, index: usize, fd: BorrowedFd<'_>, readiness: Readiness) -> io::Result<()> {
-        let token = WATCH_TOKEN | index as u64;
-        match &mut self.driver {
-            Driver::Uring(ring) => ring.watch(fd, readiness, token),
-            Driver::Epoll(poll) => match readiness {
-                Readiness::Readable => poll.add(fd, token),
-                Readiness::Writable => poll.add_for(fd, Events::EPOLLOUT | Events::EPOLLET, token),
-            },
-        }
     }
 
     fn on_file(

@@ -124,7 +124,7 @@ fn an_unwatched_eventfd_is_silent_and_closed() {
         let mut events = Vec::new();
         queue.turn(Wait::Batch, &mut events).unwrap();
         assert_eq!(events, []);
-        assert!(queue.watches.get(id.0).unwrap().is_none());
+        assert!(queue.watches.is_free(id));
     }
 }
 

@@ -19,6 +19,7 @@ use libc::iovec;
 use super::Memory;
 use super::copy::{copy_in, copy_out, each_piece};
 use super::payload::Payload;
+use crate::num::usize_of;
 
 /// iovecs kept from request to request. A chain of more gives its memory back, so that a guest
 /// cannot make every head of a queue hold the largest table there is.
@@ -294,7 +295,7 @@ impl Buffers {
                 return;
             };
             if left < last.iov_len as u64 {
-                last.iov_len -= usize::try_from(left).unwrap_or(0);
+                last.iov_len -= usize_of(left);
                 return;
             }
             left -= last.iov_len as u64;
@@ -313,7 +314,7 @@ impl Buffers {
                 return;
             };
             if left < last.iov_len as u64 {
-                last.iov_len -= usize::try_from(left).unwrap_or(0);
+                last.iov_len -= usize_of(left);
                 return;
             }
             left -= last.iov_len as u64;
@@ -344,8 +345,9 @@ impl Buffers {
                     return;
                 }
                 done += each_piece(to, offset + at, len, |target, within, len| {
-                    // SAFETY: both are pieces of iovecs that `push` made from runs of snapshots still
-                    // held, `len` bytes each; two guests may share memory, so they may overlap.
+                    // SAFETY: both are pieces of iovecs that `push` made from runs of snapshots
+                    // still held, `len` bytes each; two guests may share memory, so they may
+                    // overlap.
                     #[expect(unsafe_code, reason = "a copy between guests")]
                     unsafe {
                         std::ptr::copy(source.wrapping_add(within), target, len);
@@ -386,7 +388,7 @@ fn consume(iovecs: &mut [iovec], start: &mut usize, end: usize, bytes: usize) ->
             iov.iov_len -= left;
             return bytes;
         }
-        // One that is all consumed stays as it is: nobody looks in front of `start`.
+        // One that is all consumed stays as it is: nothing looks in front of `start`.
         left -= iov.iov_len;
         *start += 1;
     }

@@ -8,8 +8,8 @@
 //! buffers were translated with, so a mapping goes away only after the last request that could
 //! touch it.
 //!
-//! A front-end can still truncate the file under us. What then happens is in [`sigbus`]. Which files
-//! are taken for memory, so that no access waits for the front-end, is in `region`.
+//! A front-end can still truncate the file under us. What then happens is in [`sigbus`]. Which
+//! files are taken for memory, so that no access waits for the front-end, is in `region`.
 
 mod buffers;
 mod copy;
@@ -84,8 +84,8 @@ impl Memory {
     }
 
     /// This table without the region that `spec` names (vhost-user.rst "`REM_MEM_REG"`: matched by
-    /// guest address, front-end address and size). Where there is none, nothing changes: QEMU before
-    /// 8.0 removes each region as often as it has added it.
+    /// guest address, front-end address and size). Where there is none, nothing changes: QEMU
+    /// before 8.0 removes each region as often as it has added it.
     #[must_use]
     pub fn without(&self, spec: &RegionSpec) -> Self {
         let key = |s: &RegionSpec| (s.guest_address, s.user_address, s.size_bytes);

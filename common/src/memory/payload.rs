@@ -29,7 +29,7 @@ impl Payload {
         }
     }
 
-    /// What it consists of.
+    /// Its parts.
     pub(super) fn iovecs(&self) -> &[iovec] {
         &self.iovecs
     }
@@ -45,15 +45,16 @@ impl Payload {
     }
 }
 
-/// The buffers of a request, lent to who serves it without its vring: the thread that owns that may
-/// be another one by the time they are given back. How many handles of the memory there are is
-/// counted by the owner alone, without atomics; so nothing is let go of here. What is never given
-/// back stays mapped.
+/// The buffers of a request, lent to the thread that serves it without its vring: the thread that
+/// owns that may be another one by the time they are given back. How many handles of the memory
+/// there are is counted by the owner alone, without atomics; so nothing is let go of here. What is
+/// never given back stays mapped.
 #[derive(Debug)]
 pub struct Lent(ManuallyDrop<Buffers>);
 
 // SAFETY: nothing but `owned` and `exchange` gives the handle of the memory away, and a `&Buffers`
-// cannot be used to clone or drop it. What the pointers lead to is shared guest memory, see `Payload`.
+// cannot be used to clone or drop it. What the pointers lead to is shared guest memory, see
+// `Payload`.
 #[expect(unsafe_code, reason = "an iovec is not Send by itself, nor is an Rc")]
 unsafe impl Send for Lent {}
 

@@ -18,6 +18,7 @@ use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap, MmapRegion};
 use super::sigbus;
 use crate::error::{FrontEndError, RegionFault};
 use crate::limited;
+use crate::num::{unsigned, usize_of};
 
 /// linux/magic.h: `HUGETLBFS_MAGIC`.
 const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
@@ -74,7 +75,7 @@ impl Region {
         }
         let pages = Pages::of(&file)?;
         spec.check(pages.bytes)?;
-        let file_bytes = u64::try_from(stat.st_size).unwrap_or(0);
+        let file_bytes = unsigned(stat.st_size);
         if spec
             .file_offset_bytes
             .checked_add(spec.size_bytes)
@@ -82,8 +83,7 @@ impl Region {
         {
             return Err(RegionFault::BeyondFile { file_bytes });
         }
-        let size = usize::try_from(spec.size_bytes).map_err(|_e| RegionFault::Overflow)?;
-        let mapped_bytes = size
+        let mapped_bytes = usize_of(spec.size_bytes)
             .checked_next_multiple_of(pages.granule_bytes())
             .ok_or(RegionFault::Overflow)?;
         let fd = file.as_raw_fd();
@@ -219,15 +219,14 @@ impl Region {
         if offset >= self.spec.size_bytes {
             return None;
         }
-        let len_bytes = usize::try_from(len_bytes.min(self.spec.size_bytes - offset)).ok()?;
         Some(super::Run {
             start: self.at(offset),
-            len_bytes,
+            len_bytes: usize_of(len_bytes.min(self.spec.size_bytes - offset)),
         })
     }
 
     #[inline]
     pub(super) fn at(&self, offset: u64) -> *mut u8 {
-        self.host.wrapping_add(usize::try_from(offset).unwrap_or(0))
+        self.host.wrapping_add(usize_of(offset))
     }
 }

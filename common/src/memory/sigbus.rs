@@ -13,11 +13,12 @@
 //!
 //! Page by page, so that requests in flight have the rest of the region as it is. But a page in the
 //! middle of a mapping makes three mappings of it, and a data thread can be led to thousands before
-//! the session ends. So those patched one by one are bounded, and beyond the whole region is patched
-//! at once.
+//! the session ends. So those patched one by one are bounded, and beyond the whole region is
+//! patched at once.
 //!
-//! Every mapped region is watched: the table grows. It never shrinks, and the handler reads it without
-//! a lock. What grows it has a mapping for each slot, and those are few (`vm.max_map_count`).
+//! Every mapped region is watched: the table grows. It never shrinks, and the handler reads it
+//! without a lock. What grows it has a mapping for each slot, and those are few
+//! (`vm.max_map_count`).
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -73,7 +74,7 @@ fn slots() -> impl Iterator<Item = &'static Slot> {
         .flat_map(|chunk| &chunk.slots)
 }
 
-/// A slot that nobody has, now taken for `start`. Makes one where there is none.
+/// A slot that was free, now taken for `start`. Makes one where there is none.
 fn take(start: usize) -> &'static Slot {
     let mut chunk = &TABLE;
     loop {
@@ -129,7 +130,7 @@ impl Drop for Guard {
     }
 }
 
-/// What is to be patched after a fault.
+/// What must be patched after a fault.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Tear {
     page_bytes: usize,

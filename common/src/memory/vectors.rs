@@ -234,6 +234,5 @@ fn offset(offset_bytes: u64) -> io::Result<i64> {
 }
 
 fn call_flags(flags: ReadWriteFlags) -> c_int {
-    // They are few and low.
-    c_int::try_from(flags.bits()).unwrap_or(0)
+    flags.bits().cast_signed()
 }

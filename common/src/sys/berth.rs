@@ -6,16 +6,17 @@ use std::marker::PhantomData;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// A place for one thing of one thread. Whoever takes it owns it: there is never a second owner, and
-/// nobody refers to what lies here.
+/// A place for one thing of one thread. The thread that takes it owns it: there is never a second
+/// owner, and nothing refers to what lies here.
 pub(crate) struct Berth<T> {
     left: AtomicPtr<T>,
     owns: PhantomData<Box<T>>,
 }
 
-// SAFETY: what lies here is reached by `take` alone, which gives it to one thread. It may have parts
-// that are counted without atomics (`Rc` of a memory table): all handles of such a part are within
-// it, but for those in a `memory::Lent`, which can neither be cloned nor dropped before it is back.
+// SAFETY: what lies here is reached by `take` alone, which gives it to one thread. It may have
+// parts that are counted without atomics (`Rc` of a memory table): all handles of such a part are
+// within it, but for those in a `memory::Lent`, which can neither be cloned nor dropped before it
+// is back.
 unsafe impl<T> Send for Berth<T> {}
 // SAFETY: as above; a `&Berth` does nothing but `leave` and `take`.
 unsafe impl<T> Sync for Berth<T> {}
@@ -43,7 +44,7 @@ impl<T> Berth<T> {
         self.left.store(Box::into_raw(what), Ordering::Release);
     }
 
-    /// Takes what was left here, unless somebody has.
+    /// Takes what was left here, unless another thread has.
     #[inline]
     pub(crate) fn take(&self) -> Option<Box<T>> {
         let left = self.left.swap(ptr::null_mut(), Ordering::AcqRel);
@@ -51,7 +52,7 @@ impl<T> Berth<T> {
         (!left.is_null()).then(|| unsafe { Box::from_raw(left) })
     }
 
-    /// Whether nothing was left here, or somebody has taken it.
+    /// Whether nothing was left here, or another thread has taken it.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.left.load(Ordering::Relaxed).is_null()

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Descriptors that nobody dares to close, and who closes them when this process has ended.
+//! Descriptors that no thread can close without a risk, and the process that closes them when this
+//! one has ended.
 //!
-//! `close(2)` of a file of FUSE waits for its server, whoever that is, and no signal ends that wait.
-//! So does the end of a process that has one open. Only who is last to have a table of descriptors
-//! (`CLONE_FILES`) closes what is in it. So with the first descriptor that is kept comes an *heir*:
-//! a process that shares descriptors and memory with this one, and waits until it is gone, by
-//! whatever end. Then the heir closes all but what is kept and unmaps what is shared, so that locks,
-//! sockets and guest memory are free, and ends: it is the one that waits, with nothing but these
-//! files, and nobody waits for it.
+//! `close(2)` of a file of FUSE waits for its server, whichever that is, and no signal ends that
+//! wait. So does the end of a process that has one open. Only the last process to have a table of
+//! descriptors (`CLONE_FILES`) closes what is in it. So with the first descriptor that is kept
+//! comes an *heir*: a process that shares descriptors and memory with this one, and waits until it
+//! is gone, by whatever end. Then the heir closes all but what is kept and unmaps what is shared,
+//! so that locks, sockets and guest memory are free, and ends: it is the one that waits, with
+//! nothing but these files, and nobody waits for it.
 //!
-//! Where the sandbox has left a parent outside, that one is told of our end, and waits for it only for
-//! a while ([`leave_to_parent`]). In a namespace of processes there is no heir: the namespace ends
-//! with the last of them. So there a process that is killed is gone with its file only.
+//! Where the sandbox has left a parent outside, that one is told of our end, and waits for it only
+//! for a while ([`leave_to_parent`]). In a namespace of processes there is no heir: the namespace
+//! ends with the last of them. So there a process that is killed is gone with its file only.
 
 use std::io::{self, PipeWriter, Write as _};
 use std::ops::Range;
@@ -27,6 +28,7 @@ use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use rustix::thread::set_name;
 
 use super::signal::HeldSignals;
+use crate::num::{unsigned, usize_of};
 use crate::{descriptors, limited};
 
 /// The most descriptors that are kept: each of 256 sockets has its share.
@@ -106,8 +108,9 @@ fn make() -> io::Result<()> {
     let held = HeldSignals::all()?;
     let mut stack = vec![0_u8; STACK_BYTES];
     let top = stack.as_mut_ptr_range().end.cast::<c_void>();
-    let argument = std::ptr::without_provenance_mut(usize::try_from(own.as_raw_fd()).unwrap_or(0));
-    // No signal when it ends: nobody is to wait for it.
+    let number = usize_of(unsigned(own.as_raw_fd().into()));
+    let argument = std::ptr::without_provenance_mut(number);
+    // No signal when it ends: nothing waits for it.
     let flags = libc::CLONE_VM | libc::CLONE_FILES;
     // SAFETY: the stack is the heir's for good; what it runs takes no lock, allocates nothing, and
     // uses no variable of a thread, since it has those of this one, which may be gone by then.
@@ -122,10 +125,11 @@ fn make() -> io::Result<()> {
     Ok(())
 }
 
-/// The life of the heir. Its calls go to the kernel without the C library, or do not fail: `errno` is
-/// a variable of a thread.
+/// The life of the heir. Its calls go to the kernel without the C library, or do not fail: `errno`
+/// is a variable of a thread.
 extern "C" fn inherit(process: *mut c_void) -> c_int {
     let _ = set_name(c"ringside-heir");
+    // `make` has made the address of a descriptor: nothing is clamped.
     let process = RawFd::try_from(process.addr()).unwrap_or(-1);
     // SAFETY: it is open until the loop below has ended: `make` has given it away.
     let process = unsafe { BorrowedFd::borrow_raw(process) };

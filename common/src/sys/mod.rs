@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The system calls that have no safe wrapper: `io_uring`, positioned vector I/O on guest memory,
-//! signal handlers, the page that repairs a SIGBUS, and who closes what nobody dares to close; and
-//! what goes from thread to thread although it is counted without atomics.
+//! signal handlers, the page that repairs a SIGBUS, and the process that closes what no thread can
+//! close; and what goes from thread to thread although it is counted without atomics.
 
 #![expect(unsafe_code, reason = "this module is where the raw system calls are")]
 
@@ -41,7 +41,8 @@ const MAX_SEGMENTS: usize = 1024;
 
 impl IoVecs {
     pub(crate) fn new(iovecs: &[iovec]) -> Self {
-        let count = u32::try_from(iovecs.len().min(MAX_SEGMENTS)).unwrap_or(0);
+        #[expect(clippy::cast_possible_truncation, reason = "it is at most 1024")]
+        let count = iovecs.len().min(MAX_SEGMENTS) as u32;
         Self {
             base: iovecs.as_ptr(),
             count,
@@ -49,8 +50,14 @@ impl IoVecs {
     }
 
     fn count_c(self) -> c_int {
-        c_int::try_from(self.count).unwrap_or(c_int::MAX)
+        self.count.cast_signed()
     }
+}
+
+/// The number of segments, clamped to what a call takes; the kernel refuses more than 1024.
+#[inline]
+fn count_of(iovecs: &[iovec]) -> c_int {
+    c_int::try_from(iovecs.len()).unwrap_or(c_int::MAX)
 }
 
 /// Turns the return value of a system call into bytes done or a negative errno, as `io_uring` does.
@@ -60,7 +67,7 @@ fn outcome(result: isize) -> i32 {
             .raw_os_error()
             .unwrap_or(libc::EIO);
     }
-    // One call moves at most 0x7ffff000 bytes.
+    // One call moves at most 0x7ffff000 bytes: nothing is clamped.
     i32::try_from(result).unwrap_or(i32::MAX)
 }
 
@@ -89,7 +96,7 @@ fn counted(result: isize) -> io::Result<usize> {
 /// `writev(2)`.
 #[inline]
 pub(crate) fn writev(fd: BorrowedFd<'_>, from: &[iovec]) -> io::Result<usize> {
-    let count = c_int::try_from(from.len()).unwrap_or(c_int::MAX);
+    let count = count_of(from);
     // SAFETY: see `memory::Gather`, which borrows what it names.
     counted(unsafe { libc::writev(fd.as_raw_fd(), from.as_ptr(), count) })
 }
@@ -97,7 +104,7 @@ pub(crate) fn writev(fd: BorrowedFd<'_>, from: &[iovec]) -> io::Result<usize> {
 /// `readv(2)`.
 #[inline]
 pub(crate) fn readv(fd: BorrowedFd<'_>, to: &[iovec]) -> io::Result<usize> {
-    let count = c_int::try_from(to.len()).unwrap_or(c_int::MAX);
+    let count = count_of(to);
     // SAFETY: see `memory::Scatter`, which borrows what it names.
     counted(unsafe { libc::readv(fd.as_raw_fd(), to.as_ptr(), count) })
 }
@@ -115,7 +122,7 @@ pub(crate) fn preadv2(
         // SAFETY: see `memory::Scatter`, which borrows what it names.
         return counted(unsafe { libc::pread64(fd.as_raw_fd(), to.iov_base, to.iov_len, offset) });
     }
-    let count = c_int::try_from(to.len()).unwrap_or(c_int::MAX);
+    let count = count_of(to);
     // SAFETY: as above.
     counted(unsafe { libc::preadv2(fd.as_raw_fd(), to.as_ptr(), count, offset, flags) })
 }
@@ -134,7 +141,7 @@ pub(crate) fn pwritev2(
             libc::pwrite64(fd.as_raw_fd(), from.iov_base, from.iov_len, offset)
         });
     }
-    let count = c_int::try_from(from.len()).unwrap_or(c_int::MAX);
+    let count = count_of(from);
     // SAFETY: as above.
     counted(unsafe { libc::pwritev2(fd.as_raw_fd(), from.as_ptr(), count, offset, flags) })
 }
@@ -177,7 +184,7 @@ pub(crate) fn prefetch(address: *const u8) {
     let _ = address;
 }
 
-/// As [`prefetch`], for a line that is to be written: it is taken from the processor that has it.
+/// As [`prefetch`], for a line that will be written: it is taken from the processor that has it.
 #[inline]
 pub(crate) fn prefetch_to_write(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
@@ -191,7 +198,8 @@ pub(crate) fn prefetch_to_write(address: *const u8) {
     let _ = address;
 }
 
-/// Whether a write to descriptor `fd` would not wait now. It may be closed meanwhile, or be another.
+/// Whether a write to descriptor `fd` would not wait now. It may be closed meanwhile, or be
+/// another.
 pub(crate) fn is_writable(fd: c_int) -> bool {
     let mut one = libc::pollfd {
         fd,
@@ -222,9 +230,9 @@ pub(crate) fn patch(start: usize, len_bytes: usize) -> bool {
     let place = std::ptr::with_exposed_provenance_mut::<c_void>(start);
     // Pages come as they are touched.
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
-    // SAFETY: `sigbus` has found a fault within a mapping of guest memory, and this range to be a page
-    // of it or all of it; its guard keeps it mapped. What is there may change at any time, as the
-    // front-end has it: zeroes do no harm to anyone but who has truncated the file.
+    // SAFETY: `sigbus` has found a fault within a mapping of guest memory, and this range to be a
+    // page of it or all of it; its guard keeps it mapped. What is there may change at any time, as
+    // the front-end has it: zeroes harm only the front-end that has truncated the file.
     let mapped = unsafe {
         libc::mmap(
             place,

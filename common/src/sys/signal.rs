@@ -60,7 +60,7 @@ impl Signals {
         self.wake
     }
 
-    /// Whether the process is to end.
+    /// Whether the process was asked to end.
     pub(crate) fn terminating(self) -> bool {
         [&TERMINATIONS, &FORWARDED_TERMINATIONS]
             .iter()
@@ -159,7 +159,7 @@ extern "C" fn on_bus_error(number: c_int, info: *mut siginfo_t, _context: *mut c
     unsafe { libc::signal(number, libc::SIG_DFL) };
 }
 
-/// Signals that are kept waiting for the calling thread, and for who is made by it, while this
+/// Signals that are kept waiting for the calling thread, and for threads that it makes, while this
 /// exists.
 #[derive(Debug)]
 pub(crate) struct HeldSignals {

@@ -130,7 +130,8 @@ impl Uring {
     /// Submits what is queued and waits for `count` completions, for `pause_ns` at most.
     pub(crate) fn enter_for(&mut self, count: usize, pause_ns: u64) -> io::Result<()> {
         const SECOND_NS: u64 = 1_000_000_000;
-        let nanoseconds = u32::try_from(pause_ns % SECOND_NS).unwrap_or(0);
+        #[expect(clippy::cast_possible_truncation, reason = "it is below a second")]
+        let nanoseconds = (pause_ns % SECOND_NS) as u32;
         let timeout = types::Timespec::new()
             .sec(pause_ns / SECOND_NS)
             .nsec(nanoseconds);
@@ -210,8 +211,7 @@ impl Uring {
             Readiness::Readable => libc::POLLIN,
             Readiness::Writable => libc::POLLOUT,
         };
-        let events = u32::try_from(events).unwrap_or(0);
-        let entry = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), events)
+        let entry = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), events.cast_unsigned().into())
             .multi(true)
             .build();
         self.push(&entry.user_data(token))
@@ -254,8 +254,8 @@ fn single(iovecs: IoVecs) -> Option<(*mut u8, u32)> {
     }
     // SAFETY: `IoVecs` names `count` entries that are alive, see there.
     let iov = unsafe { iovecs.base.read() };
-    // What does not fit is a short transfer, continued by the caller; the kernel's own bound is
-    // lower still.
+    // Clamped: what does not fit is a short transfer, continued by the caller. The kernel's own
+    // bound is lower still.
     Some((
         iov.iov_base.cast(),
         u32::try_from(iov.iov_len).unwrap_or(0x7fff_f000),

@@ -27,7 +27,7 @@ pub(crate) struct VringStart<S> {
     pub(crate) features: RingFeatures,
     /// What `SET_VRING_BASE` said.
     pub(crate) next_avail: u16,
-    /// Whether the used index is to be believed instead.
+    /// Whether the used index counts instead.
     pub(crate) in_order: bool,
     pub(crate) enabled: bool,
     pub(crate) paused: bool,
@@ -81,7 +81,7 @@ pub(crate) enum Reply {
 /// A command and where its answer goes.
 pub(super) type Letter<S> = (Command<S>, SyncSender<Reply>);
 
-/// The way to whoever has the vrings of a data thread.
+/// The way to the thread that has the vrings of a data thread.
 #[derive(Debug)]
 pub(crate) struct Mailbox<S, B> {
     letters: Mutex<VecDeque<Letter<S>>>,

@@ -13,7 +13,7 @@ pub struct WorkerOptions {
     pub cpus: Vec<usize>,
     /// The longest they poll before they sleep.
     pub max_poll_ns: u64,
-    /// How long the process waits for requests that do not end, when it has to; none: for ever.
+    /// How long the process waits for requests that do not end; none: without a limit.
     pub stop_timeout: Option<Duration>,
     /// Whether guest memory may be in a file on a local disk, for which they may have to wait.
     pub file_memory: bool,

@@ -30,7 +30,7 @@ impl<D: Device> Pool<D> {
         })
     }
 
-    /// Who looks after the threads that wait.
+    /// The watchdog of its threads.
     pub(crate) fn watchdog(&self) -> &Watchdog {
         &self.watchdog
     }
@@ -39,8 +39,9 @@ impl<D: Device> Pool<D> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a vring to the thread of its group; or, without one, to the thread with the fewest,
-    /// or to a new one while there may be more. Returns the thread's number and the way to it.
+    /// Counts a vring to the thread of its group. One without a group goes to the thread with the
+    /// fewest vrings, or to a new thread while there may be more. Returns the number of the thread
+    /// and the way to it.
     pub(super) fn place(
         &self,
         device: &Arc<D>,

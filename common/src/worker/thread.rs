@@ -17,7 +17,7 @@ use super::mailbox::{Command, Mailbox, Reply};
 use super::options::WorkerOptions;
 use crate::device::{BroughtOf, Device, DeviceWorker as _, SeedOf, WhileAway};
 use crate::error::HostError;
-use crate::io::IoQueue;
+use crate::io::{Driver, IoQueue};
 use crate::limited;
 use crate::stats::QueueStats;
 use crate::sys::berth::Berth;
@@ -31,10 +31,9 @@ pub(super) struct Thread<D: Device> {
     pub(super) post: Arc<Post<D>>,
     _hold: Hold,
     pub(super) vrings: usize,
-    /// It serves one vring, and naps instead of polling: what is served alone is not to hold up
-    /// others either.
+    /// It serves one vring, and naps instead of polling, so that it takes no processor from others.
     pub(super) alone: bool,
-    /// The groups of those that belong together.
+    /// How many of its vrings each group has ([`Device::group`]).
     pub(super) groups: BTreeMap<u32, usize>,
 }
 
@@ -53,7 +52,7 @@ const PROMPT: Duration = Duration::from_secs(1);
 /// What a control thread waits for.
 pub(super) struct Awaited {
     pub(super) what: String,
-    /// Whether the process is to end when it does not come.
+    /// Whether the process ends when it does not come within `--stop-timeout`.
     pub(super) bounded: bool,
     /// Whose requests in flight it is, where it is that.
     pub(super) progress: Option<Arc<QueueStats>>,
@@ -118,7 +117,7 @@ impl<D: Device> Post<D> {
     }
 }
 
-/// What whoever serves as data thread `number` needs.
+/// What each thread needs that serves as data thread `number`.
 struct Kit<D: Device> {
     device: Arc<D>,
     options: WorkerOptions,
@@ -293,7 +292,7 @@ impl<D: Device> Kit<D> {
     /// Takes what another thread has left, if it is still there once everything is ready for it.
     fn take_over(&self, berth: &BerthOf<D>, away: &dyn WhileAway) -> Option<Manned<D>> {
         let ready = self.set_up().and_then(|fresh| {
-            let driver = IoQueue::driver(self.device.engine(), &self.device.files())?;
+            let driver = Driver::new(self.device.engine(), &self.device.files())?;
             Ok((fresh, driver))
         });
         let (fresh, driver) = match ready {

@@ -20,7 +20,7 @@ pub(crate) struct Workers<D: Device> {
     device: Arc<D>,
     pool: Arc<Pool<D>>,
     session: u32,
-    /// Who has a vring.
+    /// The data threads of the vrings.
     owners: BTreeMap<u16, Owner<D>>,
     paused: bool,
     health: Arc<Health>,
@@ -167,7 +167,7 @@ impl<D: Device> Workers<D> {
             paused,
         };
         self.tell_all(command, || Awaited {
-            // Who asked for it is told that it takes long.
+            // The client that asked for it is told that it takes long.
             bounded: false,
             ..Awaited::of("requests in flight to end")
         })
