@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The descriptors that this process has from whoever started it: those that it was told to use, by
-//! number or by the service manager (sd_listen_fds(3)), and those that it was not told about.
+//! number or by the service manager (`sd_listen_fds(3)`), and those that it was not told about.
 //!
 //! A number says nothing about who owns the descriptor, so all of this belongs to the start of a
 //! program, before it opens descriptors of its own: what is open then is inherited.

@@ -83,7 +83,7 @@ impl FlowTable {
         let number = known & 0xffff;
         if number != 0 && tag(known) == tag(hash) && number <= usable_pairs.into() {
             // No more than `usable_pairs`, which is a number of 16 bits.
-            return u16::try_from(number - 1).unwrap_or(0);
+            return u16::try_from(number.wrapping_sub(1)).unwrap_or(0);
         }
         let scaled = u64::from(hash).wrapping_mul(usable_pairs.into()) >> 32;
         // A part of `usable_pairs`, which is a number of 16 bits.

@@ -264,7 +264,7 @@ impl NetHeader {
         };
         let payload_bytes = frame_bytes.saturating_sub(headers_bytes);
         let segments = payload_bytes.div_ceil(usize::from(self.gso_size_bytes).max(1));
-        segments.max(1) as u64
+        u64::try_from(segments.max(1)).unwrap_or(u64::MAX)
     }
 
     /// The same header when the packet behind the Ethernet header has moved by `bytes`, as by

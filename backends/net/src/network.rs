@@ -49,12 +49,15 @@ impl fmt::Debug for Network {
     }
 }
 
+/// A network, and its ports in their order.
+pub type OpenNetwork = (Arc<Network>, Vec<Arc<NetDevice>>);
+
 impl Network {
     /// Opens the link and makes the ports.
     ///
     /// # Errors
     /// When the link cannot be had, or the capture not be started.
-    pub fn open(config: NetConfig) -> Result<(Arc<Self>, Vec<Arc<NetDevice>>), Box<dyn Error>> {
+    pub fn open(config: NetConfig) -> Result<OpenNetwork, Box<dyn Error>> {
         let backend = described(&config);
         let (fabric, spec) = match config.backend {
             BackendSpec::Link(link) => (Fabric::Wire, Some(link)),

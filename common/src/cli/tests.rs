@@ -38,7 +38,7 @@ fn definition_is_consistent() {
 fn defaults_are_as_documented() {
     let (config, endpoint) = config(&["--socket-path", "/run/s"]).unwrap();
     let Endpoint::Listen { path, mode, group } = endpoint else {
-        panic!("{:?}", endpoint);
+        panic!("{endpoint:?}");
     };
     assert_eq!((path, mode, group), (PathBuf::from("/run/s"), 0o600, None));
     assert_eq!((config.num_queues, config.queue_size), (256, 32768));
@@ -68,7 +68,7 @@ fn every_option_reaches_the_config() {
     ])
     .unwrap();
     let Endpoint::Listen { path, mode, group } = endpoint else {
-        panic!("{:?}", endpoint);
+        panic!("{endpoint:?}");
     };
     assert_eq!((path, mode, group), (PathBuf::from("s"), 0o660, Some(1234)));
     assert_eq!(
@@ -228,18 +228,13 @@ fn fd_is_told_apart_by_what_it_is() {
         .unwrap()
         .into_raw_fd();
     let (_, listening) = config(&[&format!("--fd={listener}")]).unwrap();
-    assert!(
-        matches!(listening, Endpoint::ListenFd(_)),
-        "{:?}",
-        listening
-    );
+    assert!(matches!(listening, Endpoint::ListenFd(_)), "{listening:?}");
 
     let (_ours, theirs) = UnixStream::pair().unwrap();
     let (_, connected) = config(&[&format!("--fd={}", theirs.into_raw_fd())]).unwrap();
     assert!(
         matches!(connected, Endpoint::ConnectedFd(_)),
-        "{:?}",
-        connected
+        "{connected:?}"
     );
 
     let error = config(&["--fd=987654"]).unwrap_err();

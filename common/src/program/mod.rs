@@ -37,12 +37,14 @@ use self::pid_file::PidFile;
 use crate::cli::{Action, CommonArgs, CommonConfig, Endpoint, QueueCount};
 use crate::daemon::{Control, Source, serve, serve_all};
 use crate::device::Device;
+use crate::error::HostError;
 use crate::inherited::Inherited;
 use crate::logging::{init_logging, init_syslog};
 use crate::management::{Devices, Manage, ManagementSockets, Services};
 use crate::sandbox::seccomp::AllowList;
 use crate::sandbox::{Inside, Mode, SandboxError, Side, raise_descriptor_limit};
 use crate::socket::check_path;
+use crate::worker::WorkerOptions;
 
 /// Between two attempts to connect to a front-end that is not there.
 const CONNECT_RETRY: Duration = Duration::from_millis(200);
@@ -249,18 +251,25 @@ fn serve_as<P: Program>(
     let management = sockets.spawn(services, || {})?;
     let target = P::NAME.replace('-', "_");
     log::info!(target: &target, "serving {what}, {layers}");
-    let workers = common.workers();
-    let mut served: Vec<_> = opened.devices.into_iter().zip(sources).collect();
-    match (served.pop(), served.is_empty()) {
-        // One device needs no thread beside this one.
-        (Some((device, source)), true) => serve(&device, source, &workers, &control)?,
-        (last, _) => {
-            served.extend(last);
-            serve_all(served, &workers, &control)?;
-        }
-    }
+    let served = opened.devices.into_iter().zip(sources).collect();
+    serve_each(served, &common.workers(), &control)?;
     drop(management);
     Ok(0)
+}
+
+/// Serves each device from its source.
+fn serve_each<D: Device>(
+    mut served: Vec<(Arc<D>, Source)>,
+    workers: &WorkerOptions,
+    control: &Control,
+) -> Result<(), HostError> {
+    if let [_] = served.as_slice()
+        && let Some((device, source)) = served.pop()
+    {
+        // One device needs no thread beside this one.
+        return serve(&device, source, workers, control);
+    }
+    serve_all(served, workers, control)
 }
 
 /// Connects to front-ends that listen, from where their sockets can be reached.

@@ -130,7 +130,6 @@ impl Uring {
     /// Submits what is queued and waits for `count` completions, for `pause_ns` at most.
     pub(crate) fn enter_for(&mut self, count: usize, pause_ns: u64) -> io::Result<()> {
         const SECOND_NS: u64 = 1_000_000_000;
-        #[expect(clippy::cast_possible_truncation, reason = "it is below a second")]
         let nanoseconds = (pause_ns % SECOND_NS) as u32;
         let timeout = types::Timespec::new()
             .sec(pause_ns / SECOND_NS)
