@@ -10,7 +10,8 @@
 //! | [`ChainFault`](crate::chain::ChainFault) | the guest's driver, in one chain | the request is answered with an error |
 //! | [`HostError`] | a resource of ours | reported; at start-up the process exits |
 
-use std::io;
+use std::error::Error;
+use std::{fmt, io};
 
 use thiserror::Error;
 use vhost::vhost_user::message::FrontendReq;
@@ -19,6 +20,25 @@ use vhost::vhost_user::message::FrontendReq;
 pub const EXIT_DATA_THREAD: u8 = 3;
 /// The exit status of a process that gave up waiting for requests, see `--stop-timeout`.
 pub const EXIT_STUCK: u8 = 4;
+
+/// Shows an error and, behind it, what has caused it.
+pub fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl fmt::Display + 'a {
+    struct Chain<'a>(&'a (dyn Error + 'static));
+
+    impl fmt::Display for Chain<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            let mut error = self.0;
+            write!(f, "{error}")?;
+            while let Some(cause) = error.source() {
+                write!(f, ": {cause}")?;
+                error = cause;
+            }
+            Ok(())
+        }
+    }
+
+    Chain(error)
+}
 
 /// The front-end broke the vhost-user protocol. The connection is closed.
 #[derive(Debug, Error)]
@@ -39,9 +59,9 @@ pub enum FrontEndError {
     #[error("vring index {index} of {count} offered; see {option}")]
     VringIndex {
         /// The index asked for.
-        index: u64,
+        index: u32,
         /// The number of queues offered.
-        count: usize,
+        count: u16,
         /// The option of this back-end that says how many.
         option: &'static str,
     },
@@ -212,8 +232,14 @@ pub enum FrontEndError {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct MessageName(pub u32);
 
-impl std::fmt::Display for MessageName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl From<FrontendReq> for MessageName {
+    fn from(request: FrontendReq) -> Self {
+        Self(request.into())
+    }
+}
+
+impl fmt::Display for MessageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match FrontendReq::try_from(self.0) {
             Ok(request) => write!(f, "{request:?}"),
             Err(_) => write!(f, "message {}", self.0),
@@ -232,8 +258,8 @@ pub enum RingPart {
     UsedRing,
 }
 
-impl std::fmt::Display for RingPart {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for RingPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::DescriptorTable => "descriptor table",
             Self::AvailableRing => "available ring",
@@ -264,7 +290,8 @@ pub enum RegionFault {
     /// Not a regular file.
     #[error("its descriptor is not a regular file")]
     NotAFile,
-    /// A file whose pages are not in memory: who touches one may wait for a disk, or for ever.
+    /// A file whose pages are not in memory: a thread that touches one may wait for a disk, without
+    /// end.
     #[error(
         "it is not a memfd, nor a file on tmpfs or hugetlbfs (--allow-file-memory takes one of a \
          file system on a local disk)"
@@ -322,23 +349,20 @@ pub enum RingError {
     Device,
 }
 
-/// A resource of the host failed.
+/// A resource of the host failed. It is shown with its cause, wherever it is shown.
 #[derive(Debug, Error)]
-#[error("{what}")]
+#[error("{what}: {}", chain(.cause))]
 pub struct HostError {
-    /// What was tried.
-    pub what: &'static str,
-    /// What the kernel said.
-    #[source]
-    pub source: io::Error,
+    what: &'static str,
+    cause: io::Error,
 }
 
 impl HostError {
     /// A mapper for `map_err` that says what was tried.
     pub fn of<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
-        move |source| Self {
+        move |cause| Self {
             what,
-            source: source.into(),
+            cause: cause.into(),
         }
     }
 
@@ -346,7 +370,7 @@ impl HostError {
     pub(crate) fn data_thread_ended() -> Self {
         Self {
             what: DATA_THREAD_ENDED,
-            source: io::ErrorKind::BrokenPipe.into(),
+            cause: io::ErrorKind::BrokenPipe.into(),
         }
     }
 
@@ -357,3 +381,22 @@ impl HostError {
 }
 
 const DATA_THREAD_ENDED: &str = "a data thread has ended";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_error_is_shown_with_its_cause_once() {
+        let error: HostError = HostError::of("duplicating an eventfd")(rustix::io::Errno::MFILE);
+        let shown = "duplicating an eventfd: Too many open files (os error 24)";
+        assert_eq!(error.to_string(), shown);
+        assert_eq!(chain(&error).to_string(), shown);
+    }
+
+    #[test]
+    fn message_has_its_name_and_an_unknown_one_its_number() {
+        assert_eq!(MessageName(8).to_string(), "SET_VRING_NUM");
+        assert_eq!(MessageName(99).to_string(), "message 99");
+    }
+}

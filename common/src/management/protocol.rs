@@ -2,7 +2,6 @@
 //! One line of the control protocol in, one line out; no I/O.
 
 use std::error::Error;
-use std::fmt::Write;
 use std::sync::Arc;
 
 use log::LevelFilter;
@@ -11,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::devices::Devices;
 use super::manage::{Manage, ManageError, MethodInfo};
+use crate::error::chain;
 
 const PARSE_ERROR: i64 = -32700;
 const INVALID_REQUEST: i64 = -32600;
@@ -127,7 +127,11 @@ impl Call {
 
     /// The reply when it is not run.
     pub(super) fn refusal(&self, error: &ManageError) -> Vec<u8> {
-        to_line(&error_reply(&self.id, error.code(), &with_sources(error)))
+        to_line(&error_reply(
+            &self.id,
+            error.code(),
+            &chain(error).to_string(),
+        ))
     }
 }
 
@@ -166,7 +170,7 @@ pub(super) fn answer(services: &Services, line: &[u8]) -> Answer {
 fn reply_of(id: &Value, result: Result<Value, ManageError>) -> Vec<u8> {
     to_line(&match result {
         Ok(result) => json!({ "id": id, "result": result }),
-        Err(error) => error_reply(id, error.code(), &with_sources(&error)),
+        Err(error) => error_reply(id, error.code(), &chain(&error).to_string()),
     })
 }
 
@@ -184,18 +188,6 @@ fn to_line(reply: &Value) -> Vec<u8> {
 
 fn error_reply(id: &Value, code: i64, message: &str) -> Value {
     json!({ "id": id, "error": { "code": code, "message": message } })
-}
-
-/// The message of an error and of what caused it.
-fn with_sources(error: &ManageError) -> String {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        // Writing to a string does not fail.
-        let _ = write!(message, ": {cause}");
-        source = cause.source();
-    }
-    message
 }
 
 impl Services {

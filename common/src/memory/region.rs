@@ -12,6 +12,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use rustix::fs::{FileType, fstat, fstatfs};
+use serde::{Deserialize, Serialize};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap, MmapRegion};
 
@@ -24,7 +25,7 @@ use crate::num::{unsigned, usize_of};
 const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
 
 /// What a front-end says of one region (vhost-user.rst "Memory region description").
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct RegionSpec {
     /// Guest-physical address.
     pub guest_address: u64,

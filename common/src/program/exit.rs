@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::Command;
 
-use crate::error::{EXIT_DATA_THREAD, HostError};
+use crate::error::{EXIT_DATA_THREAD, HostError, chain};
 use crate::sys::heir;
 
 /// Each exit status, and when it is that.
@@ -44,14 +44,8 @@ pub(super) fn exit_code(program: &str, result: Result<u8, Box<dyn Error>>) -> Ex
 }
 
 fn tell(program: &str, error: &(dyn Error + 'static)) -> u8 {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    // There may be no reader.
-    let _ = writeln!(io::stderr(), "{program}: {text}");
+    // Nobody may be there to read it.
+    let _ = writeln!(io::stderr(), "{program}: {}", chain(error));
     match error.downcast_ref::<HostError>() {
         Some(error) if error.is_of_data_thread() => EXIT_DATA_THREAD,
         _ => 1,

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Where the three parts of a split ring are, as the front-end says and in guest memory.
 
+use serde::{Deserialize, Serialize};
+
 use crate::chain::DESCRIPTOR_BYTES;
 use crate::error::{FrontEndError, RingPart};
 use crate::memory::Memory;
 
 /// Addresses of a ring in the front-end's address space, and its size.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct RingAddresses {
     /// Entries; a power of two.
     pub size: u16,

@@ -13,8 +13,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::SendFlags;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 
-use super::inbox::{Arrival, Header, Inbox, Message};
-use super::messages::{Answer, answers_by_itself};
+use super::inbox::{Arrival, Arrived, Inbox};
+use super::message::{Header, Rules};
+use super::messages::Answer;
 use super::received::Quarantine;
 use super::{Session, SessionError};
 use crate::device::Device;
@@ -74,7 +75,7 @@ impl<D: Device> Connection<D> {
     /// Answers the messages that have arrived in full, up to a number.
     ///
     /// # Errors
-    /// What the connection is to be closed for.
+    /// Why the connection must be closed.
     pub(crate) fn proceed(&mut self) -> Result<Progress, SessionError> {
         for _ in 0..MESSAGES_AT_A_TIME {
             match self.inbox.receive(&self.socket)? {
@@ -111,7 +112,7 @@ impl<D: Device> Connection<D> {
         Ok(fd.revents().intersects(PollFlags::OUT | PollFlags::ERR))
     }
 
-    fn deal_with(&mut self, message: Message) -> Result<(), SessionError> {
+    fn deal_with(&mut self, message: Arrived) -> Result<(), SessionError> {
         let header = message.header;
         match self.session.answer(message, &self.socket) {
             Ok(Answer::Done) => self.acknowledge(header, false).map(|_told| ()),
@@ -131,7 +132,9 @@ impl<D: Device> Connection<D> {
             Ok(Answer::Number(value)) => self.reply(header, &value.to_le_bytes()),
             Ok(Answer::Bytes(bytes)) => self.reply(header, &bytes),
             Err(error) => {
-                if !answers_by_itself(header) {
+                // A message without a meaning has no answer either.
+                let rules = header.request().map(Rules::of);
+                if rules.is_some_and(|rules| !rules.has_answer) {
                     self.acknowledge(header, true)?;
                 }
                 Err(error)
@@ -141,9 +144,8 @@ impl<D: Device> Connection<D> {
 
     /// Answers as `REPLY_ACK` asks for, if it does; returns whether it does.
     fn acknowledge(&self, header: Header, failed: bool) -> Result<bool, SessionError> {
-        let protocol = self.session.protocol_features;
         let asked = header.needs_reply();
-        if !asked || protocol & VhostUserProtocolFeatures::REPLY_ACK.bits() == 0 {
+        if !asked || !self.session.has(VhostUserProtocolFeatures::REPLY_ACK) {
             return Ok(false);
         }
         self.reply(header, &u64::from(failed).to_le_bytes())?;
@@ -151,7 +153,7 @@ impl<D: Device> Connection<D> {
     }
 
     fn reply(&self, header: Header, body: &[u8]) -> Result<(), SessionError> {
-        let message = [&header.of_reply(body.len())[..], body].concat();
+        let message = header.reply(body);
         // `can_answer` has found the room; a short send means the peer has gone.
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         match rustix::net::send(&self.socket, &message, flags) {

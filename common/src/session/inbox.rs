@@ -15,84 +15,21 @@ use std::sync::Arc;
 
 use rustix::io::{Errno, IoSliceMut};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
-use vhost::vhost_user::message::FrontendReq;
 
 use super::SessionError;
+use super::message::{HEADER_BYTES, Header};
 use super::received::{Quarantine, Received};
-use crate::error::{FrontEndError, HostError, MessageName};
+use crate::error::{FrontEndError, HostError};
 
-/// Bytes of a message header: request, flags, size.
-pub(super) const HEADER_BYTES: usize = 12;
-/// Largest body the protocol's messages have.
-const MAX_BODY_BYTES: u32 = 4096;
 /// The most descriptors that the kernel hands over at once (`SCM_MAX_FD`). With room for them all,
-/// one that is missing is for a lack of ours.
+/// one is missing only because we have no free descriptor.
 const MAX_AT_ONCE: usize = 253;
 /// The most descriptors that a message has: those of a full `SET_MEM_TABLE`.
 const MAX_DESCRIPTORS: usize = 32;
 
-/// Version 1 in bits 0-1, the reply bit 2 clear, `NEED_REPLY` in bit 3, nothing above.
-const VERSION: u32 = 1;
-const FLAG_REPLY: u32 = 1 << 2;
-const FLAG_NEED_REPLY: u32 = 1 << 3;
-
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Header {
-    pub(super) request: u32,
-    flags: u32,
-    size_bytes: u32,
-}
-
-impl Header {
-    fn parse(bytes: [u8; HEADER_BYTES]) -> Result<Self, FrontEndError> {
-        let [r0, r1, r2, r3, f0, f1, f2, f3, s0, s1, s2, s3] = bytes;
-        let header = Self {
-            request: u32::from_le_bytes([r0, r1, r2, r3]),
-            flags: u32::from_le_bytes([f0, f1, f2, f3]),
-            size_bytes: u32::from_le_bytes([s0, s1, s2, s3]),
-        };
-        let flags_ok = header.flags & !FLAG_NEED_REPLY == VERSION;
-        if flags_ok && header.size_bytes <= MAX_BODY_BYTES {
-            return Ok(header);
-        }
-        Err(FrontEndError::Header {
-            message: header.name(),
-            flags: header.flags,
-            size_bytes: header.size_bytes,
-        })
-    }
-
-    /// That of the answer with a body of `size_bytes`.
-    pub(super) fn of_reply(self, size_bytes: usize) -> [u8; HEADER_BYTES] {
-        let size_bytes = u32::try_from(size_bytes).unwrap_or(u32::MAX);
-        let fields = [self.request, VERSION | FLAG_REPLY, size_bytes];
-        let mut bytes = [0; HEADER_BYTES];
-        for (to, from) in bytes
-            .iter_mut()
-            .zip(fields.iter().flat_map(|f| f.to_le_bytes()))
-        {
-            *to = from;
-        }
-        bytes
-    }
-
-    pub(super) fn needs_reply(self) -> bool {
-        self.flags & FLAG_NEED_REPLY != 0
-    }
-
-    pub(super) fn name(self) -> MessageName {
-        MessageName(self.request)
-    }
-
-    /// None for a number that no message has.
-    pub(super) fn kind(self) -> Option<FrontendReq> {
-        FrontendReq::try_from(self.request).ok()
-    }
-}
-
-/// One whole message.
+/// One whole message, as it came.
 #[derive(Debug)]
-pub(super) struct Message {
+pub(super) struct Arrived {
     pub(super) header: Header,
     pub(super) body: Vec<u8>,
     pub(super) descriptors: Vec<Received>,
@@ -164,10 +101,8 @@ impl Inbox {
                 return Err(FrontEndError::TooManyDescriptors.into());
             }
             if got.lacking {
-                return Err(SessionError::Host(HostError {
-                    what: "receiving the descriptors of a message",
-                    source: Errno::MFILE.into(),
-                }));
+                let host = HostError::of("receiving the descriptors of a message");
+                return Err(SessionError::Host(host(Errno::MFILE)));
             }
             if got.bytes == 0 {
                 return Ok(Arrival::End);
@@ -184,8 +119,7 @@ impl Inbox {
         self.arrived_bytes += bytes;
         if self.arrived_bytes == HEADER_BYTES {
             let header = Header::parse(self.header)?;
-            let body_bytes = usize::try_from(header.size_bytes).unwrap_or(0);
-            self.parsed = Some((header, vec![0; body_bytes], 0));
+            self.parsed = Some((header, vec![0; header.size_bytes as usize], 0));
         }
         Ok(())
     }
@@ -196,10 +130,10 @@ impl Inbox {
     }
 
     /// The message that has arrived.
-    pub(super) fn take(&mut self) -> Option<Message> {
+    pub(super) fn take(&mut self) -> Option<Arrived> {
         let (header, body, _) = self.parsed.take()?;
         self.arrived_bytes = 0;
-        Some(Message {
+        Some(Arrived {
             header,
             body,
             descriptors: std::mem::take(&mut self.descriptors),

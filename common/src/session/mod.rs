@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! One front-end connection.
 //!
-//! [`Session`] is what the messages change: features, the memory table, the vrings; [`messages`] is
-//! what each of them does. [`connection`] takes them from the socket ([`inbox`]) and answers them.
+//! [`connection`] takes messages from the socket ([`inbox`]) and answers them. A [`message`] is a
+//! value; [`messages`] is what each one does to the [`Session`], whose [`state`] is a value too.
 //! Descriptors are [`received`] with care.
 //!
 //! A vring is *started* from its kick descriptor to `GET_VRING_BASE`, and *enabled* by
@@ -12,28 +12,30 @@
 //!
 //! Any error that a message ends in closes the connection.
 
-mod body;
 pub(crate) mod connection;
+mod eventfds;
+mod fields;
 mod inbox;
+mod message;
 mod messages;
 pub(crate) mod received;
-mod record;
+mod state;
 
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
-use virtio_bindings::bindings::virtio_ring::{
-    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
-};
 
 use crate::device::vring::VringId;
 use crate::device::{Device, SeedOf};
 use crate::error::{FrontEndError, HostError};
 use crate::limited;
 use crate::memory::Memory;
-use crate::ring::RingFeatures;
 use crate::worker::{Command, Pool, Reply, VringStart, Workers};
-use record::VringRecord;
+use eventfds::{VringFds, duplicate};
+use state::{SessionState, VringState};
 
 /// `VHOST_USER_F_PROTOCOL_FEATURES`.
 const PROTOCOL_FEATURES: u64 = 1 << 30;
@@ -45,7 +47,7 @@ pub(crate) enum SessionError {
     #[error(transparent)]
     FrontEnd(#[from] FrontEndError),
     /// Ours.
-    #[error("{0}: {source}", source = .0.source)]
+    #[error(transparent)]
     Host(#[from] HostError),
     /// The connection has failed.
     #[error("the connection failed: {0}")]
@@ -55,34 +57,31 @@ pub(crate) enum SessionError {
     Device(std::io::Error),
 }
 
-/// The state of one connection.
+/// One front-end: what it has set, and what serves it.
 #[derive(Debug)]
 pub(crate) struct Session<D: Device> {
     device: Arc<D>,
     workers: Workers<D>,
-    vrings: Vec<VringRecord>,
+    state: SessionState,
+    vring_fds: BTreeMap<u16, VringFds>,
+    /// The regions of the state, mapped.
     memory: Arc<Memory>,
-    owned: bool,
-    /// None before the first `SET_FEATURES`.
-    features: Option<u64>,
-    protocol_features: u64,
-    /// The device status, as the front-end has said it.
-    status: u64,
 }
 
 impl<D: Device> Session<D> {
     pub(crate) fn new(device: Arc<D>, pool: Arc<Pool<D>>) -> Self {
-        let vrings = (0..device.num_queues()).map(|_| VringRecord::default());
         Self {
-            vrings: vrings.collect(),
             workers: Workers::new(Arc::clone(&device), pool),
             device,
+            state: SessionState::default(),
+            vring_fds: BTreeMap::new(),
             memory: Arc::default(),
-            owned: false,
-            features: None,
-            protocol_features: 0,
-            status: 0,
         }
+    }
+
+    /// Whether a protocol feature was negotiated.
+    fn has(&self, feature: VhostUserProtocolFeatures) -> bool {
+        self.state.protocol_features().contains(feature)
     }
 
     /// Stops taking requests and completes those in flight; or goes on.
@@ -123,136 +122,119 @@ impl<D: Device> Session<D> {
         if !modern && !self.device.serves_legacy_drivers() {
             return Err(FrontEndError::LegacyDriver.into());
         }
-        self.features = Some(features);
+        self.state.features = Some(features);
         self.device.acked_features(features);
         if features & PROTOCOL_FEATURES == 0 {
             // vhost-user.rst "Ring states": without the bit rings are enabled from the start.
-            for index in 0..self.vrings.len() {
-                self.enable(index as u64, true)?;
+            for index in 0..self.device.num_queues() {
+                self.enable(index, true)?;
             }
         }
         Ok(())
-    }
-
-    fn ring_features(&self) -> RingFeatures {
-        let has = |bit: u32| self.features.unwrap_or(0) & (1 << bit) != 0;
-        RingFeatures {
-            indirect: has(VIRTIO_RING_F_INDIRECT_DESC),
-            event_idx: has(VIRTIO_RING_F_EVENT_IDX),
-        }
     }
 
     /// Goes over to a new memory table, everywhere.
     fn install_memory(&mut self, memory: Memory) -> Result<(), SessionError> {
         let memory = Arc::new(memory);
         self.workers.set_memory(&memory)?;
+        self.state.regions = memory
+            .regions()
+            .iter()
+            .map(|region| *region.spec())
+            .collect();
         self.memory = memory;
         Ok(())
     }
 
-    fn vring(&mut self, index: u64) -> Result<&mut VringRecord, FrontEndError> {
-        let count = self.vrings.len();
-        let option = self.device.queues_option();
-        usize::try_from(index)
-            .ok()
-            .and_then(|at| self.vrings.get_mut(at))
-            .ok_or(FrontEndError::VringIndex {
+    /// The index of a vring that was offered.
+    fn queue(&self, index: u32) -> Result<u16, FrontEndError> {
+        let count = self.device.num_queues();
+        match u16::try_from(index) {
+            Ok(queue) if queue < count => Ok(queue),
+            _ => Err(FrontEndError::VringIndex {
                 index,
                 count,
-                option,
-            })
+                option: self.device.queues_option(),
+            }),
+        }
     }
 
-    fn enable(&mut self, index: u64, enabled: bool) -> Result<(), SessionError> {
-        let vring = self.vring(index)?;
-        vring.enabled = enabled;
-        let index = narrow(index);
-        self.tell(index, |id| Command::Enable(id, enabled))
+    fn vring(&mut self, queue: u16) -> &mut VringState {
+        self.state.vrings.entry(queue).or_default()
     }
 
-    fn start(&mut self, index: u32) -> Result<(), SessionError> {
-        let features = self.ring_features();
-        let memory = Arc::clone(&self.memory);
-        let queue = u16::try_from(index).unwrap_or(u16::MAX);
-        let stats = self.device.stats().queue(queue);
-        let vring = self.vring(u64::from(index))?;
+    fn enable(&mut self, queue: u16, enabled: bool) -> Result<(), SessionError> {
+        self.vring(queue).enabled = enabled;
+        self.tell(queue, |id| Command::Enable(id, enabled))
+    }
+
+    fn start(&mut self, queue: u16, kick: Option<OwnedFd>) -> Result<(), SessionError> {
+        let index = u32::from(queue);
+        let vring = *self.vring(queue);
         if vring.addresses.size == 0 {
             // Any address would do for a ring of no entries, and none could ever be served.
             return Err(FrontEndError::VringSizeUnset { index }.into());
         }
-        vring.addresses.check(index, &memory)?;
-        let (addresses, next_avail, enabled) = (vring.addresses, vring.base, vring.enabled);
-        let kick = vring.kick.take();
-        let call = record::duplicate(vring.call.as_ref())?;
-        let err = record::duplicate(vring.err.as_ref())?;
-        vring.started = true;
+        vring.addresses.check(index, &self.memory)?;
+        let fds = self.vring_fds.entry(queue).or_default();
+        let (call, err) = (duplicate(fds.call.as_ref())?, duplicate(fds.err.as_ref())?);
+        self.vring(queue).started = true;
         let start = VringStart {
             id: self.workers.id(queue),
-            addresses,
-            features,
-            next_avail,
+            addresses: vring.addresses,
+            features: self.state.ring_features(),
+            next_avail: vring.base,
             in_order: self.device.serves_in_order(),
-            enabled,
+            enabled: vring.enabled,
             paused: false,
             kick,
             call,
             err,
-            memory,
-            stats,
+            memory: Arc::clone(&self.memory),
+            stats: self.device.stats().queue(queue),
             seed: self.device.seed(queue),
         };
-        let reply = self.workers.start(start)?;
-        accepted(reply)?;
-        limited!(debug, "vring {index} started");
+        accepted(self.workers.start(start)?)?;
+        limited!(debug, "vring {queue} started");
         Ok(())
     }
 
-    /// Stops a vring; the reply of `GET_VRING_BASE`.
-    fn stop(&mut self, index: u32) -> Result<u16, SessionError> {
-        let queue = u16::try_from(index).unwrap_or(u16::MAX);
+    /// Stops a vring; returns the next available entry.
+    fn stop(&mut self, queue: u16) -> Result<u16, SessionError> {
         let stopped = self.workers.stop(queue)?;
-        let vring = self.vring(u64::from(index))?;
+        let vring = self.vring(queue);
+        vring.started = false;
         if let Some(next_avail) = stopped {
             vring.base = next_avail;
-            limited!(debug, "vring {index} stopped at {next_avail}");
+            limited!(debug, "vring {queue} stopped at {next_avail}");
         }
-        vring.started = false;
-        vring.kick = None;
         Ok(vring.base)
     }
 
     /// Stops all vrings and disables them.
     fn reset_rings(&mut self) -> Result<(), SessionError> {
-        for index in 0..u32::try_from(self.vrings.len()).unwrap_or(0) {
-            if self.vring(u64::from(index))?.started {
-                self.stop(index)?;
+        for queue in 0..self.device.num_queues() {
+            if self.vring(queue).started {
+                self.stop(queue)?;
             }
-            self.enable(u64::from(index), false)?;
+            self.enable(queue, false)?;
         }
         Ok(())
     }
 
     fn tell(
         &self,
-        index: u16,
+        queue: u16,
         command: impl FnOnce(VringId) -> Command<SeedOf<D>>,
     ) -> Result<(), SessionError> {
-        accepted(self.workers.tell(index, command)?)
+        accepted(self.workers.tell(queue, command)?)
     }
-}
-
-fn narrow(index: u64) -> u16 {
-    u16::try_from(index).unwrap_or(u16::MAX)
 }
 
 fn accepted(reply: Reply) -> Result<(), SessionError> {
     match reply {
         Reply::Done | Reply::Stopped { .. } => Ok(()),
         Reply::Refused(error) => Err(error.into()),
-        Reply::Failed(source) => Err(HostError {
-            what: "watching an eventfd",
-            source,
-        }
-        .into()),
+        Reply::Failed(error) => Err(error.into()),
     }
 }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Descriptors that a front-end has handed over, and how to be rid of those that are of no use.
+//! Descriptors that a front-end has handed over, and how unwanted ones are closed.
 //!
-//! `close(2)` of a file of FUSE sends its server a message and waits for the answer, whoever the
-//! server is; close of a socket can wait for what was sent to arrive. A control thread must do
-//! neither. So a descriptor is a [`Received`] until it has turned out to be what it should be. One
-//! that has not is closed by a thread made for that; where even that thread might never end, it is
-//! kept, and closed when this process has ended ([`heir`]). Both are bounded: a front-end that has
-//! handed over too much of that is left, and nobody is served on its socket from then on
-//! ([`Quarantine::is_full`]).
+//! `close(2)` of a file on FUSE sends its server a message and waits for the answer; any process can
+//! be that server, the front-end too. `close(2)` of a socket can wait until sent bytes arrive. A
+//! control thread must do neither. So a descriptor is a [`Received`] until it is known to be of the
+//! kind that the message needs. An unwanted one is closed by a thread made for that. Where even that
+//! thread might never end, the descriptor stays open and is closed when this process has ended
+//! ([`heir`]). Both are bounded: beyond the bound the connection ends, and that socket serves no
+//! front-end from then on ([`Quarantine::is_full`]).
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -111,7 +111,7 @@ impl Quarantine {
     /// Closes `fd` without waiting for it.
     fn dispose(self: &Arc<Self>, fd: OwnedFd) {
         match Kind::of(&fd) {
-            // Nobody is asked, and nobody waited for.
+            // The kernel closes these alone.
             Kind::Memory | Kind::EventFd => drop(fd),
             Kind::UnixStream | Kind::DiskFile | Kind::Other => self.close_later(fd),
             Kind::Unclosable => self.keep(fd),
@@ -171,7 +171,7 @@ impl Quarantine {
 }
 
 impl Drop for Quarantine {
-    /// The process ends, and is not to wait.
+    /// The process ends and must not wait.
     fn drop(&mut self) {
         let held = self.held.get_mut();
         for fd in held

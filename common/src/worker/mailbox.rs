@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::device::vring::{Health, VringId};
-use crate::error::FrontEndError;
+use crate::error::{FrontEndError, HostError};
 use crate::memory::Memory;
 use crate::ring::{RingAddresses, RingFeatures};
 use crate::stats::QueueStats;
@@ -74,8 +74,8 @@ pub(crate) enum Reply {
     Stopped { next_avail: u16 },
     /// The front-end's values do not do.
     Refused(FrontEndError),
-    /// The kernel refused.
-    Failed(io::Error),
+    /// The host refused.
+    Failed(HostError),
 }
 
 /// A command and where its answer goes.

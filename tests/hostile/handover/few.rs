@@ -99,6 +99,28 @@ fn f1_9_messages_with_descriptors_are_answered_or_refused_with_next_to_none_free
 }
 
 #[test]
+fn f1_9_front_end_is_not_blamed_for_a_lack_of_our_descriptors() -> TestResult {
+    let event = eventfd(0, EventfdFlags::CLOEXEC)?;
+    for mut target in Target::all()? {
+        let client = target.negotiated()?;
+        assert!(client.is_alive(PATIENCE));
+        let before = leave(&target.process, 0)?;
+        let body = 0_u64.to_le_bytes();
+        let header = wire::header(request::SET_VRING_CALL, &body);
+        client.send(header, &body, &[event.as_fd()])?;
+        client.expect_closed(PATIENCE)?;
+        set_limit(&target.process, before)?;
+        let log = target.process.stderr();
+        let said = "receiving the descriptors of a message: Too many open files";
+        assert!(log.contains(said), "{log}");
+        assert!(!log.contains("not the descriptors it takes"), "{log}");
+        target.serves()?;
+        target.ends()?;
+    }
+    Ok(())
+}
+
+#[test]
 fn f1_9_sigterm_is_followed_with_one_descriptor_left() -> TestResult {
     let (stream, _peer) = UnixStream::pair()?;
     for count in [1, 2] {

@@ -11,6 +11,8 @@ use std::sync::mpsc::SyncSender;
 use super::{DataThread, Waiting, Who, answer};
 use crate::device::vring::{Around, Closed, Health, VringId};
 use crate::device::{DeviceWorker, Place, Vring, monotonic_ns};
+use crate::error::HostError;
+use crate::io::WatchId;
 use crate::limited;
 use crate::memory::Memory;
 use crate::ring::{Ring as _, SplitRing};
@@ -104,7 +106,7 @@ impl<W: DeviceWorker> DataThread<W> {
         vring.call = start.call;
         vring.err = start.err;
         if let Some(kick) = start.kick {
-            match self.io.watch(kick) {
+            match self.watch(kick) {
                 Ok(watch) => vring.kick = Some(watch),
                 Err(error) => return Ok(Reply::Failed(error)),
             }
@@ -118,7 +120,8 @@ impl<W: DeviceWorker> DataThread<W> {
         let mut turn = self.parts();
         if let Err(error) = worker.started(&mut turn, slot) {
             self.let_go(worker, slot)?;
-            return Ok(Reply::Failed(error));
+            let host = HostError::of("starting to serve a vring");
+            return Ok(Reply::Failed(host(error)));
         }
         Ok(Reply::Done)
     }
@@ -169,7 +172,7 @@ impl<W: DeviceWorker> DataThread<W> {
     }
 
     fn set_kick(&mut self, id: VringId, fd: Option<OwnedFd>) -> Reply {
-        let watch = match fd.map(|fd| self.io.watch(fd)).transpose() {
+        let watch = match fd.map(|fd| self.watch(fd)).transpose() {
             Ok(watch) => watch,
             Err(error) => return Reply::Failed(error),
         };
@@ -180,9 +183,15 @@ impl<W: DeviceWorker> DataThread<W> {
         if let Some(old) = old
             && let Err(error) = self.io.unwatch(old)
         {
-            return Reply::Failed(error);
+            let host = HostError::of("taking back the watch of a kick eventfd");
+            return Reply::Failed(host(error));
         }
         reply
+    }
+
+    fn watch(&mut self, kick: OwnedFd) -> Result<WatchId, HostError> {
+        let host = HostError::of("watching a kick eventfd");
+        self.io.watch(kick).map_err(host)
     }
 
     fn slot_of(&self, id: VringId) -> Option<usize> {
