@@ -6,14 +6,14 @@
 //!
 //! # Without an answer
 //! `CONFIG_CHANGE_MSG` asks for no reply and is sent without blocking: a front-end that does not
-//! read misses it, and nobody waits.
+//! read misses it.
 //!
 //! # With an answer
-//! `SHMEM_MAP` and `SHMEM_UNMAP` put a file into a window of the guest and take it out again. Who
-//! asks waits for the answer, on a thread that may block, and not longer than [`ANSWER_TIME`]. One
-//! such message is under way at a time. As answers come in the order of the messages, one that is
-//! late is not taken for that of another message: until it has come, nothing more is sent, and
-//! who asks is told so at once. The end of the session wakes who waits.
+//! `SHMEM_MAP` and `SHMEM_UNMAP` put a file into a window of the guest and take it out again. The
+//! caller waits for the answer, on a thread that may block, for [`ANSWER_TIME`] at most. One such
+//! message is under way at a time. Answers come in the order of the messages. A late one must not be
+//! taken for the answer to another message: until it has come, nothing more is sent, and callers get
+//! an error at once. The end of the session wakes a caller that waits.
 
 mod answers;
 
@@ -79,7 +79,7 @@ struct Link {
     has_config: bool,
     /// `SHMEM` was negotiated, and `REPLY_ACK`.
     has_shmem: bool,
-    /// Held by who waits for an answer.
+    /// Held while waiting for an answer.
     answers: Mutex<Answers>,
 }
 
@@ -90,7 +90,7 @@ impl BackChannel {
             return false;
         };
         // Some front-ends answer although they were not asked to; the answers must not pile up.
-        // Who waits for another answer takes them too.
+        // A thread that waits for another answer takes them too.
         if let Ok(mut answers) = link.answers.try_lock() {
             answers.take_arrived(link.socket.as_fd());
         }
@@ -162,9 +162,9 @@ impl BackChannel {
         lock(&self.link).clone()
     }
 
-    /// Goes over to another socket, on which only what `features` have is said; also one on which
-    /// nothing is said stays open, since QEMU takes its end for an error. Who waits for an answer on
-    /// the one before waits no longer.
+    /// Replaces the socket. Only messages that belong to `features` are sent on it. It stays open even
+    /// if there are none, since QEMU takes its end for an error. A thread that waits for an answer on
+    /// the socket before gets an error.
     pub(crate) fn set(&self, socket: OwnedFd, features: VhostUserProtocolFeatures) {
         let has = |feature| features.contains(feature);
         let link = Link {

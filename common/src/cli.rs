@@ -24,6 +24,7 @@ pub use self::cpus::{CpuList, CpuListError};
 pub use self::values::{MAX_THREADS, SizeError, ValueError, size};
 use crate::inherited;
 use crate::management::{self, CtlError, MetricsAddress};
+use crate::num::ns_of;
 use crate::socket::{InheritedSocket, SocketError};
 use crate::worker::WorkerOptions;
 
@@ -310,8 +311,7 @@ impl CommonConfig {
         WorkerOptions {
             max_threads: self.threads.get(),
             cpus: self.cpus.clone(),
-            // Clamped to 584 years.
-            max_poll_ns: u64::try_from(self.poll.as_nanos()).unwrap_or(u64::MAX),
+            max_poll_ns: ns_of(self.poll),
             stop_timeout: self.stop_timeout,
             file_memory: self.file_memory,
         }

@@ -2,9 +2,9 @@
 //! The life of a back-end process: one listener for all of it, one front-end after the other.
 //!
 //! The control thread waits for the listener, the connection and signals in one epoll. While a
-//! front-end is connected the next one waits in the listener's queue. A connection that ends, for
-//! whatever reason, is drained: its requests are completed, its threads end, its memory and
-//! descriptors are let go, and the next front-end finds the device as the first one did.
+//! front-end is connected the next one waits in the listener's queue. When a connection ends, its
+//! requests are completed, its threads end, its memory and descriptors are released, and the next
+//! front-end finds the device as the first one did.
 //!
 //! SIGTERM drains, flushes and returns from [`serve`]; SIGHUP asks the device to look at its
 //! backing.
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use epoll::Events;
 
-use self::control::Turnout;
+use self::control::Participant;
 pub use self::control::{Control, DRAIN_PATIENCE};
 use crate::cli::Endpoint;
 use crate::device::Device;
@@ -177,7 +177,7 @@ fn serve_one<D: Device>(
     let daemon = Daemon {
         device,
         pool,
-        turnout: control.join(),
+        participant: control.join(),
         signals,
         reloads: Cell::new(signals.reloads()),
         tears: Cell::new(signals.tears()),
@@ -203,13 +203,13 @@ fn serve_one<D: Device>(
 struct Daemon<'a, D: Device> {
     device: &'a Arc<D>,
     pool: &'a Arc<Pool<D>>,
-    turnout: Turnout<'a>,
+    participant: Participant<'a>,
     signals: Signals,
     /// Signals that were followed.
     reloads: Cell<u32>,
     tears: Cell<u32>,
     epoll: &'a EpollLoop,
-    /// What the front-ends of this socket have handed over and is of no use.
+    /// Unwanted descriptors of the front-ends of this socket.
     quarantine: Arc<Quarantine>,
     /// What log lines begin with, where a process has several devices.
     name: String,
@@ -217,8 +217,8 @@ struct Daemon<'a, D: Device> {
     told: Told,
 }
 
-/// What was told of the front-ends of this socket. They can come and go as often as they like; the
-/// log is not to follow, and those of one socket are not to hide those of another.
+/// The limits on log lines about the front-ends of this socket. They can come and go as often as they
+/// like: that must neither fill the log nor hide lines about other sockets.
 #[derive(Debug, Default)]
 struct Told {
     absent: LogLimiter,
@@ -231,9 +231,9 @@ struct Told {
     unstable: LogLimiter,
 }
 
-/// How long nobody is served after a front-end whose eventfds made a data thread wait. That costs
-/// others some 40 ms each time: one that does it again and again is to take a fraction of their
-/// time only.
+/// How long a socket serves no front-end after one whose eventfds made a data thread wait. That costs
+/// others some 40 ms each time; a front-end that does it again and again gets only a fraction of
+/// their time.
 #[derive(Debug, Default)]
 struct Penance(Cell<u32>);
 
@@ -242,7 +242,7 @@ impl Penance {
     const SHORTEST: Duration = Duration::from_secs(1);
     const LONGEST: Duration = Duration::from_secs(64);
 
-    /// After a session that has `lasted` so long.
+    /// The pause after a session.
     fn after(&self, stuck: bool, lasted: Duration) -> Duration {
         if lasted >= Self::LONGEST {
             self.0.set(0);
@@ -267,14 +267,14 @@ impl<D: Device> Daemon<'_, D> {
         while !self.signals.terminating() {
             match listener.accept() {
                 Ok((stream, _)) => {
-                    // Level-triggered for those who wait; while one is served, each is told of once.
+                    // While one is served, each that comes is reported once; else as long as it waits.
                     self.listen(listener, Events::EPOLLIN | Events::EPOLLET, NEXT)?;
                     self.converse(stream)?;
                     self.listen(listener, Events::EPOLLIN, LISTENER)?;
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait_outside()?,
                 Err(e) => {
-                    // No descriptor left, or the peer has gone already. The former needs time.
+                    // No descriptor is free, which needs time, or the peer has gone already.
                     let name = &self.name;
                     limited!(self.told.refused, warn, "{name}no connection accepted: {e}");
                     self.nap(CONNECT_RETRY)?;
@@ -407,13 +407,13 @@ impl<D: Device> Daemon<'_, D> {
 
     /// Does what [`Control::pause`] has asked for.
     fn follow_pause(&self, connection: Option<&mut Connection<D>>) -> Result<(), HostError> {
-        let (paused, round) = self.turnout.wanted();
+        let (paused, round) = self.participant.wanted();
         if let Some(connection) = connection {
             connection.session().pause(paused)?;
         }
         let mut flush_failed = false;
         if paused && let Err(error) = self.flush() {
-            // A reason to tell who has asked, and none to leave the front-end alone.
+            // The thread that has asked for the pause is told; the session goes on.
             limited!(
                 self.told.unstable,
                 error,
@@ -422,7 +422,7 @@ impl<D: Device> Daemon<'_, D> {
             );
             flush_failed = true;
         }
-        self.turnout.reached(round, flush_failed);
+        self.participant.reached(round, flush_failed);
         Ok(())
     }
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What a descriptor refers to.
 //!
-//! A front-end can hand over a file whose server it is itself (FUSE), and does not answer. So all
-//! that is asked here is answered by the kernel alone; `fstat(2)`, `fstatfs(2)` and a `close(2)` of
-//! such a file may wait for ever.
+//! A front-end can hand over a file that it serves itself (FUSE), and then not answer. `fstat(2)`,
+//! `fstatfs(2)` and `close(2)` of such a file may wait without end. So everything asked here is
+//! answered by the kernel alone.
 //!
-//! The names are those in `/proc/self/fd`; also where a sandbox has left no `/proc`.
+//! Names are those in `/proc/self/fd`, even where a sandbox has left no `/proc`.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
@@ -21,13 +21,13 @@ use rustix::net::{AddressFamily, SocketType};
 /// `/proc/self/fd` of a process in a sandbox.
 static PROC_SELF_FD: OnceLock<OwnedFd> = OnceLock::new();
 
-/// From here on `proc_self_fd` is used instead of the path.
+/// Has `proc_self_fd` used instead of the path from here on.
 pub(crate) fn keep(proc_self_fd: OwnedFd) {
     // There is one sandbox in the life of a process.
     let _ = PROC_SELF_FD.set(proc_self_fd);
 }
 
-/// Opens `/proc/self/maps` of whoever calls, without an allocation.
+/// Opens `/proc/self/maps` of the calling process, without an allocation.
 pub(crate) fn open_own_maps() -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     match PROC_SELF_FD.get() {
@@ -66,7 +66,7 @@ impl Kind {
     /// What `fd` is.
     pub(crate) fn of(fd: impl AsFd) -> Self {
         let fd = fd.as_fd();
-        // Opened by its path, nothing can be done with it, and nobody learns of its close.
+        // A descriptor of a path only (`O_PATH`): its close asks no server.
         if fcntl_getfl(fd).is_ok_and(|flags| flags.contains(OFlags::PATH)) {
             return Self::Other;
         }
@@ -92,7 +92,7 @@ impl Kind {
     fn of_file(fd: std::os::fd::BorrowedFd<'_>) -> Self {
         /// linux/major.h: `MEM_MAJOR`, that of `/dev/null`.
         const MEMORY_DEVICES: u32 = 1;
-        // Asked for nothing and not to synchronize, a file system says what it has in memory.
+        // With no field asked for and no synchronization, a file system answers from memory.
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
         let Ok(stat) = statx(fd, c"", flags, StatxFlags::empty()) else {
             return Self::Unclosable;

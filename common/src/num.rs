@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Numbers that change their type and keep their value.
 
+use std::time::Duration;
+
 /// `n` as the length or index of something in this process. Nothing is cut off: this crate builds
 /// for 64-bit targets only.
 #[must_use]
@@ -20,13 +22,20 @@ pub const fn unsigned(n: i64) -> u64 {
     n.cast_unsigned()
 }
 
+/// `duration` in nanoseconds, at most `u64::MAX`: 584 years.
+#[must_use]
+pub fn ns_of(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{unsigned, usize_of};
+    use super::{Duration, ns_of, unsigned, usize_of};
 
     #[test]
     fn the_largest_numbers_keep_their_value() {
         assert_eq!(usize_of(u64::MAX), usize::MAX);
         assert_eq!(unsigned(i64::MAX), 0x7fff_ffff_ffff_ffff);
+        assert_eq!(ns_of(Duration::MAX), u64::MAX);
     }
 }

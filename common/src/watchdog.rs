@@ -244,9 +244,7 @@ impl Shared {
             }
             let second = (waits || end.is_some()).then_some(TELL);
             let pause = acts.into_iter().chain(second).min();
-            // Clamped to centuries.
-            let pause_ns = pause.map(|pause| u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX));
-            if let Err(error) = self.epoll.wait_ns(pause_ns, |_| ()) {
+            if let Err(error) = self.epoll.wait(pause, |_| ()) {
                 limited!(error, "the watchdog waits no longer: {error}");
                 return;
             }

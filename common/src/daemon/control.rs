@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Requests to the control threads: pause, and go on.
 //!
-//! Whoever asks raises a round and wakes all control threads; each does what is wanted and says so.
-//! The last of them wakes whoever asked, who may have lost patience meanwhile: the round is then
-//! still under way.
+//! A request begins a round and wakes all control threads; each does what is wanted and says so. The
+//! last of them wakes the thread that has asked. If that thread has given up meanwhile, the round
+//! goes on without it.
 
 use std::cell::Cell;
 use std::io;
@@ -21,7 +21,7 @@ use crate::sys::signal::Signals;
 #[derive(Debug)]
 pub struct Control {
     pause: Mutex<Pause>,
-    /// Held for writing while something relies on the pause: nobody then ends it.
+    /// Held for writing while something relies on the pause, so that no other request ends it.
     relied_on: RwLock<()>,
     changed: Condvar,
     /// Written to for every request, and never read: every control thread watches it.
@@ -37,14 +37,14 @@ struct Pause {
     /// Control threads, and how many of them have not yet done what was asked for last.
     threads: usize,
     behind: usize,
-    /// It was done, but a device could not make stable what it had written.
+    /// A device could not make stable what it had written.
     flush_failed: bool,
 }
 
 impl Control {
-    /// A handle for one [`serve`](super::serve). From here on signals do not end the process any
-    /// more but wait for `serve`: to be made before any socket, so that whoever sees one may send a
-    /// signal.
+    /// A handle for one [`serve`](super::serve). From here on signals wait for `serve` instead of
+    /// ending the process. So it must be made before any socket: a process that sees the socket may
+    /// send a signal.
     ///
     /// # Errors
     /// When there is no descriptor left.
@@ -87,9 +87,9 @@ impl Control {
         state.wanted == paused && state.behind == 0 && !state.flush_failed
     }
 
-    /// Runs `work` while no request is in flight and none is taken; or not, if that is not to be had
-    /// within `patience`, or what was acknowledged could not be made stable. What was paused before
-    /// stays so.
+    /// Runs `work` while no request is in flight and none is taken. Does not run it if that takes
+    /// longer than `patience`, or if what was acknowledged could not be made stable. A pause that was
+    /// there before stays.
     pub fn while_drained<T>(&self, patience: Duration, work: impl FnOnce() -> T) -> Option<T> {
         let _relied_on = self.relied_on.write();
         let was_paused = self.lock().wanted;
@@ -105,10 +105,10 @@ impl Control {
     }
 
     /// A control thread begins.
-    pub(super) fn join(&self) -> Turnout<'_> {
+    pub(super) fn join(&self) -> Participant<'_> {
         let mut state = self.lock();
         state.threads += 1;
-        Turnout {
+        Participant {
             control: self,
             round: Cell::new(state.round),
         }
@@ -154,15 +154,15 @@ impl Manage for Control {
     }
 }
 
-/// What a control thread knows of the requests to it.
+/// One control thread, as one of those that requests are for.
 #[derive(Debug)]
-pub(super) struct Turnout<'a> {
+pub(super) struct Participant<'a> {
     control: &'a Control,
     /// The last one it has done.
     round: Cell<u64>,
 }
 
-impl Turnout<'_> {
+impl Participant<'_> {
     pub(super) fn wanted(&self) -> (bool, u64) {
         let state = self.control.lock();
         (state.wanted, state.round)
@@ -184,7 +184,7 @@ impl Turnout<'_> {
     }
 }
 
-impl Drop for Turnout<'_> {
+impl Drop for Participant<'_> {
     fn drop(&mut self) {
         let mut state = self.control.lock();
         state.threads -= 1;

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use epoll::{ControlOptions, Event, Events};
 
+use crate::num::ns_of;
+
 /// Events taken at once; what does not fit comes with the next wait.
 const BATCH: usize = 64;
 
@@ -60,13 +62,13 @@ impl EpollLoop {
     /// Sleeps until there is an event, which stays, or for `pause`.
     pub(crate) fn wait_for(&self, pause: Duration) -> io::Result<()> {
         let mut event = [Event { events: 0, data: 0 }];
-        self.wait_into(&mut event, Some(nanoseconds(pause)))
+        self.wait_into(&mut event, Some(ns_of(pause)))
             .map(drop)
     }
 
     /// As [`wait_ns`](Self::wait_ns).
     pub(crate) fn wait(&self, pause: Option<Duration>, each: impl FnMut(u64)) -> io::Result<()> {
-        self.wait_ns(pause.map(nanoseconds), each)
+        self.wait_ns(pause.map(ns_of), each)
     }
 
     /// Calls `each` with the token of each event. Sleeps until there is one, at most for `pause_ns`
@@ -98,7 +100,3 @@ impl EpollLoop {
     }
 }
 
-/// Clamped to 584 years.
-fn nanoseconds(pause: Duration) -> u64 {
-    u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX)
-}
