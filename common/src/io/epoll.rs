@@ -62,8 +62,7 @@ impl EpollLoop {
     /// Sleeps until there is an event, which stays, or for `pause`.
     pub(crate) fn wait_for(&self, pause: Duration) -> io::Result<()> {
         let mut event = [Event { events: 0, data: 0 }];
-        self.wait_into(&mut event, Some(ns_of(pause)))
-            .map(drop)
+        self.wait_into(&mut event, Some(ns_of(pause))).map(drop)
     }
 
     /// As [`wait_ns`](Self::wait_ns).
@@ -99,4 +98,3 @@ impl EpollLoop {
         }
     }
 }
-

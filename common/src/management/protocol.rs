@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! One line of the control protocol in, one line out; no I/O.
 
-use std::error::Error;
 use std::sync::Arc;
 
 use log::LevelFilter;

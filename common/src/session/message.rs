@@ -312,7 +312,6 @@ pub(super) struct Rules {
 
 impl Rules {
     /// The rules of `request`.
-    #[expect(clippy::too_many_lines, reason = "one arm for each kind of message")]
     pub(super) fn of(request: FrontendReq) -> Self {
         const ALWAYS: VhostUserProtocolFeatures = VhostUserProtocolFeatures::empty();
         let (feature, has_answer) = match request {

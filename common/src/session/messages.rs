@@ -56,7 +56,11 @@ impl<D: Device> Session<D> {
     ///
     /// # Errors
     /// Why the connection must be closed.
-    #[expect(clippy::too_many_lines, reason = "one arm for each message")]
+    #[expect(
+        clippy::too_many_lines,
+        clippy::cognitive_complexity,
+        reason = "one arm for each message"
+    )]
     pub(super) fn answer(
         &mut self,
         arrived: Arrived,
