@@ -7,8 +7,9 @@
 //! up to a bound, and end with the sessions they serve.
 //!
 //! A pool has the threads of a process. Sessions that have to do with each other, such as the
-//! ports of a switch, share it: a group of vrings ([`Device::group`]) is served by one thread,
-//! whichever session they belong to.
+//! ports of a switch, share it: a group of vrings
+//! ([`Device::group`](crate::device::Device::group)) is served by one thread, whichever session they
+//! belong to.
 
 mod data;
 mod mailbox;

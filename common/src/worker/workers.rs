@@ -45,7 +45,7 @@ impl<D: Device> Workers<D> {
         }
     }
 
-    /// See [`WorkerOptions::file_memory`].
+    /// See [`WorkerOptions::file_memory`](super::WorkerOptions::file_memory).
     pub(crate) fn takes_file_memory(&self) -> bool {
         self.pool.options.file_memory
     }
