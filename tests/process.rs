@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
-pub use build::{back_end_binary, old_back_end_binary};
+pub use build::{back_end_binary, example_binary, old_back_end_binary};
 pub use flood::flood;
 pub use launch::Launch;
 pub use perf::{PRIVATE_TRACEFS, SyscallCounter, tracing_available};

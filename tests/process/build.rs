@@ -43,12 +43,25 @@ pub fn back_end_binary(package: &'static str) -> Result<PathBuf> {
     if let Some(binary) = built.get(package) {
         return Ok(binary.clone());
     }
-    let binary = build(package)?;
+    let binary = build(package, &[])?.join(package);
     built.insert(package, binary.clone());
     Ok(binary)
 }
 
-fn build(package: &'static str) -> Result<PathBuf> {
+/// The binary of an example of a package, built like [`back_end_binary`].
+///
+/// # Errors
+///
+/// As [`back_end_binary`].
+pub fn example_binary(package: &'static str, example: &'static str) -> Result<PathBuf> {
+    let _one_build = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(build(package, &["--example", example])?
+        .join("examples")
+        .join(example))
+}
+
+/// Builds a package; returns the directory of the profile.
+fn build(package: &'static str, target: &[&str]) -> Result<PathBuf> {
     let exe = std::env::current_exe().map_err(ProcessError::io("finding the test binary"))?;
     let (target_dir, profile_dir, profile) =
         target_dirs(&exe).ok_or_else(|| ProcessError::NoTargetDirectory { exe: exe.clone() })?;
@@ -64,6 +77,7 @@ fn build(package: &'static str) -> Result<PathBuf> {
             "--profile",
             profile,
         ])
+        .args(target)
         .arg("--target-dir")
         .arg(target_dir)
         .status()
@@ -71,7 +85,7 @@ fn build(package: &'static str) -> Result<PathBuf> {
     if !status.success() {
         return Err(ProcessError::Build { package, status });
     }
-    Ok(profile_dir.join(package))
+    Ok(profile_dir.to_owned())
 }
 
 /// Target directory, directory of the profile and name of the profile around a test binary, which

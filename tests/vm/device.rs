@@ -47,6 +47,13 @@ impl Device {
             .property("tag", tag)
     }
 
+    /// A source of randomness (`vhost-user-rng-pci`) called `id` whose back-end listens on `socket`.
+    #[must_use]
+    pub fn entropy(id: &str, socket: &Path) -> Self {
+        Self::new(id, "vhost-user-rng-pci", Carrier::socket(socket), None)
+            .property("chardev", chardev_id(id))
+    }
+
     /// A network device (`virtio-net-pci`) called `id` whose vhost-user back-end listens on
     /// `socket`, with one queue pair and no boot ROM.
     #[must_use]

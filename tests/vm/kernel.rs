@@ -18,6 +18,7 @@ const WANTED: &[&str] = &[
     "virtio_net",
     "virtiofs",
     "virtio_mem",
+    "virtio_rng",
     "ext4",
 ];
 

@@ -21,9 +21,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ringside_common::chain::ChainFault;
 use ringside_common::io::FileId;
-use ringside_common::memory::Lent;
 use ringside_common::num::usize_of;
-use ringside_common::worker::{Brought, Counted, RequestCx, RequestWorker};
+use ringside_common::worker::{Counted, RequestCx, RequestWorker};
 
 use crate::engine::{EngineQueue, LAST_STEP, Ranges, Step, TAGS_END, Target};
 use crate::request::{
@@ -110,10 +109,6 @@ impl BlockWorker {
 impl RequestWorker for BlockWorker {
     type Queue = BlockQueue;
     type Later = ();
-
-    fn errand(&mut self, _buffers: &mut Lent, _chain: Result<(), ChainFault>) -> Brought<()> {
-        Brought::Later(())
-    }
 
     fn start_queue(&mut self, _index: u16, size: u16) -> BlockQueue {
         self.shared.write_cache().ring_started(false);

@@ -65,8 +65,15 @@ pub trait RequestWorker {
 
     /// A chain was taken: serves the request, as far as that can be done without the vring. Whoever
     /// has that by the end of it is given what is returned.
-    fn errand(&mut self, buffers: &mut Lent, chain: Result<(), ChainFault>)
-    -> Brought<Self::Later>;
+    ///
+    /// Never called where [`ERRANDS`](Self::ERRANDS) is false.
+    fn errand(
+        &mut self,
+        _buffers: &mut Lent,
+        _chain: Result<(), ChainFault>,
+    ) -> Brought<Self::Later> {
+        Brought::Replied(0, Counted::new(0, 0, false))
+    }
 
     /// The errand for `head`, maybe another thread's, has left something to do. The request must be
     /// answered, now or later, with [`RequestCx::complete`].

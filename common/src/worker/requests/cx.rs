@@ -222,6 +222,14 @@ pub struct Counted {
     pub ok: bool,
 }
 
+impl Counted {
+    /// A request of this kind that has moved `bytes` bytes.
+    #[must_use]
+    pub const fn new(kind: usize, bytes: u64, ok: bool) -> Self {
+        Self { kind, bytes, ok }
+    }
+}
+
 /// Who a piece of I/O belongs to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Token {
