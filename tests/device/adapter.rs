@@ -17,7 +17,7 @@ use ringside_frontend::vring::Vring;
 use ringside_tests::in_process::Served;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_backend::{VhostUserBackend, VringRwLock, VringT as _};
-use virtio_queue::{DescriptorChain, QueueOwnedT as _, QueueT as _};
+use virtio_queue::{DescriptorChain, QueueOwnedT as _};
 use vm_memory::{Bytes as _, GuestAddressSpace as _, GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process;
 
 use super::error::VmError;
-use super::kernel::Kernel;
+use super::kernel::{Kernel, OPTIONAL, WANTED};
 use super::program::{find_program, run_program};
 
 const INIT: &str = include_str!("guest/init");
@@ -57,7 +57,7 @@ fn base(cache: &Path, kernel: &Kernel, programs: &[String]) -> Result<PathBuf, V
     files.dedup();
 
     let mut hasher = DefaultHasher::new();
-    (INIT, kernel.image(), env!("CARGO_PKG_VERSION")).hash(&mut hasher);
+    (INIT, kernel.image(), WANTED, OPTIONAL).hash(&mut hasher);
     for path in files.iter().chain([&busybox]) {
         let metadata = fs::metadata(path).map_err(VmError::file(path))?;
         (path, metadata.len(), metadata.modified().ok()).hash(&mut hasher);

@@ -11,7 +11,7 @@ use super::program::run_program;
 
 /// Modules the guest may need, whatever the kernel has built in. Those of the device drivers and
 /// file systems of the three back-ends, and memory hot-plug.
-const WANTED: &[&str] = &[
+pub(super) const WANTED: &[&str] = &[
     "virtio_pci",
     "virtio_mmio",
     "virtio_blk",
@@ -24,7 +24,7 @@ const WANTED: &[&str] = &[
 
 /// Modules inserted when the package has them: some kernels need one for ext4's checksums, none
 /// names it as a dependency.
-const OPTIONAL: &[&str] = &["crc32c_generic", "crc32c_intel"];
+pub(super) const OPTIONAL: &[&str] = &["crc32c_generic", "crc32c_intel"];
 
 /// The kernel that guests boot.
 #[derive(Debug)]
