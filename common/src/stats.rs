@@ -9,13 +9,14 @@
 //! [`DeviceStats`] is the registry. A queue is added when its vring first starts, so 256 offered
 //! queues cost nothing, and it stays when the vring stops: counters survive a restart.
 
+mod counter;
 mod histogram;
 mod snapshot;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+pub use self::counter::Counter;
 use self::histogram::Histogram;
 pub use self::snapshot::{
     DeviceSnapshot, LatencyBucket, LatencySnapshot, OperationSnapshot, QueueSnapshot,
@@ -23,32 +24,6 @@ pub use self::snapshot::{
 
 /// The largest number of operation kinds a device may name.
 pub const MAX_KINDS: usize = 8;
-
-/// A counter with a single writer and any number of readers; it wraps.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Adds `n`; by the one writer only, or counts are lost.
-    // Load and store instead of `fetch_add`: a locked addition would cost ten times as much.
-    #[inline]
-    pub fn add(&self, n: u64) {
-        let value = self.0.load(Ordering::Relaxed).wrapping_add(n);
-        self.0.store(value, Ordering::Relaxed);
-    }
-
-    /// Replaces the value; by the one writer only.
-    #[inline]
-    pub fn set(&self, value: u64) {
-        self.0.store(value, Ordering::Relaxed);
-    }
-
-    /// The value.
-    #[inline]
-    pub fn load(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// What is counted of one kind of operation on one vring.
 #[derive(Debug, Default)]

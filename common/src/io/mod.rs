@@ -36,7 +36,7 @@ pub(crate) use driver::Driver;
 pub use driver::Engine;
 pub(crate) use epoll::EpollLoop;
 use pool::Pool;
-pub use pool::Promise;
+pub use pool::{Job, Promise};
 pub use watches::WatchId;
 use watches::{CANCEL_TOKEN, WATCH_TOKEN, Watches};
 
@@ -59,9 +59,6 @@ impl FileId {
         Self(index)
     }
 }
-
-/// A job for a blocking thread; returns bytes done or a negative errno.
-pub type Job = Box<dyn FnOnce() -> i32 + Send>;
 
 /// Something that has happened.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

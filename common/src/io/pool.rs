@@ -13,8 +13,10 @@ use std::thread::{Builder, JoinHandle};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::Job;
 use crate::limited;
+
+/// A job for a blocking thread; returns bytes done or a negative errno.
+pub type Job = Box<dyn FnOnce() -> i32 + Send>;
 
 /// Threads of one pool. They wait for a disk, not for a processor: enough to keep one busy.
 const MAX_THREADS: usize = 16;

@@ -8,7 +8,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Counter;
+use super::counter::Counter;
 
 /// log2 of the upper bound of the first bucket, in nanoseconds.
 const FIRST_OCTAVE: u32 = 8;
