@@ -8,6 +8,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::vring::Vring;
 use crate::io::{IoQueue, WatchId};
+use crate::num::unsigned;
 
 /// The data side of a device, on one data thread: made there and owned by it, so that it needs no
 /// lock. It may serve the vrings of several devices that belong together.
@@ -217,7 +218,7 @@ impl<Q> Turn<'_, Q> {
 #[must_use]
 pub fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
+    let seconds = unsigned(now.tv_sec);
+    let nanos = unsigned(now.tv_nsec);
     seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos)
 }
