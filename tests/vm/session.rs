@@ -27,13 +27,17 @@ const RESULTS: &str = "result port";
 
 /// What QEMU 10.0 with several TCG threads does wrong at times. Nothing of the test has happened by
 /// then, so the boot is tried again, and said aloud.
-const EMULATOR_FAULTS: [&str; 2] = [
+const EMULATOR_FAULTS: [&str; 3] = [
     // While the firmware or the kernel moves the windows of PCI devices: seen once in a dozen boots
     // with 16 processors.
     "iotlb_to_section: Assertion",
     // What `guest/init` says of a processor that gets neither its timer nor most other interrupts
     // from the start: seen once in 200 boots of a loaded host.
     "init: no timer on processor",
+    // The kernel changes its own code by a breakpoint that it takes out again (jump labels). QEMU
+    // may run what it translated while the breakpoint was there: seen twice in some 300 boots of a
+    // loaded host, of 7.2 and of 10.0.
+    "Oops: int3",
 ];
 
 const EMULATOR_ATTEMPTS: u32 = 3;
