@@ -162,6 +162,7 @@ where
             }
             threads.push(of_thread);
         }
+        // Clamped: more groups than the number can tell would need as many threads.
         let groups = u32::try_from(threads.len()).unwrap_or(u32::MAX);
         Ok(Self {
             shared: Arc::new(Shared {

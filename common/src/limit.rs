@@ -32,6 +32,8 @@ use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Mutex, PoisonError};
 
+use crate::num::u64_of;
+
 /// The highest rate of bytes for which the precision above holds: 400 Gbit/s.
 pub const MAX_BYTES_PER_S: u64 = 50_000_000_000;
 /// The highest rate of operations for which it does.
@@ -195,8 +197,7 @@ impl RateLimit {
     fn charge_limited(&self, now_ns: u64, bytes: usize, operations: u64) {
         fence(Ordering::Acquire);
         let now = ticks_of(now_ns);
-        self.bytes
-            .charge(now, u64::try_from(bytes).unwrap_or(u64::MAX));
+        self.bytes.charge(now, u64_of(bytes));
         self.operations.charge(now, operations);
     }
 }

@@ -14,6 +14,12 @@ pub const fn usize_of(n: u64) -> usize {
     n as usize
 }
 
+/// The length of something in this process as a number of the protocols, which have 64 bits.
+#[must_use]
+pub const fn u64_of(n: usize) -> u64 {
+    n as u64
+}
+
 /// A number that the kernel declares as signed and never makes negative, such as the size of a file
 /// or the seconds of a clock.
 #[must_use]
@@ -30,11 +36,12 @@ pub fn ns_of(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Duration, ns_of, unsigned, usize_of};
+    use super::{Duration, ns_of, u64_of, unsigned, usize_of};
 
     #[test]
     fn the_largest_numbers_keep_their_value() {
         assert_eq!(usize_of(u64::MAX), usize::MAX);
+        assert_eq!(u64_of(usize::MAX), u64::MAX);
         assert_eq!(unsigned(i64::MAX), 0x7fff_ffff_ffff_ffff);
         assert_eq!(ns_of(Duration::MAX), u64::MAX);
     }

@@ -2,34 +2,28 @@
 //! The example device of docs/writing-a-device.md, as the page starts it, in a Linux guest.
 
 use std::error::Error;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use ringside_tests::process::example_binary;
+use ringside_tests::process::{Launch, example_binary};
 use ringside_tests::skip;
 use ringside_tests::vm::{Device, Guest, needs};
+
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[test]
 fn example_of_the_documents_serves_a_linux_guest() -> Result<(), Box<dyn Error>> {
     if let Some(reason) = needs() {
         skip!("{reason}");
     }
-    let dir = tempfile::tempdir()?;
-    let socket = dir.path().join("socket");
-    let binary = example_binary("ringside-common", "entropy")?;
-    let mut example = std::process::Command::new(binary).arg(&socket).spawn()?;
-    let started = Instant::now();
-    while !socket.exists() && started.elapsed() < Duration::from_secs(10) {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let launch = Launch::program(example_binary("ringside-common", "entropy")?)?;
+    let socket = launch.socket();
+    let mut example = launch.arg(&socket).spawn()?;
+    example.wait_listening(PATIENCE)?;
     let outcome = Guest::new()
         .device(Device::entropy("rng", &socket))
         .script(include_str!("vm/entropy.sh"))
-        .run();
-    let pid = rustix::process::Pid::from_child(&example);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-    let status = example.wait()?;
-    let outcome = outcome?;
+        .run()?;
     assert_eq!(outcome.exit_code, 0, "{outcome:?}");
-    assert_eq!(status.code(), Some(0));
+    assert_eq!(example.terminate(PATIENCE)?.code(), Some(0));
     Ok(())
 }

@@ -12,6 +12,7 @@
     clippy::as_conversions
 )]
 
+use ringside_common::num::u64_of;
 use thiserror::Error;
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
@@ -264,7 +265,7 @@ impl NetHeader {
         };
         let payload_bytes = frame_bytes.saturating_sub(headers_bytes);
         let segments = payload_bytes.div_ceil(usize::from(self.gso_size_bytes).max(1));
-        u64::try_from(segments.max(1)).unwrap_or(u64::MAX)
+        u64_of(segments.max(1))
     }
 
     /// The same header when the packet behind the Ethernet header has moved by `bytes`, as by

@@ -71,6 +71,26 @@ impl Header {
     }
 }
 
+/// The messages of features that are never offered, as a pattern.
+macro_rules! never_offered {
+    () => {
+        FrontendReq::SET_LOG_BASE
+            | FrontendReq::SET_LOG_FD
+            | FrontendReq::IOTLB_MSG
+            | FrontendReq::SET_VRING_ENDIAN
+            | FrontendReq::CREATE_CRYPTO_SESSION
+            | FrontendReq::CLOSE_CRYPTO_SESSION
+            | FrontendReq::POSTCOPY_ADVISE
+            | FrontendReq::POSTCOPY_LISTEN
+            | FrontendReq::POSTCOPY_END
+            | FrontendReq::GET_INFLIGHT_FD
+            | FrontendReq::SET_INFLIGHT_FD
+            | FrontendReq::GPU_SET_SOCKET
+            | FrontendReq::VRING_KICK
+            | FrontendReq::GET_SHARED_OBJECT
+    };
+}
+
 /// Which eventfd of a vring.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum VringFd {
@@ -229,21 +249,7 @@ impl<'a, F> Message<'a, F> {
             // What their bodies say, if they have one, is of no use.
             FrontendReq::GET_SHMEM_CONFIG => Self::GetShmemConfig,
             FrontendReq::CHECK_DEVICE_STATE => Self::CheckDeviceState,
-            // They belong to features that are never offered.
-            FrontendReq::SET_LOG_BASE
-            | FrontendReq::SET_LOG_FD
-            | FrontendReq::IOTLB_MSG
-            | FrontendReq::SET_VRING_ENDIAN
-            | FrontendReq::CREATE_CRYPTO_SESSION
-            | FrontendReq::CLOSE_CRYPTO_SESSION
-            | FrontendReq::POSTCOPY_ADVISE
-            | FrontendReq::POSTCOPY_LISTEN
-            | FrontendReq::POSTCOPY_END
-            | FrontendReq::GET_INFLIGHT_FD
-            | FrontendReq::SET_INFLIGHT_FD
-            | FrontendReq::GPU_SET_SOCKET
-            | FrontendReq::VRING_KICK
-            | FrontendReq::GET_SHARED_OBJECT => {
+            never_offered!() => {
                 return Err(FrontEndError::UnknownMessage { message: name });
             }
         };
@@ -349,20 +355,7 @@ impl Rules {
             FrontendReq::GET_STATUS => (VhostUserProtocolFeatures::STATUS, true),
             FrontendReq::SET_STATUS => (VhostUserProtocolFeatures::STATUS, false),
             // Refused, whatever was negotiated.
-            FrontendReq::SET_LOG_BASE
-            | FrontendReq::SET_LOG_FD
-            | FrontendReq::IOTLB_MSG
-            | FrontendReq::SET_VRING_ENDIAN
-            | FrontendReq::CREATE_CRYPTO_SESSION
-            | FrontendReq::CLOSE_CRYPTO_SESSION
-            | FrontendReq::POSTCOPY_ADVISE
-            | FrontendReq::POSTCOPY_LISTEN
-            | FrontendReq::POSTCOPY_END
-            | FrontendReq::GET_INFLIGHT_FD
-            | FrontendReq::SET_INFLIGHT_FD
-            | FrontendReq::GPU_SET_SOCKET
-            | FrontendReq::VRING_KICK
-            | FrontendReq::GET_SHARED_OBJECT => (ALWAYS, false),
+            never_offered!() => (ALWAYS, false),
         };
         Self {
             feature,

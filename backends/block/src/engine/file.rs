@@ -167,6 +167,18 @@ impl FileQueue {
                 .all(|iov| self.alignment.fits_memory(iov.iov_base.addr(), iov.iov_len))
     }
 
+    /// Counts bytes that go through a buffer; gives what a job on a blocking thread needs for that.
+    fn bounces(&self, len_bytes: u64) -> (Arc<Image>, Arc<RangeLocks>) {
+        let FileEngine {
+            image,
+            locks,
+            bounced_bytes,
+            ..
+        } = &*self.engine;
+        bounced_bytes.fetch_add(len_bytes, Ordering::Relaxed);
+        (Arc::clone(image), Arc::clone(locks))
+    }
+
     fn read_bounced(&self, cx: &mut RequestCx<'_>, target: Target) -> Step {
         let Some(buffers) = cx.buffers(target.head) else {
             return Step::Done(-libc::EIO);
@@ -175,13 +187,7 @@ impl FileQueue {
         let Some(payload) = buffers.writable_payload() else {
             return Step::Done(-libc::EIO);
         };
-        self.engine
-            .bounced_bytes
-            .fetch_add(len_bytes, Ordering::Relaxed);
-        let (image, locks) = (
-            Arc::clone(&self.engine.image),
-            Arc::clone(&self.engine.locks),
-        );
+        let (image, locks) = self.bounces(len_bytes);
         let job = move || {
             let bounce = Bounce::new(&*image, &locks);
             let done = bounce.read(target.offset_bytes, len_bytes, &mut |at, bytes| {
@@ -234,13 +240,7 @@ impl FileQueue {
         let Some(payload) = buffers.readable_payload() else {
             return Step::Done(-libc::EIO);
         };
-        self.engine
-            .bounced_bytes
-            .fetch_add(len_bytes, Ordering::Relaxed);
-        let (image, locks) = (
-            Arc::clone(&self.engine.image),
-            Arc::clone(&self.engine.locks),
-        );
+        let (image, locks) = self.bounces(len_bytes);
         let flags = write_flags(stable);
         let job = move || {
             let bounce = Bounce::new(&*image, &locks);
